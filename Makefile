@@ -1,0 +1,53 @@
+# make demo and make test do all their set-up themselves: virtual environment, packages, native library.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+LIBRARY := build/native/liblit_deploy_onnxruntime.so
+NATIVE_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name '*.txt' -o -name '*.cmake' -o -name '*.sh')
+
+.PHONY: help demo test lint native bench docs clean
+help:
+	@echo "make demo    export, verify, evaluate and measure the example models"
+	@echo "make test    lint, type check and run every test"
+	@echo "make native  build the custom-op library and the C++ tests"
+	@echo "make bench   write benchmarks/results/*"
+	@echo "make docs    write docs/cli.md from the command line's own help"
+	@echo "make clean   remove what was built"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet cmake ninja scikit-build-core -c constraints.txt
+	@# The native library is built below, where a rebuild is incremental.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -C wheel.cmake=false -e '.[ort,plot,test]'
+	@touch $@
+
+$(LIBRARY): $(VENV)/.installed $(NATIVE_SOURCES)
+	$(BIN)/cmake -S plugins -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release
+	$(BIN)/cmake --build build/native -j $(JOBS)
+	@# Without ONNX Runtime's headers there is no library; the build has said so and everything else goes on.
+	@test ! -e $@ || touch $@
+
+native: $(LIBRARY)
+
+demo: $(LIBRARY)
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
+
+test: lint $(LIBRARY)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(LIBRARY)
+	$(BIN)/python benchmarks/merging.py
+	$(BIN)/python benchmarks/latency.py
+
+docs: $(VENV)/.installed
+	$(BIN)/typer lit_deploy.cli utils docs --name lit-deploy --output docs/cli.md
+
+clean:
+	rm -rf build demo $(VENV)

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# What `make demo` runs: the trained digits model from checkpoint to predictions, then LIT-S exported and measured.
+# LIT_CKPT=/path/to/lit_s.pth uses the real weights instead of seeded ones.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=demo
+mkdir -p "$out"
+say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+
+say lit-deploy doctor
+digits=examples/01_digits
+say lit-deploy export --ckpt "$digits/digits.pth" --labels "$digits/labels.txt" --input uint8 --out "$out/digits.onnx"
+say python "$digits/digits_data.py" "$out/digits"
+say lit-deploy verify "$out/digits.onnx" --ckpt "$digits/digits.pth" --images "$out/digits" --layers --plot "$out/digits_layers.png"
+say python "$digits/evaluate.py" "$digits/digits.pth" "$out/digits.onnx"
+say lit-deploy predict "$out/digits.onnx" $(find "$out/digits" -name '*.png' | sort | awk 'NR % 90 == 1') --top 3
+
+checkpoint=${LIT_CKPT:-$out/lit_s.pth}
+[ -n "${LIT_CKPT:-}" ] || say python -m lit_deploy.seeded lit_s "$checkpoint"
+say lit-deploy export --ckpt "$checkpoint" --out "$out/lit_s.onnx"
+say lit-deploy inspect "$out/lit_s.onnx"
+say lit-deploy bench "$out/lit_s.onnx" --ckpt "$checkpoint" --rounds 10 --plot "$out/lit_s.png"

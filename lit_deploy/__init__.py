@@ -1,0 +1,41 @@
+"""lit-deploy: LIT checkpoints to verified, measured ONNX files.
+
+The names below are the public API; they are imported when first used, so that importing the package is instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "LitDeployError": "lit_deploy.errors",
+    "InputSpec": "lit_deploy.specs",
+    "Manifest": "lit_deploy.artifact",
+    "ModelSpec": "lit_deploy.specs",
+    "OnnxOptions": "lit_deploy.exporters.onnx",
+    "Session": "lit_deploy.runtime.session",
+    "SessionOptions": "lit_deploy.runtime.session",
+    "deformable_token_merging": "lit_deploy.ops.library",
+    "export_checkpoint": "lit_deploy.export",
+    "load_checkpoint": "lit_deploy.checkpoints",
+    "open_session": "lit_deploy.runtime.session",
+    "predict_images": "lit_deploy.predict",
+    "read_manifest": "lit_deploy.artifact",
+    "run_bench": "lit_deploy.bench",
+    "verify_artifact": "lit_deploy.verify",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'lit_deploy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

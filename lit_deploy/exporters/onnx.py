@@ -1,0 +1,286 @@
+"""From a checkpoint to an ONNX file: trace, convert, name, check, write."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lit_deploy.artifact import Manifest, manifest_from_checkpoint, set_manifest
+from lit_deploy.errors import ExportError, UsageError
+from lit_deploy.labels import read_labels
+from lit_deploy.specs import OP_VERSION, InputKind, InputSpec, ModelSpec, OutputKind, PrecisionName, default_input
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import Tensor, nn
+
+    from lit_deploy.checkpoints import Checkpoint
+
+OPSET = 20
+"""Gelu and the GridSample of the fallback function need 20; every current runtime reads it."""
+
+IR_VERSION = 10
+Progress = Callable[[str], None]
+
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """What to write.
+
+    Attributes:
+        input: ``float`` (float32 NCHW, normalised) or ``uint8`` (raw RGB NHWC, normalised inside the graph).
+        output: ``logits``, ``probabilities`` (softmax) or ``top5`` (probabilities and class indices).
+        precision: ``fp32`` or ``fp16`` weights and activations; inputs and outputs stay float32.
+        batch: a fixed batch size, or None for a dynamic one.
+        portable: inline the operator, for runtimes that do not know model-local functions.
+        labels: class names or a file of them; None for the checkpoint's own, ImageNet's (1000 classes) or numbers.
+        resize, mean, std: preprocessing the network was trained with; None for the official evaluation's.
+    """
+
+    input: InputKind = "float"
+    output: OutputKind = "logits"
+    precision: PrecisionName = "fp32"
+    batch: int | None = None
+    portable: bool = False
+    labels: tuple[str, ...] | Path | None = None
+    resize: int | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+def _input_spec(model: ModelSpec, options: OnnxOptions) -> InputSpec:
+    given = {"resize": options.resize, "mean": options.mean, "std": options.std}
+    spec = replace(default_input(model, options.input), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    if not all(map(math.isfinite, spec.mean)) or not all(math.isfinite(s) and s > 0 for s in spec.std):
+        raise UsageError(f"mean {spec.mean} and std {spec.std} are unusable; expected finite numbers, std above 0")
+    return spec
+
+
+def _labels(options: OnnxOptions, classes: int) -> tuple[str, ...] | None:
+    if isinstance(options.labels, Path):
+        return read_labels(options.labels, classes)
+    if options.labels is not None and len(options.labels) != classes:
+        raise UsageError(f"got {len(options.labels)} labels for {classes} classes")
+    return options.labels
+
+
+def onnx_from_checkpoint(
+    checkpoint: Checkpoint, options: OnnxOptions, progress: Progress = lambda step: None
+) -> tuple[onnx.ModelProto, Manifest]:
+    """Convert a checkpoint to a checked ONNX model that carries its manifest.
+
+    Args:
+        checkpoint: a loaded checkpoint.
+        options: what to write.
+        progress: called with the name of each step as it begins.
+
+    Returns:
+        A model of opset 20 with input ``images`` and outputs ``logits`` [batch, classes], ``probabilities``
+        [batch, classes], or ``scores`` and ``classes`` [batch, 5]; and the manifest that it carries.
+
+    Raises:
+        UsageError: options that contradict each other or the checkpoint.
+        ExportError: the converter failed, or its result is not what was asked for.
+    """
+    import torch
+
+    from lit_deploy.exporters.lowering import lower
+    from lit_deploy.models import blocks, registry
+
+    if options.batch is not None and options.batch < 1:
+        raise UsageError(f"batch is {options.batch}, expected at least 1, or 'dynamic'")
+    if checkpoint.spec.in_channels != 3:
+        raise UsageError(f"the checkpoint takes {checkpoint.spec.in_channels} channels; only RGB (3) is exported")
+    spec = _input_spec(checkpoint.spec, options)
+    labels = _labels(options, checkpoint.spec.num_classes)
+
+    progress("fold and lower")
+    model = registry.build(checkpoint.spec, checkpoint.state)
+    names = blocks.layer_names(model)
+    lower(model, spec, options.precision)
+    graph = _export_graph(model, names, options.output, checkpoint.spec.num_classes)
+    rows = options.batch or 2  # torch.export would take a size of 1 for a constant
+    if spec.kind == "uint8":
+        example = torch.zeros(rows, spec.height, spec.width, 3, dtype=torch.uint8)
+    else:
+        example = torch.zeros(rows, 3, spec.height, spec.width)
+    with torch.no_grad():
+        layers = tuple(graph(example[:1])[1])
+
+    progress("trace and convert")
+    proto = _convert(graph, example, options, layers)
+
+    progress("name and check")
+    _rename(proto, prefix="model.")
+    fields: dict[str, Any] = {"labels": labels} if labels is not None else {}
+    manifest = manifest_from_checkpoint(
+        checkpoint,
+        input=spec,
+        output=options.output,
+        precision=options.precision,
+        batch=options.batch,
+        portable=options.portable,
+        layers=layers,
+        versions=_versions(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **fields,
+    )
+    return _finish(proto, manifest), manifest
+
+
+def _export_graph(model: nn.Module, names: tuple[str, ...], output: OutputKind, classes: int) -> nn.Module:
+    """Wrap the network so that it returns its outputs and, by module name, every layer."""
+    import torch
+
+    from lit_deploy.models.blocks import record_layers
+
+    class ExportGraph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+            with record_layers(self.model, names) as layers:
+                logits = self.model(images).float()
+            if output == "logits":
+                return (logits,), layers
+            probabilities = logits.softmax(dim=-1)
+            if output == "probabilities":
+                return (probabilities,), layers
+            return tuple(probabilities.topk(min(5, classes))), layers
+
+    return ExportGraph().eval()
+
+
+def _convert(graph: nn.Module, example: Tensor, options: OnnxOptions, layers: tuple[str, ...]) -> onnx.ModelProto:
+    """Run PyTorch's exporter; layer values keep their names although they are no outputs."""
+    import onnxscript
+    import torch
+
+    from lit_deploy.ops.schema import DOMAIN, OP_TYPE, register_onnx_schema
+
+    register_onnx_schema()
+    operator = getattr(onnxscript.values.Opset(DOMAIN, OP_VERSION), OP_TYPE)
+
+    def translate(x: Any, offset_weight: Any, offset_bias: Any) -> Any:
+        # TensorRT finds its plugin by these two attributes.
+        return operator(x, offset_weight, offset_bias, plugin_namespace=DOMAIN, plugin_version=str(OP_VERSION))
+
+    outputs = ["scores", "classes"] if options.output == "top5" else [options.output]
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=[*outputs, *layers],
+                dynamic_shapes=None if options.batch else ({0: torch.export.Dim("batch")},),
+                custom_translation_table={torch.ops.lit_deploy.deformable_token_merging.default: translate},
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        summary = str(error).strip().splitlines()[0]
+        raise ExportError(f"PyTorch {torch.__version__} could not convert the network to ONNX: {summary}") from error
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    hidden = list(proto.graph.output[len(outputs) :])
+    del proto.graph.output[len(outputs) :]
+    described = {value.name for value in proto.graph.value_info}
+    proto.graph.value_info.extend(value for value in hidden if value.name not in described)
+    return proto
+
+
+def _rename(proto: onnx.ModelProto, prefix: str) -> None:
+    """Name initializers and nodes after the PyTorch modules they come from, and drop the tracer's metadata."""
+    names = {value.name: value.name.removeprefix(prefix) for value in proto.graph.initializer}
+    taken: dict[str, int] = {}
+    for node in proto.graph.node:
+        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        modules = [scope.removeprefix(prefix) for scope in re.findall(r"'([^']*)'", scopes)][:-1]
+        name = f"{modules[-1] if modules and modules[-1] != 'model' else 'output'}/{node.op_type}".lstrip("/")
+        count = taken[name] = taken.get(name, -1) + 1
+        node.name = f"{name}_{count}" if count else name
+        for position, value in enumerate(node.input):
+            if names.get(value) == value and "." not in value:  # a constant that the tracer numbered
+                names[value] = f"{node.name}/constant_{position}"
+        del node.metadata_props[:]
+    for node in proto.graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in values]
+    for item in (*proto.graph.initializer, *proto.graph.value_info):
+        item.name = names.get(item.name, item.name)
+        del item.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    del proto.metadata_props[:]
+
+
+def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
+    """Attach the function or inline it, attach the manifest, and let the checker read everything."""
+    import onnx
+    import onnx.inliner
+
+    from lit_deploy import __version__
+    from lit_deploy.ops.onnx_function import onnx_function
+    from lit_deploy.ops.schema import DOMAIN, OP_TYPE
+
+    count = sum(node.op_type == OP_TYPE for node in proto.graph.node)
+    if count != 3:
+        raise ExportError(f"the converted graph holds {count} {OP_TYPE} nodes, expected 3; this is a bug")
+    proto.functions.append(onnx_function())
+    if manifest.portable:
+        proto = onnx.inliner.inline_local_functions(proto)
+        kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
+        del proto.opset_import[:]
+        proto.opset_import.extend(kept)
+    proto.ir_version = IR_VERSION
+    proto.producer_name, proto.producer_version = "lit_deploy", __version__
+    proto.graph.name = manifest.model.name
+    set_manifest(proto, manifest)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the converted graph does not pass onnx.checker: {error}") from error
+    return proto
+
+
+def write_onnx(proto: onnx.ModelProto, path: Path) -> None:
+    """Serialise a model to ``path`` (not atomic: hand in a temporary path)."""
+    import onnx
+
+    onnx.save(proto, str(path))
+
+
+def _versions() -> dict[str, str]:
+    import onnx
+    import torch
+
+    from lit_deploy import __version__
+
+    return {"lit_deploy": __version__, "torch": str(torch.__version__), "onnx": onnx.__version__}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes about absent torchvision and its own deprecations from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

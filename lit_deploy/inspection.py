@@ -1,0 +1,60 @@
+"""Tell what a file is: a LIT checkpoint, or an exported file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lit_deploy.artifact import manifest_of, read_onnx, sha256_of
+from lit_deploy.errors import UsageError
+from lit_deploy.key_layout import mac_count, parameter_count
+
+
+def inspect_file(source: str | Path) -> dict[str, Any]:
+    """Describe a checkpoint or an exported ``.onnx`` file as plain values (strings, numbers, lists, dicts).
+
+    Raises:
+        CheckpointError, ArtifactError, UsageError: a file that is neither, said in words.
+    """
+    suffix = Path(source).suffix.lower()
+    if suffix == ".onnx":
+        return _onnx(Path(source))
+    if suffix in (".engine", ".plan"):
+        raise UsageError(f"{source} is a TensorRT engine; TensorRT is not in this release")
+    return _checkpoint(source)
+
+
+def _checkpoint(source: str | Path) -> dict[str, Any]:
+    from lit_deploy.checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(source)
+    return {
+        "kind": "LIT checkpoint",
+        "file": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "container": checkpoint.container,
+        "model": asdict(checkpoint.spec),
+        "parameters": parameter_count(checkpoint.spec),
+        "macs": mac_count(checkpoint.spec),
+        "tensors": len(checkpoint.state),
+        "metadata": dict(checkpoint.metadata),
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    model = read_onnx(path)
+    description = asdict(manifest_of(model, path))
+    labels = description.pop("labels")
+    return {
+        "kind": "lit-deploy ONNX file",
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "size": path.stat().st_size,
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "functions": [function.name for function in model.functions],
+        "nodes": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "labels": [*labels[:3], f"... {len(labels)} in all"] if len(labels) > 4 else list(labels),
+        **description,
+    }

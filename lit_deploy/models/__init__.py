@@ -1,0 +1,1 @@
+"""LIT networks in plain PyTorch, built from a ModelSpec."""

@@ -1,0 +1,198 @@
+"""Building blocks of LIT in plain PyTorch, with the parameter names of the official checkpoints.
+
+Token tensors are ``[B, H*W, C]``, row-major over the map. Dropout and stochastic depth have no place here:
+they hold no parameters and vanish at inference. Source: paper section 3; ``lit_spec`` section 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_deploy.ops.library import deformable_token_merging
+from lit_deploy.ops.reference import offset_weight_from_conv, projection_from_conv
+
+
+class PatchEmbedding(nn.Module):
+    """Image ``[B, Cin, H, W]`` to tokens ``[B, H/p * W/p, C]``: a p x p convolution of stride p, then LayerNorm."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.norm(self.proj(image).flatten(2).transpose(1, 2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with exact (erf) GELU between; ``[..., C]`` to ``[..., C]``."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class MlpBlock(nn.Module):
+    """Block of stages 1 and 2: ``x + MLP(LN(x))``. Its only norm is called ``norm2`` in the checkpoints."""
+
+    def __init__(self, dim: int, mlp_ratio: int, eps: float) -> None:
+        super().__init__()
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, dim * mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.norm2(x))
+
+
+def relative_position_index(height: int, width: int) -> Tensor:
+    """Row of the bias table for every (query, key) pair of a map.
+
+    Returns:
+        int64 ``[H*W, H*W]``; entry (a, b) is ``(ra - rb + H - 1) * (2W - 1) + (ca - cb + W - 1)``.
+    """
+    position = torch.arange(height * width)
+    row, col = position // width, position % width
+    return (row[:, None] - row + height - 1) * (2 * width - 1) + (col[:, None] - col + width - 1)
+
+
+class Attention(nn.Module):
+    """Global multi-head self-attention ``[B, N, C]`` to ``[B, N, C]``, optionally with a relative position bias.
+
+    ``qkv`` packs q, k and v, each C wide, heads contiguous inside each.
+    """
+
+    def __init__(self, dim: int, num_heads: int, map_size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.relative_position_bias_table: nn.Parameter | None = None
+        if map_size is not None:
+            height, width = map_size
+            table = torch.zeros((2 * height - 1) * (2 * width - 1), num_heads)
+            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+            self.relative_position_index: Tensor
+            self.register_buffer("relative_position_index", relative_position_index(height, width), persistent=False)
+
+    def bias(self) -> Tensor | None:
+        """Gather the additive attention bias ``[heads, N, N]``, or None where the family has none."""
+        if self.relative_position_bias_table is None:
+            return None
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
+        logits = (q * self.scale) @ k.transpose(-2, -1)
+        bias = self.bias()
+        if bias is not None:
+            logits = logits + bias
+        return self.proj((logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
+
+
+class AttentionBlock(nn.Module):
+    """Block of stages 3 and 4: ``x + Attention(LN(x))``, then ``x + MLP(LN(x))``."""
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: int, eps: float, map_size: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, num_heads, map_size)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, dim * mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class DeformableConvParameters(nn.Conv2d):
+    """Parameters under the official names ``dconv.*``; the merging reads them, nobody calls this module.
+
+    The offset branch starts at zero, as in the official code: an untrained merge samples its own 2x2 patch.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__(in_dim, out_dim, kernel_size=2, stride=2)
+        self.conv_offset = nn.Conv2d(in_dim, 8, kernel_size=2, stride=2)
+        nn.init.zeros_(self.conv_offset.weight)
+        assert self.conv_offset.bias is not None
+        nn.init.zeros_(self.conv_offset.bias)
+
+
+class DeformableTokenMerging(nn.Module):
+    """Stage transition ``[B, H*W, Cin]`` to ``[B, (H//2)*(W//2), Cout]``.
+
+    The operator samples, a linear projection mixes the four taps, then BatchNorm and exact GELU.
+    Source: paper section 3.3.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, map_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.map_size = map_size
+        self.dconv = DeformableConvParameters(in_dim, out_dim)
+        self.norm_layer = nn.BatchNorm2d(out_dim)
+
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Weight ``[Cout, 4*Cin]`` and bias ``[Cout]`` behind the operator, inference BatchNorm folded in."""
+        norm = self.norm_layer
+        assert norm.running_mean is not None and norm.running_var is not None and self.dconv.bias is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight = projection_from_conv(self.dconv.weight) * scale[:, None]
+        return weight, scale * (self.dconv.bias - norm.running_mean) + norm.bias
+
+    def offsets(self, x: Tensor) -> Tensor:
+        """Sampling offsets in pixels ``[B, 8, H//2, W//2]``: dy, dx of tap 0, 1, 2, 3. For inspection only."""
+        return self.dconv.conv_offset(x.unflatten(1, self.map_size).permute(0, 3, 1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.dconv.conv_offset
+        assert conv.bias is not None
+        tokens = x.unflatten(1, self.map_size)
+        patches = deformable_token_merging(tokens, offset_weight_from_conv(conv.weight), conv.bias).flatten(1, 2)
+        if self.training:  # BatchNorm needs the statistics of this batch, so nothing can be folded
+            merged = F.linear(patches, projection_from_conv(self.dconv.weight), self.dconv.bias)
+            return F.gelu(self.norm_layer(merged.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2))
+        return F.gelu(F.linear(patches, *self.projection()))
+
+
+def layer_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that parity is compared at: embeddings, blocks, merges and the final norm."""
+    kinds = (PatchEmbedding, MlpBlock, AttentionBlock, DeformableTokenMerging)
+    return tuple(name for name, module in model.named_modules() if isinstance(module, kinds) or name == "norm")
+
+
+@contextlib.contextmanager
+def record_layers(model: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
+    """Collect the outputs of the named modules, in the order they run, while the context is open.
+
+    A merging also leaves its sampling offsets, under ``<name>.dconv.conv_offset``.
+    """
+    record: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(module, DeformableTokenMerging):
+                record[f"{name}.dconv.conv_offset"] = module.offsets(args[0])
+            record[name] = output
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""Deformable token merging: its definition, PyTorch reference and ONNX function."""

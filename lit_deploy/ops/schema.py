@@ -1,0 +1,55 @@
+"""Names and signature of the operator; its version is ``specs.OP_VERSION``.
+
+The normative text is ``docs/deformable_token_merging.md``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lit_deploy.specs import OP_VERSION
+
+DOMAIN = "lit_deploy"
+"""ONNX domain, TensorRT plugin namespace and ``torch.ops`` namespace."""
+
+OP_TYPE = "DeformableTokenMerging"
+"""ONNX op type and TensorRT plugin name."""
+
+TAPS: tuple[tuple[int, int], ...] = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""(row, column) of tap t inside its 2x2 patch, for t = 0..3."""
+
+
+def register_onnx_schema() -> None:
+    """Tell the ``onnx`` package of this process the operator's signature; calling it again does nothing."""
+    import onnx
+
+    if onnx.defs.has(OP_TYPE, OP_VERSION, DOMAIN):
+        return
+    schema = onnx.defs.OpSchema
+    formal = schema.FormalParameter
+    onnx.defs.register_schema(
+        schema(
+            OP_TYPE,
+            DOMAIN,
+            OP_VERSION,
+            "Deformable token merging: samples the four tokens of every 2x2 patch at learned offsets.",
+            inputs=[
+                formal("x", "T", "Tokens [B, H, W, C], channels last; H, W >= 2."),
+                formal("offset_weight", "T", "Offset projection [8, 4*C], tap-major columns."),
+                formal("offset_bias", "T", "Offset bias [8]: dy, dx of tap 0, 1, 2, 3, in pixels."),
+            ],
+            outputs=[formal("y", "T", "Sampled patches [B, H//2, W//2, 4*C], tap-major.")],
+            type_constraints=[("T", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"], "Floating point.")],
+            attributes=[
+                schema.Attribute("plugin_namespace", _string(DOMAIN), "TensorRT: namespace of the plugin."),
+                schema.Attribute("plugin_version", _string(str(OP_VERSION)), "TensorRT: version of the plugin."),
+            ],
+        )
+    )
+
+
+def _string(value: str) -> Any:
+    """A default value for a string attribute, as ``onnx.defs`` wants it."""
+    import onnx
+
+    return onnx.helper.make_attribute("default", value)

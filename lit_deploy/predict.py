@@ -1,0 +1,71 @@
+"""Classify images with any session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lit_deploy.preprocessing import batch_from_images
+from lit_deploy.runtime.session import SessionOptions, open_session
+
+BATCH = 8
+"""Images per run where the file leaves the batch size open."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Most probable classes of one image, best first.
+
+    Attributes:
+        image: path as it was given.
+        classes: class indices; ``labels``: their names; ``probabilities``: 0..1.
+    """
+
+    image: str
+    classes: tuple[int, ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def predict_images(
+    source: str | Path, images: Sequence[str | Path], top: int = 5, options: SessionOptions | None = None
+) -> list[Prediction]:
+    """Classify image files with an exported file or a checkpoint, by the resize rule of its manifest.
+
+    Args:
+        source: whatever ``open_session`` takes.
+        images: image files.
+        top: classes per image; a ``top5`` file gives at most five.
+        options: device, threads, library.
+
+    Raises:
+        ImageError: a file that cannot be decoded; nothing is predicted then.
+    """
+    predictions: list[Prediction] = []
+    with open_session(source, options) as session:
+        manifest = session.manifest
+        size = manifest.batch or BATCH
+        for start in range(0, len(images), size):
+            paths = images[start : start + size]
+            batch = batch_from_images(paths, manifest.input)
+            if manifest.batch:  # a fixed batch is filled up with copies of the last image
+                batch = np.concatenate([batch, *[batch[-1:]] * (size - len(paths))])
+            outputs = session.run({"images": batch})
+            if manifest.output == "top5":
+                probabilities, classes = outputs["scores"], outputs["classes"]
+            else:
+                scores = outputs[manifest.output].astype(np.float64)
+                if manifest.output == "logits":
+                    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+                    scores /= scores.sum(axis=1, keepdims=True)
+                classes = np.argsort(-scores, axis=1, kind="stable")
+                probabilities = np.take_along_axis(scores, classes, axis=1)
+            for path, row, values in zip(paths, classes[:, :top], probabilities[:, :top], strict=False):
+                names = tuple(manifest.labels[index] for index in row)
+                predictions.append(
+                    Prediction(str(path), tuple(map(int, row)), names, tuple(float(value) for value in values))
+                )
+    return predictions

@@ -1,0 +1,1 @@
+"""Sessions: one protocol over PyTorch, ONNX Runtime and, later, TensorRT."""

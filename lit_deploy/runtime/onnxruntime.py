@@ -1,0 +1,134 @@
+"""Sessions on ONNX Runtime, with or without the lit-deploy custom-op library. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy import native
+from lit_deploy.artifact import Manifest, manifest_of, read_onnx
+from lit_deploy.errors import ArtifactError, MissingDependency
+from lit_deploy.runtime.session import Arrays, SessionOptions, check_feeds, input_specs
+from lit_deploy.specs import TensorSpec
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int64)": "int64",
+}
+
+
+class OnnxRuntimeSession:
+    """An exported file on ONNX Runtime (CPU or CUDA); see ``Session``."""
+
+    manifest: Manifest
+
+    def __init__(self, path: Path, options: SessionOptions) -> None:
+        self._path = path
+        self._options = options
+        self._session: Any = None
+        self.description = "ONNX Runtime"
+
+    def __enter__(self) -> Self:
+        model = read_onnx(self._path)
+        self.manifest = manifest_of(model, self._path)
+        ort = _import_onnxruntime()
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 3
+        if self._options.threads is not None:
+            settings.intra_op_num_threads = self._options.threads
+        library = self._library()
+        if library is not None:
+            try:
+                settings.register_custom_ops_library(str(library))
+            except Exception as error:  # ONNX Runtime raises its own bare exception types
+                raise MissingDependency(
+                    f"ONNX Runtime {ort.__version__} cannot load {library} ({_first_line(error)}); "
+                    f"rebuild it: {native.BUILD_COMMAND}"
+                ) from None
+        source: str | bytes = str(self._path)
+        if self._options.layers:
+            source = _with_layer_outputs(model, self.manifest.layers)
+        del model
+        try:
+            self._session = ort.InferenceSession(source, settings, providers=_providers(ort, self._options.device))
+        except Exception as error:
+            raise ArtifactError(f"ONNX Runtime {ort.__version__} refuses {self._path}: {_first_line(error)}") from None
+        kind = "lit-deploy kernel" if library else "inlined" if self.manifest.portable else "built-in function"
+        self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({kind})"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return input_specs(self.manifest)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape))
+            for value in self._session.get_outputs()
+        )
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        check_feeds(feeds, self.inputs)
+        names = [value.name for value in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def _library(self) -> Path | None:
+        if self.manifest.portable or self._options.library is False:
+            return None
+        if self._options.device == "cuda" and self._options.library is None:
+            return None  # the library holds a CPU kernel only: the function stays on the device, it would not
+        found = native.find_library()
+        if found is None and self._options.library:
+            searched = ", ".join(map(str, native.searched_paths()))
+            raise MissingDependency(
+                f"the lit-deploy custom-op library was not found (searched {searched}); "
+                f"build it: {native.BUILD_COMMAND}, or set {native.ENVIRONMENT_VARIABLE}"
+            )
+        return found
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependency("ONNX Runtime is not installed; run: pip install 'lit-deploy[ort]'") from None
+    return onnxruntime
+
+
+def _providers(ort: Any, device: str) -> list[str]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise MissingDependency(
+            f"device cuda was asked for, but ONNX Runtime {ort.__version__} has no CUDA provider here; "
+            "run: pip install 'lit-deploy[ort-gpu]', or use --device cpu"
+        )
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def _with_layer_outputs(model: Any, layers: tuple[str, ...]) -> bytes:
+    """Serialise the graph with the named layer values as further outputs."""
+    known = {info.name: info for info in model.graph.value_info}
+    missing = [name for name in layers if name not in known]
+    if missing:
+        raise ArtifactError(f"the graph lacks the layer value '{missing[0]}' that its manifest names; export it again")
+    model.graph.output.extend(known[name] for name in layers)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,121 @@
+"""Frozen descriptions that every part of lit-deploy shares; no third-party import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["lit", "lit_ti"]
+PrecisionName = Literal["fp32", "fp16"]
+InputKind = Literal["float", "uint8"]
+OutputKind = Literal["logits", "probabilities", "top5"]
+
+OP_VERSION = 1
+"""Version of the operator: ONNX domain version, TensorRT plugin version, and what a manifest records."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The dimensions of a LIT classification network.
+
+    Attributes:
+        name: official name (``lit_s``) or ``custom``.
+        family: ``lit`` (S, M, B: relative position bias, mean pooling) or ``lit_ti`` (position embeddings,
+            class token).
+        embed_dims: channels of the four stages.
+        depths: blocks of the four stages.
+        num_heads: attention heads of stages 3 and 4.
+        mlp_ratios: hidden width of the MLP over the channels, per stage.
+        image_size: input height and width in pixels; multiples of ``patch_size``.
+        num_classes: classes of the classifier.
+        in_channels: image channels.
+        patch_size: pixels per side of one input token.
+
+    Source: paper table 1; official configurations at commit 742e961.
+    """
+
+    name: str
+    family: Family
+    embed_dims: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    num_heads: tuple[int, int]
+    mlp_ratios: tuple[int, int, int, int]
+    image_size: tuple[int, int] = (224, 224)
+    num_classes: int = 1000
+    in_channels: int = 3
+    patch_size: int = 4
+
+    @property
+    def map_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width in tokens of the four stages; every merge halves and drops an odd last row or column."""
+        height, width = (side // self.patch_size for side in self.image_size)
+        return tuple((height >> stage, width >> stage) for stage in range(4))
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an exported file wants its pixels.
+
+    Attributes:
+        kind: ``float`` (float32 ``[B, 3, H, W]``, normalised) or ``uint8`` (``[B, H, W, 3]``, raw RGB; the
+            normalisation is inside the graph).
+        height, width: network input size in pixels.
+        resize: shorter side in pixels after resizing, before the centre crop.
+        mean, std: per RGB channel, for pixel values scaled to 0..1.
+        interpolation: resize filter; always antialiased, as Pillow does.
+
+    Source: ``lit_spec`` section A.5.
+    """
+
+    kind: InputKind
+    height: int
+    width: int
+    resize: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+
+
+def default_input(model: ModelSpec, kind: InputKind = "float") -> InputSpec:
+    """The official evaluation's input for a network: its image size, shorter side resized to 256/224 of it."""
+    height, width = model.image_size
+    return InputSpec(kind, height, width, resize=int(256 / 224 * min(height, width)))
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a session.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: NumPy dtype name, e.g. ``float32``.
+        shape: sizes; a string is a dynamic dimension's name.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Fixed limits of parity for one precision; printed beside every result, never raised to fit one.
+
+    Attributes:
+        relative: largest absolute error over the largest magnitude of the reference (logits or layer).
+        cosine: least cosine similarity of one image's logits with the reference.
+
+    A changed top-1 or top-5 counts only where the reference itself separates the classes by more than twice
+    the allowed error: nearer classes are tied as far as this precision can tell.
+    """
+
+    relative: float
+    cosine: float
+
+
+TOLERANCES: dict[str, Tolerance] = {
+    "fp32": Tolerance(relative=1e-5, cosine=0.999999),
+    "fp16": Tolerance(relative=1e-2, cosine=0.9995),
+}
+"""Limits per precision, about four times what an honest conversion reaches: reordered float32 sums differ by up to
+3e-6 of a layer's scale, and rounding to float16 (2**-11) after every operation by up to 3e-3."""

@@ -1,0 +1,262 @@
+"""Parity: does a session compute what the PyTorch float32 model computes?
+
+Limits are fixed per precision in ``specs.TOLERANCES``. A comparison that could not have noticed a fault (zero
+sampling offsets, an output that ignores the input) is refused rather than passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy.artifact import Manifest
+from lit_deploy.errors import UsageError
+from lit_deploy.preprocessing import images_in, load_image, normalize, resize_and_crop
+from lit_deploy.runtime.session import Arrays, Session, SessionOptions, open_session
+from lit_deploy.specs import TOLERANCES, InputSpec, Tolerance
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+
+MIN_OFFSET_STD = 1e-3
+"""Pixels. Offsets that vary less than this between positions cannot reveal swapped or permuted taps."""
+
+MIN_SENSITIVITY = 100.0
+"""The output must differ between images by at least this many times the allowed error."""
+
+BATCHES = (2, 1, 5)
+"""Batch sizes that seeded images are run in where the file's batch is dynamic."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor against its reference, over all images.
+
+    Attributes:
+        name: output or PyTorch module name.
+        max_abs, mean_abs: absolute error.
+        relative: ``max_abs`` over the largest magnitude of the reference.
+        cosine: least cosine similarity of one image.
+    """
+
+    name: str
+    max_abs: float
+    mean_abs: float
+    relative: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Outcome of one verification.
+
+    Attributes:
+        artifact: path of the file; ``tested`` and ``reference``: descriptions of the two sessions.
+        precision, tolerance: which limits applied.
+        images: number of images; ``source``: ``seeded`` or the directory they came from.
+        output: the compared output: logits, or the logarithm of probabilities or scores.
+        top1, top5: share of images whose predictions agree (a tie of the reference counts as agreement).
+        offset_std: least standard deviation, over merges, of the sampling offsets in pixels.
+        layers: comparisons per layer in execution order; empty unless asked for.
+        first_departure: first layer outside the tolerance, None when all are inside.
+        verdict: ``inconclusive`` means that the check could not have noticed a fault.
+        reasons: one sentence for every gate that was not met.
+    """
+
+    artifact: str
+    tested: str
+    reference: str
+    precision: str
+    tolerance: Tolerance
+    images: int
+    source: str
+    output: Comparison
+    top1: float
+    top5: float
+    offset_std: float
+    layers: tuple[Comparison, ...]
+    first_departure: str | None
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The metrics that a manifest keeps."""
+        return {
+            "verdict": self.verdict,
+            "images": self.images,
+            "max_abs": self.output.max_abs,
+            "relative": self.output.relative,
+            "cosine": self.output.cosine,
+            "top1": self.top1,
+            "top5": self.top5,
+        }
+
+
+def verify_artifact(
+    artifact: str | Path,
+    checkpoint: str | Path,
+    *,
+    images: str | Path | None = None,
+    limit: int = 64,
+    layers: bool = False,
+    options: SessionOptions | None = None,
+) -> VerifyReport:
+    """Compare an exported file with the PyTorch float32 model of its checkpoint.
+
+    Args:
+        artifact: file to test; a checkpoint is accepted too.
+        checkpoint: checkpoint it was exported from (checked by SHA-256).
+        images: directory of images; None for eight seeded ones.
+        limit: most images taken from the directory.
+        layers: compare every layer as well and name the first that departs.
+        options: device, threads and library of the tested session.
+
+    Raises:
+        UsageError: another checkpoint than the one the file was made from.
+        ImageError, ArtifactError, CheckpointError, MissingDependency: as the name says.
+    """
+    base = options or SessionOptions()
+    tested_options = SessionOptions(base.device, base.threads, base.library, layers)
+    with open_session(checkpoint, SessionOptions(threads=base.threads, layers=True)) as reference:
+        with open_session(artifact, tested_options) as tested:
+            manifest = tested.manifest
+            if manifest.source_sha256 != reference.manifest.source_sha256:
+                raise UsageError(
+                    f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
+                    f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
+                )
+            batches = _batches(manifest, images, limit)
+            expected = _run(reference, reference.manifest.input, manifest.input, batches)
+            got = _run(tested, manifest.input, manifest.input, batches)
+            return _judge(str(artifact), str(images or "seeded"), tested, reference, expected, got)
+
+
+def _batches(manifest: Manifest, images: str | Path | None, limit: int) -> list[Pixels]:
+    """Uint8 ``[B, H, W, 3]`` batches; every session is fed the same pixels in its own layout."""
+    spec = manifest.input
+    if images is None:
+        from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
+
+        count = manifest.batch or sum(BATCHES)
+        pixels = np.stack([synthetic_image(DEFAULT_SEED, f"verify:{i}", spec.height, spec.width) for i in range(count)])
+        sizes: Sequence[int] = [manifest.batch] if manifest.batch else BATCHES
+        # A fixed batch of one would show a single image; sensitivity needs two.
+        if manifest.batch == 1:
+            other = synthetic_image(DEFAULT_SEED, "verify:1", spec.height, spec.width)[None]
+            pixels, sizes = np.concatenate([pixels, other]), [1, 1]
+    else:
+        paths = images_in(Path(images))[:limit]
+        pixels = np.stack([resize_and_crop(load_image(path), spec) for path in paths])
+        size = manifest.batch or 8
+        if manifest.batch and len(pixels) % size:
+            pixels = pixels[: len(pixels) - len(pixels) % size]
+            if not len(pixels):
+                raise UsageError(f"{images} holds {len(paths)} images, fewer than the file's fixed batch of {size}")
+        sizes = [min(size, len(pixels) - start) for start in range(0, len(pixels), size)]
+    return list(np.split(pixels, np.cumsum(sizes)[:-1]))
+
+
+def _run(session: Session, layout: InputSpec, pixels_spec: InputSpec, batches: list[Pixels]) -> Arrays:
+    """Run all batches and join the outputs; normalisation is that of the tested file."""
+    outputs: list[Arrays] = []
+    for pixels in batches:
+        feed = pixels if layout.kind == "uint8" else normalize(pixels, pixels_spec)
+        outputs.append(session.run({"images": feed}))
+    return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+
+def _compare(name: str, reference: NDArray[Any], value: NDArray[Any]) -> Comparison:
+    """Compare two arrays ``[images, ...]`` in float64; NaN anywhere makes every metric the worst there is."""
+    a = reference.astype(np.float64).reshape(len(reference), -1)
+    b = value.astype(np.float64).reshape(len(value), -1)
+    if a.shape != b.shape or not np.isfinite(b).all():
+        return Comparison(name, np.inf, np.inf, np.inf, -1.0)
+    error = np.abs(a - b)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = np.sum(a * b, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    worst = float(error.max())
+    scale = max(float(np.abs(a).max()), np.finfo(np.float64).tiny)
+    return Comparison(name, worst, float(error.mean()), worst / scale, float(cosine.min()))
+
+
+def _log(probabilities: NDArray[Any]) -> Floats:
+    """Probabilities on the scale of logits, where one tolerance fits all; 1e-30 stands for an underflow."""
+    result: Floats = np.log(np.maximum(probabilities.astype(np.float64), 1e-30))
+    return result
+
+
+def _softmax(logits: NDArray[Any]) -> Floats:
+    wide = logits.astype(np.float64)
+    shifted = np.exp(wide - wide.max(axis=1, keepdims=True))
+    result: Floats = shifted / shifted.sum(axis=1, keepdims=True)
+    return result
+
+
+def _agreement(reference: Floats, classes: NDArray[np.int64], slack: float) -> float:
+    """Share of images whose predicted classes are, within ``slack``, as good as the reference's best ones."""
+    count = classes.shape[1]
+    threshold = np.sort(reference, axis=1)[:, -count] - slack
+    chosen = np.take_along_axis(reference, classes, axis=1)
+    return float((chosen >= threshold[:, None]).all(axis=1).mean())
+
+
+def _judge(
+    artifact: str,
+    source: str,
+    tested: Session,
+    reference: Session,
+    expected: Mapping[str, NDArray[Any]],
+    got: Mapping[str, NDArray[Any]],
+) -> VerifyReport:
+    manifest = tested.manifest
+    tolerance = TOLERANCES[manifest.precision]
+    kind = manifest.output
+    scores = expected["logits"].astype(np.float64)
+    if kind != "logits":
+        scores = _log(_softmax(scores))
+    if kind == "top5":
+        classes = got["classes"].astype(np.int64)
+        output = _compare("log(scores)", np.take_along_axis(scores, classes, axis=1), _log(got["scores"]))
+    else:
+        classes = np.argsort(-got[kind], axis=1, kind="stable")[:, : min(5, scores.shape[1])]
+        value = got[kind] if kind == "logits" else _log(got[kind])
+        output = _compare(kind if kind == "logits" else f"log({kind})", scores, value)
+    slack = 2 * tolerance.relative * float(np.abs(scores).max())
+    top1, top5 = _agreement(scores, classes[:, :1], slack), _agreement(scores, classes, slack)
+
+    compared = [name for name in manifest.layers if name in got and name in expected]
+    layers = tuple(_compare(name, expected[name], got[name]) for name in compared)
+    departed = next((layer.name for layer in layers if not layer.relative <= tolerance.relative), None)
+
+    reasons = []
+    if not output.relative <= tolerance.relative:
+        reasons.append(f"{output.name}: relative error {output.relative:.2e} exceeds {tolerance.relative:.0e}")
+    if not output.cosine >= tolerance.cosine:
+        reasons.append(f"{output.name}: cosine {output.cosine:.6f} is below {tolerance.cosine}")
+    if top1 < 1:
+        reasons.append(f"top-1 differs on {1 - top1:.1%} of the images")
+    if departed is not None:
+        reasons.append(f"{departed} is the first layer outside the tolerance")
+    verdict: Verdict = "fail" if reasons else "pass"
+
+    offsets = [value for name, value in expected.items() if name.endswith(".conv_offset")]
+    offset_std = min(float(value.astype(np.float64).std(axis=(0, 2, 3)).max()) for value in offsets)
+    blind = []
+    if offset_std < MIN_OFFSET_STD:
+        blind.append(f"sampling offsets vary by {offset_std:.1e} pixels only: this checkpoint cannot reveal a wrong merging")
+    spread = float(np.ptp(expected["logits"].astype(np.float64), axis=0).max())
+    allowed = TOLERANCES["fp32"].relative * float(np.abs(expected["logits"]).max())
+    if len(expected["logits"]) > 1 and spread < MIN_SENSITIVITY * allowed:
+        blind.append(f"logits differ by {spread:.1e} only between images: the output hardly depends on the input")
+    if blind and verdict == "pass":
+        verdict = "inconclusive"
+    return VerifyReport(
+        artifact, tested.description, reference.description, manifest.precision, tolerance, len(scores), source,
+        output, top1, top5, offset_std, layers, departed, verdict, tuple(reasons + blind),
+    )  # fmt: skip

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Usage: fetch_debian_headers.sh FOLDER
+# Downloads libonnxruntime-dev of Debian 13 with apt, without root and without touching the system's package lists, and
+# unpacks it to FOLDER (FOLDER/usr/include/onnxruntime). The signatures are checked with the system's Debian keys.
+set -eu
+folder=$1
+mkdir -p "$(dirname "$folder")"
+work=$(mktemp -d "$folder.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# The mirror this machine already uses for Debian (deb822 files first, then the one-line style). An archive of another
+# distribution or for security updates has no suite trixie.
+mirror=$(
+  {
+    cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs:[[:space:]]*\([^[:space:]]*\).*/\1/p'
+    cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
+      sed -n 's/^deb[[:space:]]\{1,\}\(\[[^]]*\][[:space:]]\{1,\}\)\{0,1\}\([^[:space:]]*\).*/\2/p'
+  } | grep -E '/debian/?$' | head -n 1
+) || true
+mirror=${mirror:-http://deb.debian.org/debian}
+echo "mirror: $mirror"
+
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+options=
+[ -r "$keyring" ] && options="[signed-by=$keyring] "
+echo "deb ${options}$mirror trixie main" >"$work/sources.list"
+mkdir -p "$work/state/lists/partial" "$work/cache/archives/partial" "$work/root"
+cd "$work"
+
+private_apt() {
+  apt-get -q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+    -o Dir::State="$work/state" -o Dir::State::status=/dev/null -o Dir::Cache="$work/cache" \
+    -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none -o Acquire::Retries=1 \
+    -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 "$@"
+}
+private_apt update
+private_apt download libonnxruntime-dev
+dpkg -x libonnxruntime-dev_*.deb root
+test -e root/usr/include/onnxruntime/onnxruntime_c_api.h
+
+rm -rf "$folder"
+mv root "$folder"

@@ -1,0 +1,69 @@
+// ONNX Runtime custom-op library: the one exported function, and what the kernels of every provider share.
+//
+// Written against the C API alone: the library links nothing of ONNX Runtime, works with every release from 1.17 on
+// whatever headers it was built with, and has no exception that could cross the C boundary.
+#include <list>
+#include <mutex>
+#include <new>
+
+#include "deformable_token_merging_op.h"
+
+namespace lit_deploy::ort {
+namespace {
+
+// What one ONNX Runtime needs from us. A process may hold two of them (a Python wheel and a service's own), so the
+// registrations are kept per API table. They live as long as the process: sessions point into them.
+struct Registration {
+  const OrtApi* api;
+  MergingOp ops[kCpuOpCount];
+  OrtCustomOpDomain* domain;
+};
+
+OrtStatus* create_domain(Registration& registration) {
+  const OrtApi* api = registration.api;
+  make_cpu_ops(api, registration.ops);
+  // A CUDA build appends its ops here: the same names with GetExecutionProviderType "CUDAExecutionProvider".
+  LIT_RETURN_IF_ERROR(api->CreateCustomOpDomain(kDomain, &registration.domain));
+  for (const MergingOp& op : registration.ops) {
+    if (OrtStatus* status = api->CustomOpDomain_Add(registration.domain, &op)) {
+      api->ReleaseCustomOpDomain(registration.domain);
+      return status;
+    }
+  }
+  return nullptr;
+}
+
+OrtStatus* register_ops(OrtSessionOptions* options, const OrtApi* api) {
+  static std::mutex mutex;
+  static std::list<Registration>& registrations = *new std::list<Registration>;  // never destroyed, see above
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const Registration& known : registrations) {
+    if (known.api == api) return api->AddCustomOpDomain(options, known.domain);
+  }
+  registrations.push_back(Registration{api, {}, nullptr});
+  if (OrtStatus* status = create_domain(registrations.back())) {
+    registrations.pop_back();
+    return status;
+  }
+  return api->AddCustomOpDomain(options, registrations.back().domain);
+}
+
+}  // namespace
+}  // namespace lit_deploy::ort
+
+// Called by SessionOptions.register_custom_ops_library (Python) and RegisterCustomOpsLibrary_V2 (C).
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
+RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* api_base) {
+  const OrtApi* api = api_base->GetApi(lit_deploy::ort::kApiVersion);
+  if (api == nullptr) {
+    // Older than the API asked for: the very first table still knows how to say so.
+    const char* message = "lit_deploy: this ONNX Runtime is older than 1.17; install onnxruntime 1.17 or newer";
+    const OrtApi* oldest = api_base->GetApi(1);
+    return oldest == nullptr ? nullptr : oldest->CreateStatus(ORT_FAIL, message);
+  }
+  try {
+    return lit_deploy::ort::register_ops(options, api);
+  } catch (...) {
+    return api->CreateStatus(ORT_FAIL, "lit_deploy: out of memory while the custom operators were registered");
+  }
+}

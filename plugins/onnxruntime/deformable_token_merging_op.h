@@ -1,0 +1,58 @@
+// The operator lit_deploy::DeformableTokenMerging (version 1) as ONNX Runtime sees it.
+#ifndef LIT_DEPLOY_ONNXRUNTIME_DEFORMABLE_TOKEN_MERGING_OP_H_
+#define LIT_DEPLOY_ONNXRUNTIME_DEFORMABLE_TOKEN_MERGING_OP_H_
+
+#include <onnxruntime_c_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lit_deploy::ort {
+
+// The oldest API with shape inference and ParallelFor for custom operators (ONNX Runtime 1.17). Asking for this one,
+// and not for that of the headers, lets a library built with new headers load in an older ONNX Runtime.
+constexpr uint32_t kApiVersion = 17;
+static_assert(ORT_API_VERSION >= kApiVersion, "the ONNX Runtime headers are too old: 1.17 or newer is needed");
+
+constexpr const char* kDomain = "lit_deploy";
+constexpr const char* kOpType = "DeformableTokenMerging";
+constexpr const char* kOpVersion = "1";
+
+// Shape inference is given the operator but no API table, so the operator carries one.
+struct MergingOp : OrtCustomOp {
+  const OrtApi* api;
+};
+
+constexpr int kCpuOpCount = 2;
+
+// Fills `ops` with the operator for float32 and for float16 on the CPU execution provider.
+void make_cpu_ops(const OrtApi* api, MergingOp (&ops)[kCpuOpCount]);
+
+// The parts that do not depend on the provider: names, arity, types, the shape function. A provider adds
+// GetExecutionProviderType, CreateKernelV2, KernelComputeV2 and KernelDestroy.
+void fill_schema(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& op);
+
+// Dimensions of one tensor; rank above kMaxRank is kept, its dimensions are not.
+struct Dims {
+  static constexpr size_t kMaxRank = 4;
+  size_t rank = 0;
+  int64_t size[kMaxRank] = {};
+};
+
+// Reads the dimensions of `info`, -1 where unknown.
+OrtStatus* read_dims(const OrtApi* api, const OrtTensorTypeAndShapeInfo* info, Dims& dims);
+
+// Checks the three input shapes; unknown dimensions (-1) pass. The message says what came and what was expected.
+OrtStatus* check_dims(const OrtApi* api, const Dims& x, const Dims& offset_weight, const Dims& offset_bias);
+
+// Refuses a node whose plugin_version attribute is not kOpVersion; a node without the attribute is accepted.
+OrtStatus* check_version(const OrtApi* api, const OrtKernelInfo* info);
+
+}  // namespace lit_deploy::ort
+
+#define LIT_RETURN_IF_ERROR(expression)                           \
+  do {                                                            \
+    if (OrtStatus* lit_status_ = (expression)) return lit_status_; \
+  } while (false)
+
+#endif  // LIT_DEPLOY_ONNXRUNTIME_DEFORMABLE_TOKEN_MERGING_OP_H_

@@ -1,0 +1,20 @@
+// Usage: lit_deploy_kernel_tests merging | cpu_isa | golden FILE
+#include <cstring>
+
+#include "check.h"
+
+int main(int argc, char** argv) {
+  const char* group = argc > 1 ? argv[1] : "";
+  if (std::strcmp(group, "merging") == 0) {
+    test_merging();
+  } else if (std::strcmp(group, "cpu_isa") == 0) {
+    test_cpu_isa();
+  } else if (std::strcmp(group, "golden") == 0 && argc == 3) {
+    test_golden(argv[2]);
+  } else {
+    std::fprintf(stderr, "usage: %s merging | cpu_isa | golden FILE\n", argv[0]);
+    return 2;
+  }
+  std::printf("%s: %d passed, %d failed\n", group, counts().passed, counts().failed);
+  return counts().failed == 0 && counts().passed > 0 ? 0 : 1;
+}

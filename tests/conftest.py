@@ -1,0 +1,50 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that every test can `import golden`, whatever the import mode
+
+from golden import TINY, TINY_TI, Golden, load_golden, normalised_input
+
+from lit_deploy.key_layout import OFFICIAL_SPECS
+from lit_deploy.seeded import make_state, save_checkpoint
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Golden]:
+    """``golden("lit_s")``: stored outputs of the official network for the seeded weights."""
+    return load_golden
+
+
+@pytest.fixture(scope="session")
+def golden_input() -> np.ndarray:
+    """Normalised float32 ``[2, 3, 224, 224]``: the input of every golden output."""
+    return normalised_input()
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``checkpoint_file("lit_s")``: a .pth with seeded weights, written once per session.
+
+    Also takes ``tiny`` and ``tiny_ti``, networks of a few thousand parameters. Files and not tensors are kept, so that
+    no two big networks are in memory at once.
+    """
+    folder = tmp_path_factory.mktemp("checkpoints")
+    specs = {**OFFICIAL_SPECS, "tiny": TINY, "tiny_ti": TINY_TI}
+
+    def write(name: str) -> Path:
+        path = folder / f"{name}.pth"
+        if not path.exists():
+            save_checkpoint(
+                make_state(specs[name]), path, form="model+namespace" if name == "lit_ti" else "model+cfgnode"
+            )
+        return path
+
+    return write

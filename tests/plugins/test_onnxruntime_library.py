@@ -1,0 +1,244 @@
+"""The custom-op library inside ONNX Runtime, against the PyTorch reference."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from lit_deploy.native import BUILD_COMMAND, find_library
+
+torch = pytest.importorskip("torch", reason="the reference needs torch: pip install torch")
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper  # noqa: E402
+
+from lit_deploy.ops.reference import reference  # noqa: E402
+from lit_deploy.ops.schema import DOMAIN, OP_TYPE  # noqa: E402
+
+_FOUND = find_library()
+pytestmark = pytest.mark.skipif(_FOUND is None, reason=f"the custom-op library is not built: {BUILD_COMMAND}")
+LIBRARY = str(_FOUND)
+
+Array = NDArray[Any]
+Dims = tuple[int | str | None, ...]
+ATTRIBUTES = {"plugin_namespace": "lit_deploy", "plugin_version": "1"}
+TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
+DYNAMIC: Dims = ("batch", "height", "width", "channels")
+
+
+def model(
+    dtype: str = "float32",
+    x: Dims = DYNAMIC,
+    offset_weight: Dims = (8, None),
+    offset_bias: Dims = (8,),
+    attributes: dict[str, str] | None = None,
+    functions: list[Any] | None = None,
+) -> bytes:
+    """One node; the output's shape is left to the library."""
+    element = TYPES[dtype]
+    inputs = {"x": x, "offset_weight": offset_weight, "offset_bias": offset_bias}
+    node = helper.make_node(OP_TYPE, list(inputs), ["y"], domain=DOMAIN, **(ATTRIBUTES if attributes is None else attributes))
+    graph = helper.make_graph(
+        [node],
+        "merging",
+        [helper.make_tensor_value_info(name, element, dims) for name, dims in inputs.items()],
+        [helper.make_tensor_value_info("y", element, None)],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=functions or []).SerializeToString()
+
+
+def session(serialized: bytes, threads: int = 2) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # refusals are what is tested: their log lines are noise
+    options.register_custom_ops_library(LIBRARY)
+    return ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+
+
+def inputs(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0, offsets: float = 1.0) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    channels = shape[3]
+    arrays = {
+        "x": rng.standard_normal(shape),
+        "offset_weight": rng.standard_normal((8, 4 * channels)) * offsets / np.sqrt(4 * channels),
+        "offset_bias": rng.standard_normal(8) * 0.3,
+    }
+    return {name: array.astype(dtype) for name, array in arrays.items()}
+
+
+def expected(feed: dict[str, Array]) -> Array:
+    return reference(*(torch.from_numpy(feed[name]) for name in ("x", "offset_weight", "offset_bias"))).numpy()
+
+
+def assert_equals_reference(y: Array, feed: dict[str, Array], offsets: float = 1.0) -> None:
+    """Compare with the reference; both round the offsets, by an amount that grows with ``offsets``."""
+    want = expected(feed)
+    assert y.dtype == want.dtype
+    assert y.shape == want.shape
+    # float16 is float32 rounded once: two values a hair apart may round to neighbouring halves.
+    relative = 2.0**-10 if y.dtype == np.float16 else 0.0
+    np.testing.assert_allclose(y.astype(np.float64), want.astype(np.float64), rtol=relative, atol=2e-5 * max(1.0, offsets))
+
+
+@pytest.fixture(scope="module", params=sorted(TYPES))
+def dynamic(request: pytest.FixtureRequest) -> tuple[str, Any]:
+    """A session that takes any shape, for each element type."""
+    return request.param, session(model(request.param))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 56, 56, 96), (2, 14, 14, 384), (1, 2, 2, 1), (3, 5, 9, 7), (1, 3, 2, 33), (2, 2, 11, 4), (1, 7, 3, 17)],
+    ids=str,
+)
+@pytest.mark.parametrize("offsets", [0.0, 1.0, 12.0], ids="offsets {}".format)
+def test_equals_reference(dynamic: tuple[str, Any], shape: tuple[int, ...], offsets: float) -> None:
+    dtype, run = dynamic
+    feed = inputs(shape, dtype, offsets=offsets)
+    assert_equals_reference(run.run(None, feed)[0], feed, offsets)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(2, 12), st.integers(2, 12), st.integers(1, 70)),
+    seed=st.integers(0, 2**31),
+    offsets=st.floats(0, 8),
+)
+def test_equals_reference_at_any_shape(
+    dynamic: tuple[str, Any], shape: tuple[int, ...], seed: int, offsets: float
+) -> None:
+    dtype, run = dynamic
+    feed = inputs(shape, dtype, seed, offsets)
+    assert_equals_reference(run.run(None, feed)[0], feed, offsets)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -1e30])
+def test_wild_offsets_give_zero(dynamic: tuple[str, Any], value: float) -> None:
+    dtype, run = dynamic
+    feed = inputs((1, 6, 7, 5), dtype)
+    with np.errstate(over="ignore"):
+        feed["offset_bias"][3] = value  # dx of tap 1
+    y = run.run(None, feed)[0].reshape(3, 3, 4, 5)
+    assert (y[:, :, 1] == 0).all()
+    assert (y[:, :, [0, 2, 3]] != 0).any()
+    assert_equals_reference(y.reshape(1, 3, 3, 20), feed)
+
+
+def test_empty_batch(dynamic: tuple[str, Any]) -> None:
+    dtype, run = dynamic
+    assert run.run(None, inputs((0, 4, 4, 3), dtype))[0].shape == (0, 2, 2, 12)
+
+
+def test_output_shape_is_inferred() -> None:
+    assert session(model(x=(2, 9, 11, 12), offset_weight=(8, 48))).get_outputs()[0].shape == [2, 4, 5, 48]
+    named = session(model(x=("n", "h", 14, "c"), offset_weight=(8, 96))).get_outputs()[0].shape
+    assert named == ["n", "floor(h/2)", 7, 96]
+    half = session(model("float16", x=(1, 4, 4, 3))).get_outputs()[0]
+    assert half.type == "tensor(float16)"
+
+
+def test_unnamed_dimensions_get_names_of_their_own() -> None:
+    """Two equal names would promise two equal sizes, and ONNX Runtime plans memory by that promise."""
+    batch, height, width, _ = session(model(x=(None, None, None, 8))).get_outputs()[0].shape
+    assert len({batch, height, width}) == 3
+
+
+@pytest.mark.parametrize(
+    ("attributes", "accepted"),
+    [({}, True), (ATTRIBUTES, True), ({"plugin_version": "2"}, False), ({"plugin_version": "1" * 300}, False)],
+    ids=["no attributes", "version 1", "version 2", "endless version"],
+)
+def test_plugin_version(attributes: dict[str, str], accepted: bool) -> None:
+    serialized = model(attributes=attributes)
+    if accepted:
+        feed = inputs((1, 4, 4, 3))
+        assert_equals_reference(session(serialized).run(None, feed)[0], feed)
+    else:
+        with pytest.raises(Exception, match=r'asks for plugin_version .* implements version "1"'):
+            session(serialized)
+
+
+BAD_SHAPES = [
+    ("x", (4, 6, 3), r"x has shape \[4, 6, 3\], expected \[batch, height, width, channels\]"),
+    ("x", (1, 1, 2, 4, 3), r"x has shape rank 5, expected \[batch, height, width, channels\]"),
+    ("x", (1, 1, 6, 3), r"x has shape \[1, 1, 6, 3\], expected .* height and width of at least 2"),
+    ("offset_weight", (8, 13), r"offset_weight has shape \[8, 13\], expected \[8, 12\]"),
+    ("offset_weight", (7, 12), r"offset_weight has shape \[7, 12\], expected \[8, 12\]"),
+    ("offset_weight", (96,), r"offset_weight has shape \[96\], expected \[8, 12\]"),
+    ("offset_bias", (4,), r"offset_bias has shape \[4\], expected \[8\]"),
+    ("offset_bias", (1, 8), r"offset_bias has shape \[1, 8\], expected \[8\]"),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "message"), BAD_SHAPES, ids=[f"{name} {shape}" for name, shape, _ in BAD_SHAPES])
+def test_bad_shape_is_refused_in_words(name: str, shape: tuple[int, ...], message: str) -> None:
+    """At run time, whatever the model declares; the declared ranks are left open, so nothing else refuses first."""
+    feed = inputs((1, 4, 6, 3))
+    feed[name] = np.zeros(shape, np.float32)
+    declared: dict[str, Any] = {key: (None,) * array.ndim for key, array in feed.items()}
+    with pytest.raises(Exception, match=message):
+        session(model(**declared)).run(None, feed)
+
+
+def test_mixed_types_are_refused() -> None:
+    proto = onnx.load_from_string(model())
+    proto.graph.input[1].type.tensor_type.elem_type = TensorProto.FLOAT16
+    with pytest.raises(Exception, match=OP_TYPE):
+        session(proto.SerializeToString())
+
+
+def test_the_kernel_takes_precedence_over_the_function_in_the_file() -> None:
+    """The file's model-local function of the same name is a fallback; this one is wrong on purpose."""
+    body = [helper.make_node("Sub", ["x", "x"], ["y"])]
+    opsets = [helper.make_opsetid("", 20)]
+    names = ["x", "offset_weight", "offset_bias"]
+    function = helper.make_function(DOMAIN, OP_TYPE, names, ["y"], body, opsets, list(ATTRIBUTES))
+    feed = inputs((1, 6, 6, 4))
+    assert_equals_reference(session(model(functions=[function])).run(None, feed)[0], feed)
+
+
+def test_the_number_of_threads_does_not_change_a_bit() -> None:
+    feed = inputs((2, 15, 14, 37))
+    results = [session(model(), threads).run(None, feed)[0] for threads in (1, 2, 5)]
+    assert all((result == results[0]).all() for result in results)
+
+
+def test_sessions_and_threads_do_not_disturb_each_other() -> None:
+    sessions = [session(model("float32")), session(model("float16")), session(model("float32"))]
+    shapes = [(2, 8, 8, 32), (1, 6, 10, 19), (3, 4, 4, 64)]
+    feeds = [inputs(shape, dtype) for shape, dtype in zip(shapes, ("float32", "float16", "float32"))]
+    alone = [run.run(None, feed)[0] for run, feed in zip(sessions, feeds)]
+
+    def repeat(index: int) -> bool:
+        return all((sessions[index].run(None, feeds[index])[0] == alone[index]).all() for _ in range(50))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(repeat, [0, 1, 2, 0, 1, 2]))
+
+
+def test_many_sessions_in_a_row() -> None:
+    """Registration is shared per process: opening and closing sessions must neither fail nor mix them up."""
+    feed = inputs((1, 4, 4, 3))
+    first = session(model()).run(None, feed)[0]
+    for _ in range(30):
+        assert (session(model()).run(None, feed)[0] == first).all()
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm: apt-get install binutils")
+def test_exports_one_symbol_and_links_no_onnxruntime() -> None:
+    exported = subprocess.run(["nm", "-D", "--defined-only", LIBRARY], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in exported.splitlines()] == ["RegisterCustomOps"]
+    undefined = subprocess.run(["nm", "-D", "--undefined-only", LIBRARY], capture_output=True, text=True, check=True).stdout
+    assert "Ort" not in undefined
+    assert b"libonnxruntime.so" not in Path(LIBRARY).read_bytes()
