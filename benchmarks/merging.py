@@ -59,6 +59,7 @@ def main() -> int:
             "`cmake -S plugins -B build/native && cmake --build build/native`"
         )
 
+    load_before = os.getloadavg()[0]
     cases = []
     for size, channels, channels_out in STEPS:
         for batch in BATCHES:
@@ -76,8 +77,9 @@ def main() -> int:
     agreed = all(case["max_relative_difference"] < MAX_DIFFERENCE for case in cases)
     report = {
         "what": "one merging step (op, projection, GELU), tokens to tokens; ratio = deform_conv time / kernel time",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": cpu_name(), "cpus": os.cpu_count(), "platform": platform.platform()},
+        "load_average_before": round(load_before, 2),
         "versions": {
             "python": platform.python_version(),
             "onnxruntime": onnxruntime.__version__,
@@ -121,10 +123,10 @@ def measure(
         for name in CONTENDERS if index % 2 == 0 else reversed(CONTENDERS):
             pipes[name].send(ROUND_SECONDS)
             times[name].append(pipes[name].recv())
-    for name, process in zip(CONTENDERS, processes):
+    for name, process in zip(CONTENDERS, processes, strict=True):
         pipes[name].send(None)
         process.join()
-    ratios = [slow / fast for slow, fast in zip(times["deform_conv"], times["kernel"])]
+    ratios = [slow / fast for slow, fast in zip(times["deform_conv"], times["kernel"], strict=True)]
     return {
         "size": size,
         "channels": channels,
@@ -177,12 +179,14 @@ def parameters(channels: int, channels_out: int, rng: np.random.Generator) -> di
 def kernel_model(size: int, batch: int, weights: dict[str, Array]) -> onnx.ModelProto:
     """The step with our operator, channels-last throughout."""
     channels_out, channels = weights["weight"].shape[:2]
-    tap_major = {name: weights[name].transpose(0, 2, 3, 1).reshape(-1, 4 * channels) for name in weights if "weight" in name}
+    offset_weight, projection = (
+        weights[name].transpose(0, 2, 3, 1).reshape(-1, 4 * channels) for name in ("offset_weight", "weight")
+    )
     constants = {
         "map_shape": np.array([batch, size, size, channels], np.int64),
-        "offset_weight": tap_major["offset_weight"],
+        "offset_weight": offset_weight,
         "offset_bias": weights["offset_bias"],
-        "projection": np.ascontiguousarray(tap_major["weight"].T),
+        "projection": np.ascontiguousarray(projection.T),
         "bias": weights["bias"],
         "token_shape": np.array([batch, (size // 2) ** 2, channels_out], np.int64),
     }

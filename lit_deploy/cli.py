@@ -99,7 +99,9 @@ def export(
     portable: Annotated[
         bool,
         typer.Option(
-            "--portable", help="Inline the operator, for runtimes without model-local functions.", rich_help_panel="Graph"
+            "--portable",
+            help="Inline the operator, for runtimes without model-local functions.",
+            rich_help_panel="Graph",
         ),
     ] = False,
     labels: Annotated[

@@ -96,8 +96,8 @@ def _check_torch_zip(path: Path) -> None:
             for member in members:
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError(
-                        f"{path} holds the compressed record {shown(member.filename)}, expected a file as torch.save writes "
-                        "it; load and save it again with torch"
+                        f"{path} holds the compressed record {shown(member.filename)}, expected the form torch.save "
+                        "writes; load and save it again with torch"
                     )
                 with archive.open(member) as record:  # reading to the end verifies the checksum
                     while record.read(1 << 20):

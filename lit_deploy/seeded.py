@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_deploy.artifact import atomic_path
 from lit_deploy.key_layout import COUNTER, INDEX, relative_position_index, state_entries
 from lit_deploy.specs import ModelSpec
 
@@ -210,3 +211,20 @@ def save_checkpoint(
         content = {"meta": meta, "state_dict": tensors, "optimizer": optimizer}
     with _yacs_name():
         torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+
+
+def main() -> None:
+    """``python -m lit_deploy.seeded lit_s OUT.pth``: write an official model's checkpoint with seeded weights."""
+    from lit_deploy.key_layout import OFFICIAL_SPECS
+
+    parser = argparse.ArgumentParser(prog="python -m lit_deploy.seeded", description=main.__doc__)
+    parser.add_argument("name", choices=sorted(OFFICIAL_SPECS))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    arguments = parser.parse_args()
+    with atomic_path(arguments.out) as part:
+        save_checkpoint(make_state(OFFICIAL_SPECS[arguments.name], arguments.seed), part, "model")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ sampling offsets, an output that ignores the input) is refused rather than passe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,19 +122,20 @@ def verify_artifact(
         ImageError, ArtifactError, CheckpointError, MissingDependency: as the name says.
     """
     base = options or SessionOptions()
-    tested_options = SessionOptions(base.device, base.threads, base.library, layers)
-    with open_session(checkpoint, SessionOptions(threads=base.threads, layers=True)) as reference:
-        with open_session(artifact, tested_options) as tested:
-            manifest = tested.manifest
-            if manifest.source_sha256 != reference.manifest.source_sha256:
-                raise UsageError(
-                    f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
-                    f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
-                )
-            batches = _batches(manifest, images, limit)
-            expected = _run(reference, reference.manifest.input, manifest.input, batches)
-            got = _run(tested, manifest.input, manifest.input, batches)
-            return _judge(str(artifact), str(images or "seeded"), tested, reference, expected, got)
+    with (
+        open_session(checkpoint, SessionOptions(threads=base.threads, layers=True)) as reference,
+        open_session(artifact, replace(base, layers=layers)) as tested,
+    ):
+        manifest = tested.manifest
+        if manifest.source_sha256 != reference.manifest.source_sha256:
+            raise UsageError(
+                f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
+                f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
+            )
+        batches = _batches(manifest, images, limit)
+        expected = _run(reference, reference.manifest.input, manifest.input, batches)
+        got = _run(tested, manifest.input, manifest.input, batches)
+        return _judge(str(artifact), str(images or "seeded"), tested, reference, expected, got)
 
 
 def _batches(manifest: Manifest, images: str | Path | None, limit: int) -> list[Pixels]:
@@ -249,7 +250,7 @@ def _judge(
     offset_std = min(float(value.astype(np.float64).std(axis=(0, 2, 3)).max()) for value in offsets)
     blind = []
     if offset_std < MIN_OFFSET_STD:
-        blind.append(f"sampling offsets vary by {offset_std:.1e} pixels only: this checkpoint cannot reveal a wrong merging")
+        blind.append(f"sampling offsets vary by {offset_std:.1e} pixels only, which cannot reveal a wrong merging")
     spread = float(np.ptp(expected["logits"].astype(np.float64), axis=0).max())
     allowed = TOLERANCES["fp32"].relative * float(np.abs(expected["logits"]).max())
     if len(expected["logits"]) > 1 and spread < MIN_SENSITIVITY * allowed:

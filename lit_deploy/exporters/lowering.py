@@ -68,7 +68,7 @@ class LoweredPatchEmbedding(nn.Module):
         super().__init__()
         weight, bias = module.proj.weight.detach(), module.proj.bias
         assert bias is not None
-        dim, channels, self.patch, _ = weight.shape
+        channels, self.patch = weight.shape[1], weight.shape[2]
         self.output_dtype = torch.float32
         self.uint8 = spec.kind == "uint8"
         if self.uint8:  # w * (u/255 - mean)/std + b  =  (w / (255 std)) * u + (b - sum w * mean/std), in float64
@@ -111,20 +111,33 @@ class LoweredAttention(nn.Module):
         return self.proj((logits.softmax(dim=-1) @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
 
 
+class LoweredOffsets(nn.Module):
+    """The operator's own parameters: ``weight`` [8, 4*C] and ``bias`` [8]."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.weight = nn.Parameter(offset_weight_from_conv(conv.weight.detach()).contiguous())
+        self.bias = nn.Parameter(conv.bias.detach().clone())
+
+
+class LoweredProjection(LoweredLinear):
+    """The projection behind the operator; ``conv_offset`` hangs below it as in the official key layout."""
+
+    def __init__(self, module: DeformableTokenMerging) -> None:
+        super().__init__(*module.projection())
+        self.conv_offset = LoweredOffsets(module.dconv.conv_offset)
+
+
 class LoweredMerging(nn.Module):
     """The operator, one MatMul with BatchNorm folded in, exact GELU."""
 
     def __init__(self, module: DeformableTokenMerging) -> None:
         super().__init__()
         self.map_size = module.map_size
-        offset = module.dconv.conv_offset
-        assert offset.bias is not None
-        self.dconv = LoweredLinear(*module.projection())
-        self.dconv.conv_offset = nn.Module()
-        self.dconv.conv_offset.weight = nn.Parameter(offset_weight_from_conv(offset.weight.detach()).contiguous())
-        self.dconv.conv_offset.bias = nn.Parameter(offset.bias.detach().clone())
+        self.dconv = LoweredProjection(module)
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.dconv.conv_offset
-        patches = deformable_token_merging(x.unflatten(1, self.map_size), conv.weight, conv.bias)
+        offsets = self.dconv.conv_offset
+        patches = deformable_token_merging(x.unflatten(1, self.map_size), offsets.weight, offsets.bias)
         return F.gelu(self.dconv(patches.flatten(1, 2)))

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_deploy.key_layout import relative_position_index
 from lit_deploy.ops.library import deformable_token_merging
 from lit_deploy.ops.reference import offset_weight_from_conv, projection_from_conv
 
@@ -55,17 +56,6 @@ class MlpBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def relative_position_index(height: int, width: int) -> Tensor:
-    """Row of the bias table for every (query, key) pair of a map.
-
-    Returns:
-        int64 ``[H*W, H*W]``; entry (a, b) is ``(ra - rb + H - 1) * (2W - 1) + (ca - cb + W - 1)``.
-    """
-    position = torch.arange(height * width)
-    row, col = position // width, position % width
-    return (row[:, None] - row + height - 1) * (2 * width - 1) + (col[:, None] - col + width - 1)
-
-
 class Attention(nn.Module):
     """Global multi-head self-attention ``[B, N, C]`` to ``[B, N, C]``, optionally with a relative position bias.
 
@@ -84,7 +74,8 @@ class Attention(nn.Module):
             table = torch.zeros((2 * height - 1) * (2 * width - 1), num_heads)
             self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
             self.relative_position_index: Tensor
-            self.register_buffer("relative_position_index", relative_position_index(height, width), persistent=False)
+            index = torch.from_numpy(relative_position_index(height, width))
+            self.register_buffer("relative_position_index", index, persistent=False)
 
     def bias(self) -> Tensor | None:
         """Gather the additive attention bias ``[heads, N, N]``, or None where the family has none."""
@@ -148,7 +139,9 @@ class DeformableTokenMerging(nn.Module):
     def projection(self) -> tuple[Tensor, Tensor]:
         """Weight ``[Cout, 4*Cin]`` and bias ``[Cout]`` behind the operator, inference BatchNorm folded in."""
         norm = self.norm_layer
-        assert norm.running_mean is not None and norm.running_var is not None and self.dconv.bias is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert self.dconv.bias is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         weight = projection_from_conv(self.dconv.weight) * scale[:, None]
         return weight, scale * (self.dconv.bias - norm.running_mean) + norm.bias

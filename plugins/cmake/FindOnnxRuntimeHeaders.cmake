@@ -7,8 +7,8 @@
 #   4. Debian 13's libonnxruntime-dev, unpacked into a private folder, not installed
 # 3 and 4 need LIT_DEPLOY_DOWNLOAD_HEADERS and keep what they fetch below ${XDG_CACHE_HOME:-~/.cache}/lit-deploy.
 #
-# Sets OnnxRuntimeHeaders_FOUND, OnnxRuntimeHeaders_INCLUDE_DIR, OnnxRuntimeHeaders_VERSION (the ORT_API_VERSION) and the
-# target OnnxRuntimeHeaders::OnnxRuntimeHeaders.
+# Sets OnnxRuntimeHeaders_FOUND, OnnxRuntimeHeaders_INCLUDE_DIR, OnnxRuntimeHeaders_VERSION (the ORT_API_VERSION)
+# and the target OnnxRuntimeHeaders::OnnxRuntimeHeaders.
 
 set(_ort_version 1.21.0)
 set(_ort_minimum_api 17)

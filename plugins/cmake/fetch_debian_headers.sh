@@ -8,22 +8,19 @@ mkdir -p "$(dirname "$folder")"
 work=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# The mirror this machine already uses for Debian (deb822 files first, then the one-line style). An archive of another
-# distribution or for security updates has no suite trixie.
-mirror=$(
+# The mirrors that this machine already uses for Debian (deb822 files, then the one-line style), then the public
+# one. A mirror of security updates, or of another distribution, has no suite trixie.
+own_mirrors=$(
   {
     cat /etc/apt/sources.list.d/*.sources 2>/dev/null | sed -n 's/^URIs:[[:space:]]*\([^[:space:]]*\).*/\1/p'
     cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
       sed -n 's/^deb[[:space:]]\{1,\}\(\[[^]]*\][[:space:]]\{1,\}\)\{0,1\}\([^[:space:]]*\).*/\2/p'
-  } | grep -E '/debian/?$' | head -n 1
+  } | grep debian | grep -v security | awk '!seen[$0]++'
 ) || true
-mirror=${mirror:-http://deb.debian.org/debian}
-echo "mirror: $mirror"
 
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 options=
-[ -r "$keyring" ] && options="[signed-by=$keyring] "
-echo "deb ${options}$mirror trixie main" >"$work/sources.list"
+[ ! -r "$keyring" ] || options="[signed-by=$keyring] "
 mkdir -p "$work/state/lists/partial" "$work/cache/archives/partial" "$work/root"
 cd "$work"
 
@@ -33,8 +30,12 @@ private_apt() {
     -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none -o Acquire::Retries=1 \
     -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 "$@"
 }
-private_apt update
-private_apt download libonnxruntime-dev
+for mirror in $own_mirrors http://deb.debian.org/debian; do
+  echo "deb ${options}$mirror trixie main" >sources.list
+  if private_apt update && private_apt download libonnxruntime-dev; then
+    break
+  fi
+done
 dpkg -x libonnxruntime-dev_*.deb root
 test -e root/usr/include/onnxruntime/onnxruntime_c_api.h
 

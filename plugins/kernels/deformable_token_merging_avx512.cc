@@ -48,7 +48,9 @@ inline void sum_lanes(const Vec* acc, float* out) {
   for (int i = 0; i < 4; ++i) pair[i] = _mm256_hadd_ps(fold(acc[2 * i]), fold(acc[2 * i + 1]));
   const __m256 low = _mm256_hadd_ps(pair[0], pair[1]);
   const __m256 high = _mm256_hadd_ps(pair[2], pair[3]);
-  _mm256_storeu_ps(out, _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)));
+  const __m256 even = _mm256_permute2f128_ps(low, high, 0x20);
+  const __m256 odd = _mm256_permute2f128_ps(low, high, 0x31);
+  _mm256_storeu_ps(out, _mm256_add_ps(even, odd));
 }
 
 }  // namespace

@@ -46,7 +46,8 @@ struct GoldenCase {
 
 // y of the widened operator: [batch, rows, columns, 4, channels + 8].
 std::vector<float> run(const GoldenCase& c, CpuIsa isa) {
-  const int64_t batch = c.input.shape[0], channels = c.input.shape[1], height = c.input.shape[2], width = c.input.shape[3];
+  const int64_t batch = c.input.shape[0], channels = c.input.shape[1];
+  const int64_t height = c.input.shape[2], width = c.input.shape[3];
   const MergingShape shape{batch, height, width, channels + kOffsets};
   std::vector<float> x(static_cast<size_t>(batch * height * width * shape.channels));
   size_t next = 0;
@@ -60,7 +61,9 @@ std::vector<float> run(const GoldenCase& c, CpuIsa isa) {
     }
   }
   std::vector<float> offset_weight(static_cast<size_t>(kOffsets * 4 * shape.channels)), offset_bias(kOffsets);
-  for (int64_t k = 0; k < kOffsets; ++k) offset_weight[static_cast<size_t>(k * 4 * shape.channels + channels + k)] = 1.0f;
+  for (int64_t k = 0; k < kOffsets; ++k) {
+    offset_weight[static_cast<size_t>(k * 4 * shape.channels + channels + k)] = 1.0f;
+  }
   std::vector<float> y(static_cast<size_t>(shape.output_rows() * shape.output_width() * 4 * shape.channels));
   lit_deploy::deformable_token_merging(shape, x.data(), offset_weight.data(), offset_bias.data(), y.data(), 0,
                                        shape.output_rows(), isa);
@@ -105,8 +108,8 @@ void test_golden(const char* path) {
   CHECK(header && cases == 11, "%lld cases, expected 11", static_cast<long long>(cases));
   for (int64_t i = 0; i < cases; ++i) {
     GoldenCase c;
-    const bool complete = read_array(file, 4, c.input) && read_array(file, 4, c.offset) && read_array(file, 4, c.weight) &&
-                          read_array(file, 1, c.bias) && read_array(file, 4, c.output);
+    const bool complete = read_array(file, 4, c.input) && read_array(file, 4, c.offset) &&
+                          read_array(file, 4, c.weight) && read_array(file, 1, c.bias) && read_array(file, 4, c.output);
     CHECK(complete, "case %lld is damaged", static_cast<long long>(i));
     if (!complete) break;
     for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512}) {

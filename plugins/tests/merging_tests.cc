@@ -83,15 +83,17 @@ void check_equal(const Case<T>& c, CpuIsa isa, const char* what) {
     worst = std::fmax(worst, error);
   }
   const MergingShape& s = c.shape;
-  CHECK(finite && worst <= kTolerance * scale, "%s, %s, %zu-byte elements, x[%lld, %lld, %lld, %lld]: error %g of scale %g",
-        what, cpu_isa_name(isa), sizeof(T), static_cast<long long>(s.batch), static_cast<long long>(s.height),
+  CHECK(finite && worst <= kTolerance * scale,
+        "%s, %s, %zu-byte elements, x[%lld, %lld, %lld, %lld]: error %g of scale %g", what, cpu_isa_name(isa), sizeof(T),
+        static_cast<long long>(s.batch), static_cast<long long>(s.height),
         static_cast<long long>(s.width), static_cast<long long>(s.channels), worst, scale);
 }
 
 template <typename T>
 void test_shapes(CpuIsa isa) {
-  const MergingShape shapes[] = {{1, 2, 2, 1},  {1, 2, 2, 3},  {1, 3, 3, 4},   {2, 5, 7, 9},   {1, 2, 9, 8},  {1, 9, 2, 5},
-                                 {3, 6, 8, 12}, {1, 8, 8, 16}, {1, 7, 14, 17}, {2, 14, 14, 31}, {1, 4, 6, 96}, {1, 5, 5, 33}};
+  const MergingShape shapes[] = {{1, 2, 2, 1},  {1, 2, 2, 3},   {1, 3, 3, 4},    {2, 5, 7, 9},
+                                 {1, 2, 9, 8},  {1, 9, 2, 5},   {3, 6, 8, 12},   {1, 8, 8, 16},
+                                 {1, 4, 6, 96}, {1, 7, 14, 17}, {2, 14, 14, 31}, {1, 5, 5, 33}};
   unsigned seed = 1;
   for (const MergingShape& shape : shapes) {
     check_equal(Case<T>(shape, ++seed, 1.0), isa, "small offsets");
@@ -99,7 +101,9 @@ void test_shapes(CpuIsa isa) {
     check_equal(Case<T>(shape, ++seed, 0.0), isa, "constant offsets");
   }
   std::mt19937 generator(7);
-  const auto pick = [&](int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); };
+  const auto pick = [&](int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(generator);
+  };
   for (int i = 0; i < 40; ++i) {
     const MergingShape shape{pick(1, 3), pick(2, 12), pick(2, 12), pick(1, 70)};
     check_equal(Case<T>(shape, ++seed, 2.0), isa, "random shape");
@@ -124,8 +128,8 @@ void test_wild_offsets(CpuIsa isa) {
         if (hit) zero = zero && decode(after[i]) == 0.0;
         if (!hit) others_same = others_same && after[i] == before[i];
       }
-      CHECK(zero && others_same, "offset %g in slot %zu, %s, %zu-byte elements: zero %d, other taps unchanged %d", value,
-            slot, cpu_isa_name(isa), sizeof(T), zero, others_same);
+      CHECK(zero && others_same, "offset %g in slot %zu, %s, %zu-byte elements: zero %d, other taps unchanged %d",
+            value, slot, cpu_isa_name(isa), sizeof(T), zero, others_same);
     }
   }
   Case<T> c({1, 4, 4, 6}, 5, 1.0);  // NaN in the map: its own patch has no offsets, and nothing crashes
@@ -140,7 +144,9 @@ void test_wild_offsets(CpuIsa isa) {
 template <typename T>
 void test_borders(CpuIsa isa) {
   const double size = 6.0;
-  for (double position : {-1.0, -1.0 + 0x1p-10, -0.5, 0.0, 0.5, size - 1.0, size - 0.5, size - 0x1p-8, size, size + 0.5}) {
+  const double positions[] = {-1.0,       -1.0 + 0x1p-10, -0.5,          0.0,  0.5,
+                              size - 1.0, size - 0.5,     size - 0x1p-8, size, size + 0.5};
+  for (double position : positions) {
     for (size_t axis = 0; axis < 2; ++axis) {
       Case<T> c({1, 6, 6, 5}, 3, 0.0);
       for (T& value : c.offset_bias) encode(0.0, value);
@@ -177,8 +183,8 @@ void test_row_ranges(CpuIsa isa) {
           "steps of %lld rows, %s: bits differ from one call", static_cast<long long>(step), cpu_isa_name(isa));
   }
   T untouched = canary;
-  lit_deploy::deformable_token_merging(c.shape, c.x.data(), c.offset_weight.data(), c.offset_bias.data(), &untouched, 2, 2,
-                                       isa);
+  lit_deploy::deformable_token_merging(c.shape, c.x.data(), c.offset_weight.data(), c.offset_bias.data(), &untouched,
+                                       2, 2, isa);
   CHECK(untouched == canary, "an empty range wrote");
 }
 

@@ -12,10 +12,18 @@ from pathlib import Path
 import pytest
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
-ISAS = ("portable", "avx2", "avx512")
+ISAS = {
+    "portable": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx2", "-mfma", "-mf16c"],
+}
+# Tools that pip installed lie beside this interpreter, which need not be on the PATH.
+SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 pytestmark = [
-    pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake: apt-get install cmake, or pip install cmake"),
+    pytest.mark.skipif(
+        shutil.which("cmake", path=SEARCH) is None, reason="no cmake: apt-get install cmake, or pip install cmake"
+    ),
     pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: apt-get install g++"),
 ]
 
@@ -23,8 +31,10 @@ pytestmark = [
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a command without the caller's ONNX Runtime headers; stdout and stderr together."""
     environment = {key: value for key, value in os.environ.items() if key not in ("ONNXRUNTIME_ROOT", "CPATH")}
+    environment["PATH"] = SEARCH
+    program = shutil.which(str(command[0]), path=SEARCH) or str(command[0])
     return subprocess.run(
-        [str(part) for part in command],
+        [program, *map(str, command[1:])],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -36,7 +46,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 def configure(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Configure with the tests, and with this interpreter for the golden data."""
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    generator = ["-G", "Ninja"] if shutil.which("ninja", path=SEARCH) else []
     return run("cmake", *generator, "-S", PLUGINS, "-B", build, f"-DPython3_EXECUTABLE={sys.executable}", *options)
 
 
@@ -92,8 +102,8 @@ def test_every_instruction_set_of_this_machine_ran(sanitized: tuple[Path, str]) 
 def test_no_code_for_one_instruction_set_can_replace_another(isa: str, tmp_path: Path) -> None:
     """Each compilation defines its own entry points and no weak function that the linker could share."""
     source = PLUGINS / "kernels" / f"deformable_token_merging_{isa}.cc"
-    flags = {"portable": [], "avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": ["-mavx512f", "-mavx2", "-mfma", "-mf16c"]}
-    compiled = run("c++", "-std=c++17", "-O1", "-w", "-fno-exceptions", *flags[isa], "-c", source, "-o", tmp_path / "isa.o")
+    options = ("-std=c++17", "-O1", "-w", "-fno-exceptions", *ISAS[isa])
+    compiled = run("c++", *options, "-c", source, "-o", tmp_path / "isa.o")
     if compiled.returncode != 0 and isa != "portable":
         pytest.skip(f"this compiler does not target {isa}")
     assert compiled.returncode == 0, compiled.stdout

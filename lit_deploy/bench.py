@@ -1,0 +1,368 @@
+"""Speed: how long one batch takes on every contender, measured fairly on this machine.
+
+Every contender lives in a process of its own; they take short turns in rotating order and are stopped while others are
+measured, so that no thread pool disturbs another and a slow spell of the machine meets all of them. Ratios are taken
+pair by pair within a round. Before anything is timed, every contender must compute the same outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy.artifact import Manifest
+from lit_deploy.bench_worker import Worker
+from lit_deploy.contenders import Contender, Kind, contenders_for, default_contenders
+from lit_deploy.doctor import cpu_name, gpu_names, installed_version
+from lit_deploy.errors import UsageError
+from lit_deploy.runtime.session import Device
+from lit_deploy.specs import TOLERANCES, PrecisionName
+
+Progress = Callable[[str], None]
+PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One contender at one batch size.
+
+    Attributes:
+        label, kind: of the contender; ``description``: its session's own words; ``precision``: of its weights.
+        batch: images per run; ``samples``: timed runs.
+        p50, p90, p95, p99, mean: latency of a whole batch in milliseconds.
+        images_per_second: throughput, from the mean.
+        peak_memory_mib: largest resident memory of its process up to the end of this batch size; sizes run in order.
+        speedup: median over rounds of the baseline's time over this one's; ``speedup_quartiles``: lower, upper.
+        max_relative_difference: largest output difference to the reference, of the reference's largest output; None
+            where it is not compared.
+        round_ms: median latency of every round, from which speed-ups can be computed again.
+    """
+
+    label: str
+    kind: Kind
+    description: str
+    precision: PrecisionName
+    batch: int
+    samples: int
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    mean: float
+    images_per_second: float
+    peak_memory_mib: float
+    speedup: float
+    speedup_quartiles: tuple[float, float]
+    max_relative_difference: float | None
+    round_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A contender that was not timed, at one batch size or (None) at all, and why."""
+
+    label: str
+    batch: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and when the numbers were taken. ``load_average`` is that of the last minute before the start."""
+
+    cpu: str
+    cores: int
+    gpus: tuple[str, ...]
+    os: str
+    python: str
+    packages: dict[str, str]
+    date: str
+    load_average: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Outcome of one benchmark.
+
+    Attributes:
+        model: name of the network; ``image_size``: height and width in pixels.
+        threads: threads of every contender.
+        baseline: label of the contender that speed-ups refer to: PyTorch eager, else the first one.
+        turn_seconds, rounds: length of a turn and turns per contender and batch size.
+        measurements: in order of batch size, then of the contenders.
+        exclusions: contenders that were not timed.
+        machine: where and when.
+    """
+
+    model: str
+    image_size: tuple[int, int]
+    threads: int
+    baseline: str
+    turn_seconds: float
+    rounds: int
+    measurements: tuple[Measurement, ...]
+    exclusions: tuple[Exclusion, ...]
+    machine: Machine
+
+
+def bench_files(
+    artifacts: Sequence[str | Path],
+    checkpoint: str | Path | None = None,
+    *,
+    batches: Sequence[int] = (1, 8),
+    rounds: int = 20,
+    threads: int | None = None,
+    device: Device = "cpu",
+    progress: Progress = lambda step: None,
+) -> BenchReport:
+    """Measure named files, or, when none is named, one checkpoint on everything this machine has.
+
+    Args:
+        artifacts: exported files and checkpoints; see ``contenders_for``.
+        checkpoint: what PyTorch runs as the baseline; without artifacts, what is exported and measured (LIT-S with
+            seeded weights when left out too).
+        batches, rounds, threads, progress: see ``run_bench``.
+        device: where to run.
+
+    Raises:
+        LitDeployError: as ``run_bench``, ``contenders_for`` and ``default_contenders`` do.
+    """
+    if artifacts:
+        contenders = contenders_for(artifacts, checkpoint, device)
+        return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as folder:
+        contenders = default_contenders(Path(folder), checkpoint, device, progress)
+        return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
+
+
+def run_bench(
+    contenders: Sequence[Contender],
+    batches: Sequence[int] = (1, 8),
+    *,
+    threads: int | None = None,
+    rounds: int = 20,
+    turn_seconds: float = 0.3,
+    timeout: float = 900.0,
+    progress: Progress = lambda step: None,
+) -> BenchReport:
+    """Measure contenders that take turns.
+
+    What is timed is ``Session.run`` from NumPy arrays to NumPy arrays: on ``cuda`` the transfers are part of it, and
+    so every run is synchronous. Loading, compilation, warm-up and the first run of every turn are not timed.
+
+    Args:
+        contenders: what to measure; unavailable ones are listed with their reason.
+        batches: batch sizes, measured one after another.
+        threads: threads of every contender; None for all cores this process may use.
+        rounds: turns of every contender at every batch size.
+        turn_seconds: length of a turn; at least one run is timed.
+        timeout: seconds to wait for any one answer (torch.compile takes minutes).
+        progress: called before every turn with its description and the share that is done.
+
+    Raises:
+        UsageError: nothing to measure, or arguments that cannot be used.
+        LitDeployError: a contender failed, died or hung; whatever happens, no process is left behind.
+    """
+    labels = [contender.label for contender in contenders]
+    if len(set(labels)) != len(labels):
+        raise UsageError(f"two contenders share a label, expected distinct ones: {', '.join(sorted(labels))}")
+    if not batches or min(batches) < 1 or len(set(batches)) != len(batches):
+        raise UsageError(f"batch sizes are {list(batches)}, expected distinct sizes of at least 1, e.g. --batch 1,8")
+    if rounds < 1 or (threads is not None and threads < 1):
+        raise UsageError(f"got rounds {rounds} and threads {threads}, expected at least 1 of each")
+    running = [contender for contender in contenders if contender.unavailable is None]
+    exclusions = [Exclusion(c.label, None, c.unavailable) for c in contenders if c.unavailable is not None]
+    if not running:
+        reasons = "; ".join(f"{exclusion.label}: {exclusion.reason}" for exclusion in exclusions)
+        raise UsageError(f"nothing can be measured here ({reasons or 'no contender was given'})")
+    baseline = next((c for c in running if c.kind == "torch"), running[0])
+    running.sort(key=lambda contender: contender is not baseline)  # stable; the others are compared with its outputs
+    used = threads or len(os.sched_getaffinity(0))
+    machine = _machine()
+    total = len(running) * (1 + len(batches) * (1 + rounds))
+    done = 0
+
+    def tick(what: str) -> None:
+        nonlocal done
+        progress(f"{100 * done // total:3} %  {what}")
+        done += 1
+
+    measurements: list[Measurement] = []
+    with contextlib.ExitStack() as stack:
+        entries: list[_Entry] = []
+        for contender in running:
+            tick(f"load {contender.label}")
+            worker = stack.enter_context(Worker(contender.label))
+            answer = worker.ask(
+                timeout, do="open", kind=contender.kind, source=str(contender.source), device=contender.device,
+                threads=used,
+            )  # fmt: skip
+            entries.append(_Entry(contender, worker, Manifest.from_json(answer["manifest"]), answer["description"]))
+        for entry in entries:
+            _check_batches(entry, batches)
+        for batch in batches:
+            agreeing, refused = _prepare(entries, batch, timeout, tick)
+            exclusions += refused
+            done += len(refused) * rounds
+            turns = _take_turns(agreeing, batch, rounds, turn_seconds, timeout, tick)
+            measurements += _measurements(turns, batch)
+    spec = entries[0].manifest.model
+    order = {label: position for position, label in enumerate(labels)}
+    measurements.sort(key=lambda m: (batches.index(m.batch), order[m.label]))
+    return BenchReport(
+        spec.name, spec.image_size, used, baseline.label, turn_seconds, rounds,
+        tuple(measurements), tuple(exclusions), machine,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A contender and its process; after ``_prepare``, with its difference to the reference."""
+
+    contender: Contender
+    worker: Worker
+    manifest: Manifest
+    description: str
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """What one contender's turns at one batch size gave: milliseconds of every run, per round."""
+
+    entry: _Entry
+    rounds: tuple[tuple[float, ...], ...]
+    peak_memory_mib: float
+
+
+def _check_batches(entry: _Entry, batches: Sequence[int]) -> None:
+    fixed = entry.manifest.batch
+    if fixed is not None and set(batches) != {fixed}:
+        raise UsageError(
+            f"{entry.contender.label} was exported for batch size {fixed} only, but {list(batches)} were asked for; "
+            f"use --batch {fixed}, or export it with a dynamic batch"
+        )
+
+
+def _prepare(
+    entries: list[_Entry], batch: int, timeout: float, tick: Callable[[str], None]
+) -> tuple[list[_Entry], list[Exclusion]]:
+    """Compile and warm up for one batch size; keep the entries whose outputs agree with the first one's."""
+    agreeing: list[_Entry] = []
+    refused: list[Exclusion] = []
+    reference: dict[str, NDArray[Any]] = {}
+    for entry in entries:
+        tick(f"prepare {entry.contender.label}, batch {batch}")
+        answer = entry.worker.ask(timeout, do="prepare", batch=batch)
+        outputs = {name: np.asarray(value) for name, value in answer["outputs"].items()}
+        if not entry.contender.compared:
+            agreeing.append(entry)
+            continue
+        reference = reference or outputs
+        limit = max(TOLERANCES[e.manifest.precision].relative for e in (entry, entries[0]))
+        difference = max_relative_difference(reference, outputs)
+        if difference <= limit:
+            agreeing.append(replace(entry, difference=difference))
+        else:
+            reason = f"refused: its outputs differ by {difference:.1e} of the largest, more than {limit:.0e}"
+            refused.append(Exclusion(entry.contender.label, batch, reason))
+    return agreeing, refused
+
+
+def max_relative_difference(reference: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> float:
+    """Largest absolute difference over the reference's largest magnitude; infinite for NaN or unlike shapes.
+
+    Outputs of different kinds (logits, probabilities, top5) are compared as probabilities.
+    """
+    if "logits" in reference and "logits" in outputs:
+        expected, got = reference["logits"], outputs["logits"]
+    elif "classes" in reference and "classes" in outputs:
+        expected, got = reference["scores"], outputs["scores"]
+    elif "classes" in outputs:
+        expected, got = np.take_along_axis(_probabilities(reference), outputs["classes"], axis=1), outputs["scores"]
+    elif "classes" in reference:
+        expected, got = reference["scores"], np.take_along_axis(_probabilities(outputs), reference["classes"], axis=1)
+    else:
+        expected, got = _probabilities(reference), _probabilities(outputs)
+    if expected.shape != got.shape or not (np.isfinite(expected).all() and np.isfinite(got).all()):
+        return float("inf")
+    return float(np.abs(expected - got).max() / max(np.abs(expected).max(), np.finfo(np.float64).tiny))
+
+
+def _probabilities(outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    if "probabilities" in outputs:
+        return outputs["probabilities"]
+    powers = np.exp(outputs["logits"] - outputs["logits"].max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _take_turns(
+    entries: list[_Entry], batch: int, rounds: int, seconds: float, timeout: float, tick: Callable[[str], None]
+) -> list[_Turns]:
+    """Let every entry run for ``seconds`` in every round; a new one begins each time, in alternating direction."""
+    times: dict[str, list[tuple[float, ...]]] = {entry.contender.label: [] for entry in entries}
+    peaks: dict[str, float] = {}
+    for index in range(rounds):
+        start = index % len(entries)
+        order = entries[start:] + entries[:start]
+        for entry in order if index % 2 == 0 else reversed(order):
+            label = entry.contender.label
+            tick(f"{label}, batch {batch}, round {index + 1} of {rounds}")
+            answer = entry.worker.ask(timeout, do="turn", seconds=seconds)
+            times[label].append(tuple(answer["ms"]))
+            peaks[label] = answer["peak_mib"]
+    return [_Turns(entry, tuple(times[entry.contender.label]), peaks[entry.contender.label]) for entry in entries]
+
+
+def _measurements(turns: list[_Turns], batch: int) -> list[Measurement]:
+    """Percentiles over all runs, and speed-ups over the first entry, round by round."""
+    baseline = np.array([np.median(times) for times in turns[0].rounds])
+    results = []
+    for turn in turns:
+        runs = np.concatenate(turn.rounds)
+        medians = np.array([np.median(times) for times in turn.rounds])
+        lower, speedup, upper = (float(value) for value in np.percentile(baseline / medians, (25, 50, 75)))
+        p50, p90, p95, p99 = (float(value) for value in np.percentile(runs, PERCENTILES))
+        mean = float(runs.mean())
+        entry = turn.entry
+        results.append(
+            Measurement(
+                entry.contender.label, entry.contender.kind, entry.description, entry.manifest.precision,
+                batch, len(runs),
+                p50, p90, p95, p99, mean, batch * 1000 / mean, turn.peak_memory_mib,
+                speedup, (lower, upper), entry.difference, tuple(float(value) for value in medians),
+            )
+        )  # fmt: skip
+    return results
+
+
+def _machine() -> Machine:
+    names = ("lit-deploy", "numpy", "onnx", "torch", "onnxruntime", "onnxruntime-gpu", "openvino")
+    packages = {name: version for name in names if (version := installed_version(name))}
+    return Machine(
+        cpu=cpu_name(),
+        cores=len(os.sched_getaffinity(0)),
+        gpus=gpu_names(),
+        os=_os_name(),
+        python=platform.python_version(),
+        packages=packages,
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        load_average=round(os.getloadavg()[0], 2),
+    )
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return f"{platform.system()} {platform.release()}"

@@ -1,0 +1,305 @@
+"""Both ends of one benchmark process: ``Worker`` starts and commands it, ``main`` runs inside it.
+
+One JSON object per line goes each way. A worker runs only while it is asked something: between turns its whole process
+group is stopped (SIGSTOP), because idle thread pools of PyTorch, ONNX Runtime and OpenVINO spin and would take cores
+from whoever is measured. Serving ONNX Runtime or OpenVINO imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy import errors
+from lit_deploy.artifact import Manifest, read_manifest
+from lit_deploy.errors import ArtifactError, LitDeployError, MissingDependency, UsageError
+from lit_deploy.preprocessing import normalize
+from lit_deploy.runtime.session import (
+    Arrays,
+    Session,
+    SessionOptions,
+    check_feeds,
+    input_specs,
+    open_session,
+    output_specs,
+)
+from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
+from lit_deploy.specs import TensorSpec
+
+COMMAND = (sys.executable, "-m", "lit_deploy.bench_worker")
+WARM_UP_SECONDS, WARM_UP_RUNS = 0.5, 3
+
+
+class Worker:
+    """A benchmark process as its parent sees it: ask, wait for the answer, stop it again.
+
+    Leaving the context kills the whole process group, whatever state it is in.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        package_root = str(Path(__file__).resolve().parent.parent)
+        paths = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
+        self._process = subprocess.Popen(
+            [*COMMAND, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": paths},
+            start_new_session=True,  # its own group: Ctrl-C reaches the parent only, and signals reach its helpers too
+        )
+        self.pid = self._process.pid
+        self._buffer = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._signal(signal.SIGKILL)  # works on a stopped process too
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            assert pipe is not None
+            pipe.close()
+
+    def ask(self, timeout: float, **request: Any) -> dict[str, Any]:
+        """Let the worker run until it has answered one request.
+
+        Args:
+            timeout: seconds to wait.
+            request: ``do`` and what it needs; see ``_serve``.
+
+        Raises:
+            LitDeployError: the worker refused (its own kind of error), died or did not answer in time.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        self._signal(signal.SIGCONT)
+        with contextlib.suppress(BrokenPipeError):  # a dead worker shows below, with its last words
+            stdin.write(json.dumps(request).encode() + b"\n")
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._buffer:
+            if not select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise LitDeployError(
+                    f"{self.label}: no answer to '{request['do']}' within {timeout:g} s; "
+                    "try a smaller batch or leave this contender out"
+                )
+            chunk = os.read(stdout.fileno(), 1 << 20)
+            if not chunk:
+                raise LitDeployError(f"{self.label}: its process {self._last_words()}")
+            self._buffer += chunk
+        self._signal(signal.SIGSTOP)
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind = getattr(errors, answer["error"], LitDeployError)
+            raise kind(f"{self.label}: {answer['message']}")
+        return answer
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def _last_words(self) -> str:
+        code = self._process.wait(timeout=10)
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it left no message")
+        if code == -signal.SIGKILL:
+            return "was killed, most often for lack of memory; try a smaller batch"
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"{how} in the middle of the benchmark ({last}); leave this contender out or mend it"
+
+
+class OpenVinoSession:
+    """A portable file on OpenVINO's CPU plugin in float32: a peer to measure against, not a supported runtime.
+
+    Every batch size is compiled with static shapes, which is how OpenVINO is fastest.
+    """
+
+    manifest: Manifest
+
+    def __init__(self, path: Path, options: SessionOptions) -> None:
+        self._path = path
+        self._options = options
+        self._requests: dict[int, Any] = {}
+        self.description = "OpenVINO"
+
+    def __enter__(self) -> Self:
+        try:
+            import openvino
+        except ImportError:
+            raise MissingDependency("OpenVINO is not installed; run: pip install openvino") from None
+        if self._options.device != "cpu":
+            raise UsageError(f"device is {self._options.device}, but OpenVINO is measured on the CPU only")
+        self.manifest = read_manifest(self._path)
+        self._core = openvino.Core()
+        self.description = f"OpenVINO {openvino.__version__.split('-')[0]} cpu (f32)"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._requests.clear()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return input_specs(self.manifest)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return output_specs(self.manifest)
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        check_feeds(feeds, self.inputs)
+        images = feeds["images"]
+        if len(images) not in self._requests:
+            self._requests[len(images)] = self._compile(images.shape)
+        results = self._requests[len(images)].infer({0: images}, share_inputs=True)
+        return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",  # where the CPU has bfloat16 the default is less exact
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if self._options.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = self._options.threads
+        try:
+            model = self._core.read_model(str(self._path))
+            model.reshape({0: list(shape)})
+            return self._core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+            raise ArtifactError(f"OpenVINO refuses {self._path.name} ({reason}); export it with --portable") from error
+
+
+def seeded_feed(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
+    """The common input: the same pixels for every contender, in the layout its manifest asks for."""
+    spec = manifest.input
+    pixels = np.stack([synthetic_image(DEFAULT_SEED, f"bench:{i}", spec.height, spec.width) for i in range(batch)])
+    return {"images": pixels if spec.kind == "uint8" else normalize(pixels, spec)}
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far, in MiB.
+
+    Linux's VmHWM; ``getrusage`` would count the parent's memory as well, which a new process inherits until it execs.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+    except (OSError, StopIteration):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def _open(request: dict[str, Any]) -> Session:
+    kind = request["kind"]
+    if kind == "torch.compile":
+        _compile_every_batch()
+    options = SessionOptions(
+        device=request["device"],
+        threads=request["threads"],
+        library={"onnxruntime": True, "onnxruntime-stock": False}.get(kind),
+        compiled=kind == "torch.compile",
+    )
+    if kind == "openvino":
+        return OpenVinoSession(Path(request["source"]), options)
+    return open_session(request["source"], options)
+
+
+def _compile_every_batch() -> None:
+    """Let torch.compile specialise for each batch size: otherwise the second one would get slower, dynamic code."""
+    import torch._dynamo.config as settings
+
+    settings.automatic_dynamic_shapes = False
+    settings.recompile_limit = 64  # beyond it torch would silently fall back to eager
+
+
+def _serve(requests: IO[str], replies: IO[str]) -> None:
+    """Answer requests until the pipe closes: ``open``, ``prepare`` (one batch size, warm-up), ``turn`` (timed)."""
+
+    def reply(**answer: Any) -> None:
+        replies.write(json.dumps(answer) + "\n")
+        replies.flush()
+
+    with contextlib.ExitStack() as stack:
+        session: Session | None = None
+        feed: dict[str, NDArray[np.generic]] = {}
+        for line in requests:
+            request = json.loads(line)
+            try:
+                if request["do"] == "open":
+                    session = stack.enter_context(_open(request))
+                    reply(manifest=session.manifest.to_json(), description=session.description)
+                    continue
+                assert session is not None
+                if request["do"] == "prepare":
+                    feed = seeded_feed(session.manifest, request["batch"])
+                    outputs = session.run(feed)  # torch.compile compiles here
+                    _time_runs(session, feed, WARM_UP_SECONDS, WARM_UP_RUNS)
+                    reply(outputs={name: value.tolist() for name, value in outputs.items()})
+                else:
+                    session.run(feed)  # wakes the threads and refills the caches after the others' turns
+                    reply(ms=_time_runs(session, feed, request["seconds"], 1), peak_mib=peak_memory_mib())
+            except LitDeployError as error:
+                reply(error=type(error).__name__, message=str(error))
+            except Exception as error:
+                traceback.print_exc()
+                summary = (str(error).strip().splitlines() or ["no message"])[0]
+                reply(error="LitDeployError", message=f"failed with {type(error).__name__}: {summary}")
+
+
+def _time_runs(session: Session, feed: dict[str, NDArray[np.generic]], seconds: float, runs: int) -> list[float]:
+    """Run for ``seconds`` and at least ``runs`` times; wall-clock milliseconds of every run."""
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < runs or time.perf_counter() - begin < seconds:
+        start = time.perf_counter_ns()
+        session.run(feed)
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    return times
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have Linux kill this process when its parent dies, even if it is stopped at that moment."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            raise SystemExit(1)
+
+
+def main() -> None:
+    """Serve the parent named by the only argument (its process id) over standard input and output."""
+    _die_with_parent(int(sys.argv[1]))
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not land between the replies
+    _serve(sys.stdin, replies)
+
+
+if __name__ == "__main__":
+    main()
