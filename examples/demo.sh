@@ -3,7 +3,7 @@
 # LIT_CKPT=/path/to/lit_s.pth uses the real weights instead of seeded ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=demo
+out=${DEMO_DIR:-demo}
 mkdir -p "$out"
 say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
@@ -19,4 +19,4 @@ checkpoint=${LIT_CKPT:-$out/lit_s.pth}
 [ -n "${LIT_CKPT:-}" ] || say python -m lit_deploy.seeded lit_s "$checkpoint"
 say lit-deploy export --ckpt "$checkpoint" --out "$out/lit_s.onnx"
 say lit-deploy inspect "$out/lit_s.onnx"
-say lit-deploy bench "$out/lit_s.onnx" --ckpt "$checkpoint" --rounds 10 --plot "$out/lit_s.png"
+say lit-deploy bench "$out/lit_s.onnx" --ckpt "$checkpoint" --rounds "${DEMO_ROUNDS:-10}" --plot "$out/lit_s.png"

@@ -40,7 +40,7 @@ class Measurement:
         label, kind: of the contender; ``description``: its session's own words; ``precision``: of its weights.
         batch: images per run; ``samples``: timed runs.
         p50, p90, p95, p99, mean: latency of a whole batch in milliseconds.
-        images_per_second: throughput, from the mean.
+        images_per_second: throughput at the median latency; the mean would add the machine's hiccups.
         peak_memory_mib: largest resident memory of its process up to the end of this batch size; sizes run in order.
         speedup: median over rounds of the baseline's time over this one's; ``speedup_quartiles``: lower, upper.
         max_relative_difference: largest output difference to the reference, of the reference's largest output; None
@@ -339,7 +339,7 @@ def _measurements(turns: list[_Turns], batch: int) -> list[Measurement]:
             Measurement(
                 entry.contender.label, entry.contender.kind, entry.description, entry.manifest.precision,
                 batch, len(runs),
-                p50, p90, p95, p99, mean, batch * 1000 / mean, turn.peak_memory_mib,
+                p50, p90, p95, p99, mean, batch * 1000 / p50, turn.peak_memory_mib,
                 speedup, (lower, upper), entry.difference, tuple(float(value) for value in medians),
             )
         )  # fmt: skip

@@ -96,7 +96,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     classes = unpacked.classes if unpacked.classes and len(unpacked.classes) == spec.num_classes else None
-    return Checkpoint(path, _sha256(path), unpacked.container, spec, state, unpacked.metadata, classes)
+    return Checkpoint(path, sha256_of(path), unpacked.container, spec, state, unpacked.metadata, classes)
 
 
 def _read_torch(path: Path, kind: ContainerKind) -> Any:
@@ -273,9 +273,7 @@ def _float32(key: str, tensor: Tensor) -> Tensor:
     return value
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lit_deploy.artifact import manifest_of, read_onnx, sha256_of
+from lit_deploy.artifact import manifest_of, read_onnx
+from lit_deploy.checkpoints import load_checkpoint, sha256_of
 from lit_deploy.errors import UsageError
 from lit_deploy.key_layout import mac_count, parameter_count
 
@@ -27,8 +28,6 @@ def inspect_file(source: str | Path) -> dict[str, Any]:
 
 
 def _checkpoint(source: str | Path) -> dict[str, Any]:
-    from lit_deploy.checkpoints import load_checkpoint
-
     checkpoint = load_checkpoint(source)
     return {
         "kind": "LIT checkpoint",

@@ -1,0 +1,217 @@
+"""What an exported file says about itself, and how files come to be: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from exported import edited, export_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_deploy.artifact import (
+    FORMAT,
+    MANIFEST_KEY,
+    Manifest,
+    atomic_path,
+    read_manifest,
+    set_manifest,
+)
+from lit_deploy.checkpoints import sha256_of
+from lit_deploy.errors import ArtifactError, LitDeployError, UsageError
+from lit_deploy.inspection import inspect_file
+from lit_deploy.specs import InputSpec, ModelSpec
+
+MODEL = ModelSpec("custom", "lit", (8, 16, 32, 32), (1, 1, 2, 1), (2, 4), (2, 2, 2, 2), (80, 48), 3)
+MANIFEST = Manifest(
+    MODEL, InputSpec("uint8", 80, 48, 55, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)), "top5", ("a", "Ä\n", ""), "fp16", 4, True,
+    ("patch_embed", "norm"), "x.pth", "00ff", 1, {"torch": "2"}, "2026-01-01T00:00:00+00:00", {"cosine": 1.0},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(checkpoint_file: Callable[[str], Path]) -> Path:
+    return export_of(checkpoint_file("tiny"))
+
+
+# ------------------------------------------------------------------------------------------------------- manifest
+
+
+def test_manifest_round_trip() -> None:
+    text = MANIFEST.to_json()
+    assert "\n" not in text
+    assert Manifest.from_json(text) == MANIFEST
+    dynamic = replace(MANIFEST, batch=None, parity=None)
+    assert Manifest.from_json(dynamic.to_json()) == dynamic
+
+
+@settings(deadline=None)
+@given(labels=st.lists(st.text(max_size=20), max_size=5), source=st.text(max_size=30))
+def test_manifest_keeps_any_text(labels: list[str], source: str) -> None:
+    manifest = replace(MANIFEST, labels=tuple(labels), source=source)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_newer_manifest_is_refused() -> None:
+    raw = json.loads(MANIFEST.to_json())
+    raw["format"] = FORMAT + 1
+    with pytest.raises(ArtifactError, match=rf"format {FORMAT + 1} is not the format {FORMAT} .* upgrade"):
+        Manifest.from_json(json.dumps(raw))
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_damaged_manifest_is_refused_in_words(data: st.DataObject) -> None:
+    """Cut, flipped, a part missing or replaced: read as something of the right form, or refused."""
+    text = MANIFEST.to_json()
+    kind = data.draw(st.sampled_from(("cut", "flip", "drop", "replace")))
+    if kind == "cut":
+        text = text[: data.draw(st.integers(0, len(text) - 1))]
+    elif kind == "flip":
+        place = data.draw(st.integers(0, len(text) - 1))
+        text = text[:place] + data.draw(st.characters(max_codepoint=0x17F)) + text[place + 1 :]
+    else:
+        raw = json.loads(text)
+        inner = data.draw(st.sampled_from([raw, raw["model"], raw["input"]]))
+        key = data.draw(st.sampled_from(sorted(inner)))
+        if kind == "drop":
+            del inner[key]
+        else:
+            inner[key] = data.draw(st.sampled_from((None, [], {}, "x", -1, 1.5, [1], [[1]])))
+        text = json.dumps(raw)
+    try:
+        Manifest.from_json(text)
+    except ArtifactError as error:
+        assert "\n" not in str(error)
+
+
+WRONG: list[tuple[str, str, Any]] = [
+    ("input", "height", "x"), ("input", "height", 0), ("input", "width", None), ("input", "resize", []),
+    ("input", "resize", 0), ("input", "mean", [1, 2]), ("input", "std", "x"), ("input", "std", [1, 1, 0]),
+    ("input", "kind", "video"), ("input", "interpolation", {}), ("model", "num_classes", "many"),
+    ("model", "image_size", [1]), ("model", "family", "swin"), ("", "output", "masks"), ("", "precision", "int3"),
+    ("", "batch", "two"), ("", "batch", 0), ("", "labels", 3), ("", "layers", [1]), ("", "source_sha256", 7),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "key", "value"), WRONG, ids=lambda value: str(value) or "manifest")
+def test_manifest_with_an_impossible_value_is_refused(part: str, key: str, value: Any) -> None:
+    """Refused when read: later it would be a traceback, in the middle of preprocessing or of a report."""
+    raw = json.loads(MANIFEST.to_json())
+    (raw[part] if part else raw)[key] = value
+    with pytest.raises(ArtifactError, match=key):
+        Manifest.from_json(json.dumps(raw))
+
+
+def test_manifest_in_the_file(tiny: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(tiny)
+    other = replace(manifest, labels=tuple("abcdefg"))
+    path = edited(tiny, tmp_path / "other.onnx", lambda model: set_manifest(model, other))
+    assert read_manifest(path) == other
+    keys = [entry.key for entry in onnx.load(str(path)).metadata_props]
+    assert keys.count(MANIFEST_KEY) == 1, "replaced, not added"
+
+
+# ----------------------------------------------------------------------------------------------------- reading
+
+
+def bad_files(folder: Path, good: Path) -> dict[str, Path]:
+    """Files that are no exported file, by what is wrong with them."""
+    content = good.read_bytes()
+    written = {
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "header only": content[:40],
+        "text": b"this is not a model\n" * 20,
+        "png": b"\x89PNG\r\n\x1a\n" + bytes(64),
+        "zip": b"PK\x03\x04" + bytes(64),
+        "zeros": bytes(4096),
+    }
+    for name, value in written.items():
+        folder.joinpath(f"{name}.onnx").write_bytes(value)
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    foreign = onnx.helper.make_model(onnx.helper.make_graph([node], "foreign", info[:1], info[1:]))
+    onnx.save(foreign, str(folder / "foreign.onnx"))
+    edited(good, folder / "no nodes.onnx", lambda model: model.graph.ClearField("node"))
+    folder.joinpath("directory.onnx").mkdir()
+    names = [*written, "foreign", "no nodes", "directory", "missing"]
+    return {name: folder / f"{name}.onnx" for name in names}
+
+
+def test_unusable_files_are_named(tiny: Path, tmp_path: Path) -> None:
+    for name, path in bad_files(tmp_path, tiny).items():
+        for function in (read_manifest, inspect_file):
+            with pytest.raises(ArtifactError) as caught:
+                function(path)
+            assert str(path) in str(caught.value), name
+            assert "\n" not in str(caught.value), name
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_flipped_bits_are_read_or_refused(tiny: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    content = bytearray(tiny.read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    for _ in range(data.draw(st.integers(1, 3)) if content else 0):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.getbasetemp() / "flipped.onnx"
+    path.write_bytes(content)
+    try:
+        read_manifest(path)
+        inspect_file(path)
+    except LitDeployError as error:
+        assert "\n" not in str(error)
+
+
+# ------------------------------------------------------------------------------------------------------ writing
+
+
+def test_atomic_path_renames_a_whole_file(tmp_path: Path) -> None:
+    final = tmp_path / "a.onnx"
+    final.write_text("old")
+    with atomic_path(final) as part:
+        assert part.parent == final.parent, "a rename is atomic within one file system only"
+        assert part.suffix == ".onnx"
+        part.write_text("new")
+        assert final.read_text() == "old"
+    assert final.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.onnx"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_atomic_path_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
+    final = tmp_path / "a.onnx"
+    final.write_text("old")
+    expected = UsageError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected) as caught, atomic_path(final) as part:
+        part.write_text("half")
+        raise error
+    if isinstance(error, OSError):
+        assert str(caught.value) == f"cannot write {final}: No space left on device"
+    assert final.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.onnx"]
+
+
+def test_atomic_path_refuses_what_cannot_be_written(tmp_path: Path) -> None:
+    tmp_path.joinpath("file").write_text("")
+    for final, word in (
+        (tmp_path, "is a directory"),
+        (tmp_path / "absent" / "a.onnx", "does not exist"),
+        (tmp_path / "file" / "a.onnx", "does not exist"),
+    ):
+        with pytest.raises(UsageError, match=word), atomic_path(final):
+            pytest.fail("the body must not run")
+
+
+def test_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

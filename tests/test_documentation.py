@@ -1,0 +1,100 @@
+"""Every command and every Python line of the README and of the examples is run, in order, as it is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_deploy.seeded import synthetic_image
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+ELSEWHERE = {
+    "pip install '.[ort,plot]'": "test_packaging.py builds and inspects that wheel",
+    "make demo": "test_demo below runs the script behind it",
+    "make test": "is what runs this test",
+}
+"""Commands that cannot run inside the test, and what runs them."""
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    return [line for block in blocks(text, "sh") for line in block.splitlines() if line.strip()]
+
+
+def run(command: list[str] | str, folder: Path, **variables: str) -> str:
+    """Run in ``folder`` with this interpreter's scripts first on the path; fail with everything that was printed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, shell=isinstance(command, str), capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "photos").mkdir()
+    for name in ("photo.jpg", "other.png"):
+        Image.fromarray(synthetic_image(1, name, 300, 400)).save(folder / "photos" / name)
+    return folder
+
+
+def test_readme_commands(workspace: Path) -> None:
+    listed = commands(README)
+    assert len(listed) >= 10
+    for command in listed:
+        if command not in ELSEWHERE:
+            run(command, workspace)
+    assert (workspace / "lit_s.onnx").stat().st_size > 100e6
+    assert (workspace / "lit_s_fp16.onnx").stat().st_size < 65e6
+    for chart in ("layers.png", "speed.png"):
+        with Image.open(workspace / chart) as image:
+            assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+
+
+def test_readme_python(workspace: Path) -> None:
+    (code,) = blocks(README, "python")
+    printed = run([sys.executable, "-c", code], workspace)
+    assert printed.startswith("pass ")
+
+
+def test_readme_links_exist() -> None:
+    for document in (ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links {target}"
+
+
+def test_command_line_reference_is_current(tmp_path: Path) -> None:
+    typer = Path(sys.executable).parent / "typer"
+    run([str(typer), "lit_deploy.cli", "utils", "docs", "--name", "lit-deploy", "--output", str(tmp_path / "cli.md")], ROOT)
+    assert (tmp_path / "cli.md").read_text() == (ROOT / "docs" / "cli.md").read_text(), "run: make docs"
+
+
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*/README.md")), ids=lambda path: path.parent.name)
+def test_example_commands(example: Path, tmp_path: Path) -> None:
+    """Examples run from the root of the repository: here a copy of what they read, so that nothing is left behind."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "demo").mkdir()
+    for command in commands(example.read_text()):
+        run(command.replace("train.py", "train.py --epochs 1"), tmp_path)
+
+
+def test_demo(tmp_path: Path) -> None:
+    printed = run(["bash", str(ROOT / "examples" / "demo.sh")], ROOT, DEMO_DIR=str(tmp_path), DEMO_ROUNDS="2")
+    assert (tmp_path / "lit_s.onnx").exists()
+    assert (tmp_path / "lit_s.png").exists()
+    assert "359" in printed or "358" in printed or "360" in printed
