@@ -30,6 +30,8 @@ from lit_deploy.specs import TOLERANCES, PrecisionName
 
 Progress = Callable[[str], None]
 PERCENTILES = (50, 90, 95, 99)
+QUIET = 0.1
+"""Share of the cores that other processes may take before a benchmark is called disturbed."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class BenchReport:
         turn_seconds, rounds: length of a turn and turns per contender and batch size.
         measurements: in order of batch size, then of the contenders.
         exclusions: contenders that were not timed.
+        other_cores: cores that other processes kept busy, on average over the turns of the most disturbed batch size;
+            None where not known.
         machine: where and when.
     """
 
@@ -112,7 +116,13 @@ class BenchReport:
     rounds: int
     measurements: tuple[Measurement, ...]
     exclusions: tuple[Exclusion, ...]
+    other_cores: float | None
     machine: Machine
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the machine had little else to do; the numbers mean nothing otherwise."""
+        return self.other_cores is None or self.other_cores < QUIET * self.machine.cores
 
 
 def bench_files(
@@ -198,6 +208,7 @@ def run_bench(
         done += 1
 
     measurements: list[Measurement] = []
+    other_cores: list[float] = []
     with contextlib.ExitStack() as stack:
         entries: list[_Entry] = []
         for contender in running:
@@ -216,12 +227,14 @@ def run_bench(
             done += len(refused) * rounds
             turns = _take_turns(agreeing, batch, rounds, turn_seconds, timeout, tick)
             measurements += _measurements(turns, batch)
+            busy = [cores for turn in turns for cores in turn.other_cores]
+            other_cores += [float(np.mean(busy))] if busy else []
     spec = entries[0].manifest.model
     order = {label: position for position, label in enumerate(labels)}
     measurements.sort(key=lambda m: (batches.index(m.batch), order[m.label]))
     return BenchReport(
         spec.name, spec.image_size, used, baseline.label, turn_seconds, rounds,
-        tuple(measurements), tuple(exclusions), machine,
+        tuple(measurements), tuple(exclusions), max(other_cores, default=None), machine,
     )  # fmt: skip
 
 
@@ -243,6 +256,7 @@ class _Turns:
     entry: _Entry
     rounds: tuple[tuple[float, ...], ...]
     peak_memory_mib: float
+    other_cores: tuple[float, ...]
 
 
 def _check_batches(entry: _Entry, batches: Sequence[int]) -> None:
@@ -310,18 +324,23 @@ def _take_turns(
     entries: list[_Entry], batch: int, rounds: int, seconds: float, timeout: float, tick: Callable[[str], None]
 ) -> list[_Turns]:
     """Let every entry run for ``seconds`` in every round; a new one begins each time, in alternating direction."""
-    times: dict[str, list[tuple[float, ...]]] = {entry.contender.label: [] for entry in entries}
-    peaks: dict[str, float] = {}
+    answers: dict[str, list[dict[str, Any]]] = {entry.contender.label: [] for entry in entries}
     for index in range(rounds):
         start = index % len(entries)
         order = entries[start:] + entries[:start]
         for entry in order if index % 2 == 0 else reversed(order):
             label = entry.contender.label
             tick(f"{label}, batch {batch}, round {index + 1} of {rounds}")
-            answer = entry.worker.ask(timeout, do="turn", seconds=seconds)
-            times[label].append(tuple(answer["ms"]))
-            peaks[label] = answer["peak_mib"]
-    return [_Turns(entry, tuple(times[entry.contender.label]), peaks[entry.contender.label]) for entry in entries]
+            answers[label].append(entry.worker.ask(timeout, do="turn", seconds=seconds))
+    return [
+        _Turns(
+            entry,
+            tuple(tuple(answer["ms"]) for answer in answers[entry.contender.label]),
+            answers[entry.contender.label][-1]["peak_mib"],
+            tuple(a["other_cores"] for a in answers[entry.contender.label] if a["other_cores"] is not None),
+        )
+        for entry in entries
+    ]
 
 
 def _measurements(turns: list[_Turns], batch: int) -> list[Measurement]:

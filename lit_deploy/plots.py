@@ -157,18 +157,31 @@ def _titles(figure: Any, title: str, setting: str) -> None:
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.52 * inch), w_pad=1.0)
 
 
-@contextmanager
-def _figure(path: Path, columns: int, size: tuple[float, float]) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield a figure and its panels in a row; write it to ``path`` when the body ends without an error."""
+def check_chart(path: Path) -> None:
+    """Raise what drawing to ``path`` would raise; call it before minutes of measuring.
+
+    Raises:
+        MissingDependency: matplotlib is not installed. UsageError: an unknown file type, or no such directory.
+    """
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"the chart is to be written to {path.name}, expected a name ending in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: its directory {path.parent} does not exist")
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError:
         raise MissingDependency(
             "charts need matplotlib, which is not installed; run: pip install 'lit-deploy[plot]'"
         ) from None
+
+
+@contextmanager
+def _figure(path: Path, columns: int, size: tuple[float, float]) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield a figure and its panels in a row; write it to ``path`` when the body ends without an error."""
+    check_chart(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, facecolor="white")
     FigureCanvasAgg(figure)
     panels = [figure.add_subplot(1, columns, column + 1) for column in range(columns)]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -23,7 +24,7 @@ from lit_deploy.artifact import atomic_path
 from lit_deploy.errors import ParityFailed, StateDictMismatch, UsageError
 
 # cli.py knows one module for everything that is shown.
-from lit_deploy.plots import bench_plot, bench_settings, layers_plot, model_title
+from lit_deploy.plots import bench_plot, bench_settings, check_chart, layers_plot, model_title
 from lit_deploy.verify import MIN_OFFSET_STD
 
 if TYPE_CHECKING:
@@ -35,11 +36,15 @@ if TYPE_CHECKING:
     from lit_deploy.predict import Prediction
     from lit_deploy.verify import VerifyReport
 
-__all__ = ["bench_plot", "layers_plot"]
+__all__ = ["bench_plot", "check_chart", "layers_plot"]
 
 PIPED_WIDTH = 140
 """Columns of a table that goes to a file or a pipe."""
 
+BENCH_COLUMNS = (
+    "contender", "batch",
+    "p50", "p90", "p95", "p99", "mean", "images/s", "peak MiB", "speed-up (quartiles)", "difference",
+)  # fmt: skip
 VERDICT_STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 STATUS_STYLES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
 
@@ -91,18 +96,21 @@ def _plain(value: Any) -> Any:
 
 def bench_table(report: BenchReport) -> RenderableType:
     """Latency percentiles (ms), throughput, memory and speed-up of every contender and batch size."""
-    table = Table(title=_bench_title(report), caption=_bench_caption(report), caption_justify="left")
+    table = Table(
+        title=_bench_title(report), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True
+    )
     table.add_column("contender", min_width=14, overflow="fold")
-    for column in _bench_columns(report)[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    previous = None
-    for measurement in report.measurements:
-        if previous not in (None, measurement.batch):
-            table.add_section()
-        previous = measurement.batch
-        ours = measurement.kind == "onnxruntime"
-        table.add_row(*map(_text, _bench_row(measurement)), style="bold" if ours else None)
-    return Group(table, *(_text(line, "yellow") for line in _exclusion_lines(report)))
+    for column in BENCH_COLUMNS[2:-2]:
+        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True, overflow="fold")
+    table.add_column(BENCH_COLUMNS[-2].replace(" ", "\n"), justify="right", min_width=12)
+    for batch in dict.fromkeys(m.batch for m in report.measurements):
+        table.add_row(f"batch {batch}", style="dim")
+        for measurement in (m for m in report.measurements if m.batch == batch):
+            label, _, *numbers, _ = map(_text, _bench_row(measurement))
+            table.add_row(label, *numbers, style="bold" if measurement.kind == "onnxruntime" else None)
+        table.add_section()
+    notes = _text(f"{_bench_differences(report)}\n{_bench_caption(report)}", "dim")
+    return Group(table, *(_text(line, "yellow") for line in _warning_lines(report)), notes)
 
 
 def bench_json(report: BenchReport) -> str:
@@ -132,19 +140,18 @@ def bench_from_json(text: str) -> BenchReport:
 
 def bench_markdown(report: BenchReport) -> str:
     """The table, the setting and the machine as Markdown."""
-    columns = _bench_columns(report)
     lines = [
         f"**{_bench_title(report)}**",
         "",
-        f"| {' | '.join(columns)} |",
-        f"|-|{'-:|' * (len(columns) - 1)}",
+        f"| {' | '.join(BENCH_COLUMNS)} |",
+        f"|-|{'-:|' * (len(BENCH_COLUMNS) - 1)}",
         *(f"| {' | '.join(_bench_row(measurement))} |" for measurement in report.measurements),
         "",
         _bench_caption(report).replace("\n", "\n\n"),
     ]
-    exclusions = _exclusion_lines(report)
-    if exclusions:
-        lines += ["", *(f"* {line}" for line in exclusions)]
+    warnings = _warning_lines(report)
+    if warnings:
+        lines += ["", *(f"* {line}" for line in warnings)]
     return "\n".join(lines) + "\n"
 
 
@@ -152,15 +159,15 @@ def _bench_title(report: BenchReport) -> str:
     return f"{model_title(report)}: latency of one batch in milliseconds"
 
 
-def _bench_columns(report: BenchReport) -> list[str]:
-    columns = ["contender", "batch", "p50", "p90", "p95", "p99", "mean", "images/s", "peak MiB", "speed-up [quartiles]"]
-    return [*columns, "difference"] if any(m.max_relative_difference for m in report.measurements) else columns
+def _bench_differences(report: BenchReport) -> str:
+    differences = [m.max_relative_difference for m in report.measurements if m.max_relative_difference is not None]
+    return f"Outputs agree within {max(differences, default=0.0):.1e} of the largest."
 
 
 def _bench_row(m: Measurement) -> list[str]:
     lower, upper = m.speedup_quartiles
     times = [f"{value:.{_decimals(m.p50)}f}" for value in (m.p50, m.p90, m.p95, m.p99, m.mean)]
-    speedup = f"{m.speedup:.2f} [{lower:.2f}, {upper:.2f}]"
+    speedup = f"{m.speedup:.2f} ({lower:.2f}-{upper:.2f})"
     difference = "not compared" if m.max_relative_difference is None else f"{m.max_relative_difference:.1e}"
     return [
         m.label,
@@ -190,11 +197,17 @@ def _bench_caption(report: BenchReport) -> str:
     )
 
 
-def _exclusion_lines(report: BenchReport) -> list[str]:
-    return [
+def _warning_lines(report: BenchReport) -> list[str]:
+    lines = [
         f"{e.label}{'' if e.batch is None else f', batch {e.batch}'}: not measured, {e.reason}"
         for e in report.exclusions
     ]
+    if not report.quiet:
+        lines.append(
+            f"disturbed: other processes kept {report.other_cores:.1f} of {report.machine.cores} cores busy; "
+            "measure again on a quiet machine"
+        )
+    return lines
 
 
 # --- verify and export ------------------------------------------------------------------------------------------------
@@ -231,7 +244,7 @@ def layers_table(report: VerifyReport) -> RenderableType:
         first = layer.name == report.first_departure
         inside = layer.relative <= report.tolerance.relative
         table.add_row(
-            layer.name, f"{layer.relative:.2e}", f"{layer.max_abs:.2e}", f"{layer.cosine:.7f}",
+            _text(layer.name), f"{layer.relative:.2e}", f"{layer.max_abs:.2e}", f"{layer.cosine:.7f}",
             "first departure" if first else "" if inside else "outside",
             style="bold red" if first else None if inside else "red",
         )  # fmt: skip

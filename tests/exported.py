@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from lit_deploy.errors import LitDeployError
 from lit_deploy.export import export_checkpoint
 from lit_deploy.exporters.onnx import OnnxOptions
 from lit_deploy.native import BUILD_COMMAND, find_library
@@ -51,3 +53,13 @@ def change_initializer(model: onnx.ModelProto, name: str, change: Callable[[Any]
     assert after.shape == before.shape
     assert (after != before).any(), f"the change of {name} changes nothing"
     tensor.CopyFrom(numpy_helper.from_array(after, name))
+
+
+@contextmanager
+def refused_at_most_in_one_sentence() -> Iterator[None]:
+    """Let lit-deploy refuse what happens inside, in one line; any other exception is a bug and passes through."""
+    try:
+        yield
+    except LitDeployError as error:
+        if "\n" in str(error):
+            pytest.fail(f"more than one line: {error}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 import pytest
-from exported import edited, export_of
+from exported import edited, export_of, refused_at_most_in_one_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ from lit_deploy.artifact import (
     set_manifest,
 )
 from lit_deploy.checkpoints import sha256_of
-from lit_deploy.errors import ArtifactError, LitDeployError, UsageError
+from lit_deploy.errors import ArtifactError, UsageError
 from lit_deploy.inspection import inspect_file
 from lit_deploy.specs import InputSpec, ModelSpec
 
@@ -85,10 +85,8 @@ def test_damaged_manifest_is_refused_in_words(data: st.DataObject) -> None:
         else:
             inner[key] = data.draw(st.sampled_from((None, [], {}, "x", -1, 1.5, [1], [[1]])))
         text = json.dumps(raw)
-    try:
+    with refused_at_most_in_one_sentence():
         Manifest.from_json(text)
-    except ArtifactError as error:
-        assert "\n" not in str(error)
 
 
 WRONG: list[tuple[str, str, Any]] = [
@@ -105,7 +103,7 @@ def test_manifest_with_an_impossible_value_is_refused(part: str, key: str, value
     """Refused when read: later it would be a traceback, in the middle of preprocessing or of a report."""
     raw = json.loads(MANIFEST.to_json())
     (raw[part] if part else raw)[key] = value
-    with pytest.raises(ArtifactError, match=key):
+    with pytest.raises(ArtifactError, match="manifest"):
         Manifest.from_json(json.dumps(raw))
 
 
@@ -156,7 +154,9 @@ def test_unusable_files_are_named(tiny: Path, tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_flipped_bits_are_read_or_refused(tiny: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_flipped_bits_are_read_or_refused(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     content = bytearray(tiny.read_bytes())
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content) - 1)) :]
@@ -164,11 +164,9 @@ def test_flipped_bits_are_read_or_refused(tiny: Path, tmp_path_factory: pytest.T
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path = tmp_path_factory.getbasetemp() / "flipped.onnx"
     path.write_bytes(content)
-    try:
+    with refused_at_most_in_one_sentence():
         read_manifest(path)
         inspect_file(path)
-    except LitDeployError as error:
-        assert "\n" not in str(error)
 
 
 # ------------------------------------------------------------------------------------------------------ writing
@@ -191,9 +189,14 @@ def test_atomic_path_leaves_the_old_file(tmp_path: Path, error: BaseException) -
     final = tmp_path / "a.onnx"
     final.write_text("old")
     expected = UsageError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected) as caught, atomic_path(final) as part:
-        part.write_text("half")
-        raise error
+
+    def write() -> None:
+        with atomic_path(final) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(expected) as caught:
+        write()
     if isinstance(error, OSError):
         assert str(caught.value) == f"cannot write {final}: No space left on device"
     assert final.read_text() == "old"

@@ -220,7 +220,7 @@ def _rename(proto: onnx.ModelProto, prefix: str) -> None:
     for node in proto.graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in values]
-    for item in (*proto.graph.initializer, *proto.graph.value_info):
+    for item in (*proto.graph.initializer, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         item.name = names.get(item.name, item.name)
         del item.metadata_props[:]
     del proto.graph.metadata_props[:]

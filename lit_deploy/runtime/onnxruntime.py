@@ -40,7 +40,7 @@ class OnnxRuntimeSession:
         self.manifest = manifest_of(model, self._path)
         ort = _import_onnxruntime()
         settings = ort.SessionOptions()
-        settings.log_severity_level = 3
+        settings.log_severity_level = 4  # what it would log as an error is raised as well
         if self._options.threads is not None:
             settings.intra_op_num_threads = self._options.threads
         library = self._library()
@@ -56,8 +56,9 @@ class OnnxRuntimeSession:
         if self._options.layers:
             source = _with_layer_outputs(model, self.manifest.layers)
         del model
-        try:
-            self._session = ort.InferenceSession(source, settings, providers=_providers(ort, self._options.device))
+        providers = _providers(ort, self._options.device)
+        try:  # its own fallback would print to stdout and try the same again
+            self._session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
         except Exception as error:
             raise ArtifactError(f"ONNX Runtime {ort.__version__} refuses {self._path}: {_first_line(error)}") from None
         kind = "lit-deploy kernel" if library else "inlined" if self.manifest.portable else "built-in function"

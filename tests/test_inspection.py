@@ -1,0 +1,80 @@
+"""What ``inspect`` tells about checkpoints and exported files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from exported import export_of
+from golden import TINY
+
+from lit_deploy.errors import CheckpointError, LitDeployError, UsageError
+from lit_deploy.inspection import inspect_file
+from lit_deploy.key_layout import mac_count, parameter_count
+from lit_deploy.seeded import make_state, save_checkpoint
+
+CheckpointFile = Callable[[str], Path]
+
+
+def test_checkpoint(checkpoint_file: CheckpointFile) -> None:
+    path = checkpoint_file("tiny")
+    told = inspect_file(path)
+    assert told["kind"] == "LIT checkpoint"
+    assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told["container"] == "zip, 'model' + CfgNode"
+    assert (told["parameters"], told["macs"]) == (parameter_count(TINY), mac_count(TINY))
+    assert told["model"]["embed_dims"] == TINY.embed_dims
+    assert told["model"]["num_classes"] == 7
+    assert told["metadata"]["epoch"] == 299
+    json.dumps(told)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_exported_file(portable: bool, checkpoint_file: CheckpointFile) -> None:
+    checkpoint = checkpoint_file("tiny")
+    path = export_of(checkpoint, portable=True) if portable else export_of(checkpoint)
+    told = inspect_file(str(path))
+    assert told["kind"] == "lit-deploy ONNX file"
+    assert told["size"] == path.stat().st_size
+    assert told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told["source_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert told["source"] == "tiny.pth"
+    if portable:
+        assert told["opset"] == {"ai.onnx": 20}
+        assert told["functions"] == []
+        assert told["nodes"]["GridSample"] == 3
+    else:
+        assert told["opset"] == {"ai.onnx": 20, "lit_deploy": 1}
+        assert told["functions"] == ["DeformableTokenMerging"]
+        assert told["nodes"]["DeformableTokenMerging"] == 3
+    assert told["input"]["mean"] == (0.485, 0.456, 0.406)
+    assert (told["precision"], told["output"], told["batch"], told["portable"]) == ("fp32", "logits", None, portable)
+    assert told["parity"] is None
+    assert told["labels"] == ["class 0", "class 1", "class 2", "... 7 in all"]
+    json.dumps(told)
+
+
+def test_few_labels_are_all_shown(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
+    told = inspect_file(export_of(checkpoint_file("tiny"), output="top5"))
+    assert told["output"] == "top5"
+    save_checkpoint(make_state(TINY), tmp_path / "LIT.PTH")
+    assert inspect_file(tmp_path / "LIT.PTH")["kind"] == "LIT checkpoint", "the content counts, not the ending"
+
+
+@pytest.mark.parametrize("name", ["lit.engine", "lit.plan"])
+def test_engines(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="TensorRT is not in this release"):
+        inspect_file(tmp_path / name)
+
+
+def test_other_files(tmp_path: Path) -> None:
+    for name, content in (("a.pth", b"hello"), ("b.pth", b"\x89PNG\r\n\x1a\n"), ("c.bin", b""), ("d.onnx", b"hello")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LitDeployError, match=name) as caught:
+            inspect_file(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError):
+        inspect_file(tmp_path / "absent.pth")

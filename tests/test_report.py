@@ -1,0 +1,257 @@
+"""Results on the terminal, as JSON, as Markdown and as charts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lit_deploy import report
+from lit_deploy.bench import BenchReport, Exclusion, Machine, Measurement
+from lit_deploy.doctor import Check, Diagnosis
+from lit_deploy.errors import MissingDependency, ParityFailed, StateDictMismatch, UsageError
+from lit_deploy.models.registry import OFFICIAL
+from lit_deploy.predict import Prediction
+from lit_deploy.specs import TOLERANCES
+from lit_deploy.verify import Comparison, VerifyReport
+
+
+def measurement(label: str, batch: int, p50: float, speedup: float, **changes: object) -> Measurement:
+    fields = {
+        "label": label, "kind": "onnxruntime-stock", "description": f"{label} 1.0 cpu", "precision": "fp32",
+        "batch": batch, "samples": 40, "p50": p50, "p90": p50 * 1.1, "p95": p50 * 1.2, "p99": p50 * 1.5,
+        "mean": p50 * 1.05, "images_per_second": batch * 1000 / p50, "peak_memory_mib": 312.5, "speedup": speedup,
+        "speedup_quartiles": (speedup * 0.9, speedup * 1.1), "max_relative_difference": 3e-7,
+        "round_ms": (p50, p50 * 1.01),
+    }  # fmt: skip
+    return Measurement(**{**fields, **changes})
+
+
+@pytest.fixture
+def bench() -> BenchReport:
+    machine = Machine("Some CPU [v2]", 2, (), "Some OS", "3.11.7", {"numpy": "2.4"}, "2026-01-02T03:04:05+00:00", 0.25)
+    measurements = (
+        measurement("PyTorch eager", 1, 60.0, 1.0, kind="torch", max_relative_difference=0.0),
+        measurement("with kernel", 1, 20.0, 3.0, kind="onnxruntime"),
+        measurement("floor", 1, 15.0, 4.0, max_relative_difference=None),
+        measurement("PyTorch eager", 8, 480.0, 1.0, kind="torch", max_relative_difference=0.0),
+        measurement("with kernel", 8, 0.5, 2.5, kind="onnxruntime"),
+    )
+    exclusions = (Exclusion("OpenVINO", None, "not installed"), Exclusion("floor", 8, "refused: [too] different"))
+    return BenchReport("lit_s", (224, 224), 2, "PyTorch eager", 0.3, 20, measurements, exclusions, 0.1, machine)
+
+
+@pytest.fixture
+def parity() -> VerifyReport:
+    layers = tuple(Comparison(f"layers.0.blocks.{i}", 1e-5, 1e-6, 2e-7, 0.9999999) for i in range(3))
+    layers += (
+        Comparison("layers.0.downsample", 0.5, 0.1, 0.2, 0.7),
+        Comparison("norm", math.inf, math.inf, math.inf, -1),
+    )
+    return VerifyReport(
+        "some/folder/lit_s.onnx", "ONNX Runtime 1.31 cpu", "PyTorch 2.13 cpu", "fp32", TOLERANCES["fp32"], 8, "seeded",
+        Comparison("logits", math.inf, 0.5, math.inf, -1.0), 0.5, 0.25, 0.31, layers, "layers.0.downsample", "fail",
+        ("logits: relative error inf exceeds 1e-05", "layers.0.downsample is the first layer outside the tolerance"),
+    )  # fmt: skip
+
+
+def rendered(what: object, width: int = 160) -> str:
+    console = Console(width=width, file=None, record=True, quiet=False, force_terminal=False)
+    with console.capture() as capture:
+        console.print(what)
+    return capture.get()
+
+
+def test_bench_table(bench: BenchReport) -> None:
+    text = rendered(report.bench_table(bench))
+    for expected in (
+        "LIT-S 224x224", "images/s", "MiB", "3.00 (2.70-3.30)", "60.0", "0.500", "16000.0", "312",
+        "agree within 3.0e-07", "Some CPU [v2]", "2 threads", "fp32", "load average",
+        "median and quartiles over 20 rounds", "OpenVINO: not measured, not installed",
+        "floor, batch 8: not measured, refused: [too] different",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_bench_table_fits_a_narrow_terminal_without_losing_numbers(bench: BenchReport) -> None:
+    text = rendered(report.bench_table(dataclasses.replace(bench, exclusions=())), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "(2.70-3.30)" in text
+    assert "16000.0" in text
+    assert "…" not in text
+
+
+def test_bench_json_round_trip(bench: BenchReport) -> None:
+    text = report.bench_json(bench)
+    assert json.loads(text)["measurements"][1]["round_ms"] == [20.0, 20.2]
+    assert report.bench_from_json(text) == bench
+    for damaged in ("{}", "nonsense", text.replace('"p50"', '"p51"'), "[1]"):
+        with pytest.raises(UsageError, match="not the JSON"):
+            report.bench_from_json(damaged)
+
+
+def test_bench_markdown(bench: BenchReport) -> None:
+    lines = report.bench_markdown(bench).splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + len(bench.measurements)
+    assert len({row.count("|") for row in rows}) == 1
+    cells = [cell.strip() for cell in rows[3].strip("|").split("|")]
+    assert cells[:3] == ["with kernel", "1", "20.0"]
+    assert cells[7:10] == ["50.0", "312", "3.00 (2.70-3.30)"]
+    assert cells[10] == "3.0e-07"
+    assert "not compared" in rows[4]
+    assert "* OpenVINO: not measured, not installed" in lines
+    assert any("Some CPU" in line for line in lines)
+
+
+def test_disturbed_benchmark_says_so(bench: BenchReport) -> None:
+    assert bench.quiet
+    disturbed = dataclasses.replace(bench, other_cores=1.26)
+    for text in (rendered(report.bench_table(disturbed)), report.bench_markdown(disturbed)):
+        assert "disturbed: other processes kept 1.3 of 2 cores busy" in text
+    assert "disturbed" not in report.bench_markdown(bench)
+    assert dataclasses.replace(bench, other_cores=None).quiet
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", data[16:24])
+
+
+def test_bench_plot(bench: BenchReport, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report.bench_plot(bench, tmp_path / "chart.png")
+    assert min(png_size(tmp_path / "chart.png")) > 300
+    report.bench_plot(bench, tmp_path / "chart.svg")
+    assert "<svg" in (tmp_path / "chart.svg").read_text()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    with pytest.raises(UsageError, match=r"chart\.txt, expected a name ending in \.png"):
+        report.bench_plot(bench, tmp_path / "chart.txt")
+    with pytest.raises(UsageError, match="no measurement to draw"):
+        report.bench_plot(dataclasses.replace(bench, measurements=()), tmp_path / "empty.png")
+    with pytest.raises(UsageError, match="does not exist"):
+        report.bench_plot(bench, tmp_path / "absent" / "chart.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chart.png", "chart.svg"]
+
+
+def test_plot_without_matplotlib(bench: BenchReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingDependency, match=re.escape("pip install 'lit-deploy[plot]'")):
+        report.bench_plot(bench, tmp_path / "chart.png")
+    with pytest.raises(MissingDependency, match="matplotlib"):
+        report.check_chart(tmp_path / "chart.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_table(parity: VerifyReport) -> None:
+    text = rendered(report.verify_table(parity))
+    for expected in ("lit_s.onnx", "<= 1e-05", ">= 0.999999", "50.0%", "FAIL", "8 seeded images", *parity.reasons):
+        assert expected in text, expected
+    passed = dataclasses.replace(
+        parity, verdict="pass", reasons=(), output=Comparison("logits", 1e-6, 1e-7, 3.21e-7, 0.99999995), top1=1.0
+    )
+    text = rendered(report.verify_table(passed))
+    assert "PASS" in text
+    assert "3.21e-07" in text
+
+
+def test_layers_table(parity: VerifyReport) -> None:
+    lines = rendered(report.layers_table(parity)).splitlines()
+    marked = [line for line in lines if "first departure" in line]
+    assert len(marked) == 1
+    assert "layers.0.downsample" in marked[0]
+    assert any("norm" in line and "outside" in line and "inf" in line for line in lines)
+
+
+def test_verify_json_is_strict(parity: VerifyReport) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    value = json.loads(report.verify_json(parity), parse_constant=refuse)
+    assert value["output"]["max_abs"] is None
+    assert value["layers"][0]["relative"] == 2e-7
+    assert value["tolerance"] == {"relative": 1e-5, "cosine": 0.999999}
+
+
+def test_layers_plot(parity: VerifyReport, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report.layers_plot(parity, tmp_path / "layers.svg")
+    drawn = (tmp_path / "layers.svg").read_text()
+    for expected in ("layers.0.downsample", "first departure", "limit 1e-05", "not finite"):
+        assert f"<!-- {expected}" in drawn, expected
+    report.layers_plot(parity, tmp_path / "layers.png")
+    assert min(png_size(tmp_path / "layers.png")) > 300
+    with pytest.raises(UsageError, match="--layers"):
+        report.layers_plot(dataclasses.replace(parity, layers=()), tmp_path / "none.png")
+
+
+def test_error_details(parity: VerifyReport) -> None:
+    error = StateDictMismatch("wrong keys", ("a.weight",), ("b[0]",), (("c", (1, 2), (3, 4)),))
+    text = rendered(report.error_details(error))
+    for expected in ("a.weight", "missing", "b[0]", "unexpected", "shape [1, 2], expected [3, 4]"):
+        assert expected in text, expected
+    assert "FAIL" in rendered(report.error_details(ParityFailed("no", parity)))
+    assert rendered(report.error_details(UsageError("no"))).strip() == ""
+
+
+def test_predictions_inspection_and_models() -> None:
+    predictions = [Prediction("a[1].jpg", (3, 1), ("tiger [cat]", "dog"), (0.75, 0.125))]
+    text = rendered(report.predictions_table(predictions))
+    for expected in ("a[1].jpg", "75.00%", "tiger [cat]", "12.50%"):
+        assert expected in text, expected
+    assert json.loads(report.predictions_json(predictions))[0]["labels"] == ["tiger [cat]", "dog"]
+    text = rendered(report.inspection_table({"kind": "x", "model": {"name": "lit_s", "size": (1, 2)}, "batch": None}))
+    assert re.search(r"model\.name +lit_s", text)
+    assert re.search(r"model\.size +1, 2", text)
+    assert re.search(r"batch +-", text)
+    text = rendered(report.models_table(OFFICIAL))
+    assert "lit_s" in text
+    assert f"{OFFICIAL['lit_s'].parameters / 1e6:.1f} M" in text
+    models = json.loads(report.models_json(OFFICIAL))
+    assert models["lit_ti"]["url"].startswith("https://")
+    assert models["lit_ti"]["spec"]["image_size"] == [224, 224]
+
+
+def test_doctor_table() -> None:
+    checks = (
+        Check("good", "ok", "here [1]", searched=("/not/shown",)),
+        Check("bad", "missing", "not found", ("/one", "/two"), "pip install 'x[y]'"),
+    )
+    text = rendered(report.doctor_table(Diagnosis(checks)))
+    for expected in ("here [1]", "searched /one", "searched /two", "pip install 'x[y]'", "missing"):
+        assert expected in text, expected
+    assert "/not/shown" not in text
+    assert "Everything required" in rendered(report.doctor_table(Diagnosis(checks[:1])))
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    report.write_text("héllo", tmp_path / "a.md")
+    assert (tmp_path / "a.md").read_text(encoding="utf-8") == "héllo\n"
+    with pytest.raises(UsageError, match="cannot write"):
+        report.write_text("x", tmp_path / "absent" / "a.md")
+
+
+def test_show_prints_strings_exactly(capsys: pytest.CaptureFixture[str]) -> None:
+    long = '{"a": "[bold]' + "x" * 300 + '"}'
+    report.show(long)
+    assert capsys.readouterr().out == long + "\n"
+    report.show(report.error_details(StateDictMismatch("no", ("some.key",))), stderr=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "some.key" in captured.err
+
+
+def test_steps_are_silent_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with report.steps() as progress:
+        progress("something [1]")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
