@@ -177,6 +177,8 @@ def verify(
 
     if plot is not None and not layers:
         raise UsageError("--plot draws the error per layer; add --layers")
+    if plot is not None:
+        report.check_chart(plot)
     options = SessionOptions(device, threads, library)
     result = verify_artifact(artifact, ckpt, images=images, limit=limit, layers=layers, options=options)
     if plot is not None:
@@ -221,6 +223,8 @@ def bench(
     from lit_deploy.bench import bench_files
 
     batches = tuple(_positive("--batch", part, "numbers separated by commas, e.g. 1,8") for part in batch.split(","))
+    if plot is not None:
+        report.check_chart(plot)
     with report.steps() as progress:
         result = bench_files(
             artifacts or [], ckpt, batches=batches, rounds=rounds, threads=threads, device=device, progress=progress

@@ -51,7 +51,7 @@ def test_manifest_of_an_export(checkpoint_file: CheckpointFile, tmp_path: Path) 
 
 @pytest.fixture
 def converted(checkpoint_file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint whose conversion, slow and tested above, is replaced by its result; the rest of the export is real."""
+    """A checkpoint whose slow conversion is replaced by its result; the rest of the export is real."""
     checkpoint = checkpoint_file("tiny")
     path = export_of(checkpoint)
 

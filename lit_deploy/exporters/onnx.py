@@ -206,11 +206,14 @@ def _convert(graph: nn.Module, example: Tensor, options: OnnxOptions, layers: tu
 def _rename(proto: onnx.ModelProto, prefix: str) -> None:
     """Name initializers and nodes after the PyTorch modules they come from, and drop the tracer's metadata."""
     names = {value.name: value.name.removeprefix(prefix) for value in proto.graph.initializer}
+    consumer = {value: node for node in reversed(proto.graph.node) for value in node.input}
     taken: dict[str, int] = {}
     for node in proto.graph.node:
-        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
-        modules = [scope.removeprefix(prefix) for scope in re.findall(r"'([^']*)'", scopes)][:-1]
-        name = f"{modules[-1] if modules and modules[-1] != 'model' else 'output'}/{node.op_type}".lstrip("/")
+        # The converter's own nodes (Split) have no scope: they belong where their result goes.
+        module = _module_of(node, prefix)
+        if module is None:
+            module = _module_of(consumer.get(node.output[0], node), prefix)
+        name = f"{module}/{node.op_type}" if module else node.op_type
         count = taken[name] = taken.get(name, -1) + 1
         node.name = f"{name}_{count}" if count else name
         for position, value in enumerate(node.input):
@@ -225,6 +228,15 @@ def _rename(proto: onnx.ModelProto, prefix: str) -> None:
         del item.metadata_props[:]
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]
+
+
+def _module_of(node: onnx.NodeProto, prefix: str) -> str | None:
+    """Name of the PyTorch module that a traced node comes from: empty for the network's own forward, None if unknown."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.name_scopes":
+            modules = re.findall(r"'([^']*)'", entry.value)[:-1]  # the last scope is the operation itself
+            return f"{modules[-1]}.".removeprefix(prefix).rstrip(".") if modules else ""
+    return None
 
 
 def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
