@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from lit_deploy.errors import ArtifactError, UsageError
 from lit_deploy.labels import default_labels
@@ -61,26 +63,40 @@ class Manifest:
     created: str = ""
     parity: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}, expected at least 1")
+
     def to_json(self) -> str:
         """One line of JSON, with the layout's version under ``format``."""
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
+        return msgspec.json.encode({"format": FORMAT, **dataclasses.asdict(self)}).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Read ``to_json``'s output; raises ArtifactError when it is damaged or from a newer lit-deploy."""
         try:
-            raw = json.loads(text)
-            version = raw.pop("format")
+            version = msgspec.json.decode(text, type=_Format).format
             if version != FORMAT:
                 raise ArtifactError(
                     f"manifest format {version} is not the format {FORMAT} this lit-deploy reads; "
                     "upgrade lit-deploy or export again"
                 )
-            raw["model"] = ModelSpec(**{k: _tuples(v) for k, v in raw["model"].items()})
-            raw["input"] = InputSpec(**{k: _tuples(v) for k, v in raw["input"].items()})
-            return cls(**{**raw, "labels": tuple(raw["labels"]), "layers": tuple(raw["layers"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            manifest = msgspec.json.decode(text, type=cls)
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise ArtifactError(f"the manifest inside the file is damaged ({error}); export it again") from None
+        if manifest.op_version != OP_VERSION:
+            raise ArtifactError(
+                f"the file uses version {manifest.op_version} of the operator, this lit-deploy implements version "
+                f"{OP_VERSION}; use the release that wrote the file, or export again"
+            )
+        return manifest
+
+
+@dataclass(frozen=True)
+class _Format:
+    """The part of a manifest that every version has."""
+
+    format: int
 
 
 def manifest_from_checkpoint(checkpoint: Checkpoint, **fields: Any) -> Manifest:
@@ -102,8 +118,10 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, **fields: Any) -> Manifest:
     return Manifest(**{**defaults, **fields})
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def check_file(path: Path) -> None:
+    """Raise ArtifactError when there is no file at ``path``."""
+    if not path.is_file():
+        raise ArtifactError(f"{path} is not a file; expected an .onnx file written by `lit-deploy export`")
 
 
 def read_onnx(path: Path) -> Any:
@@ -111,8 +129,7 @@ def read_onnx(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if not path.is_file():
-        raise ArtifactError(f"{path} is not a file; expected an .onnx file written by `lit-deploy export`")
+    check_file(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError):
@@ -122,17 +139,21 @@ def read_onnx(path: Path) -> Any:
     return model
 
 
-def manifest_of(model: Any, path: Path) -> Manifest:
-    """Take the manifest out of a parsed ``onnx.ModelProto``; ``path`` is for messages only."""
-    for entry in model.metadata_props:
-        if entry.key == MANIFEST_KEY:
-            return Manifest.from_json(entry.value)
-    raise ArtifactError(f"{path} holds no lit-deploy manifest; expected a file written by `lit-deploy export`")
+def metadata_of(model: Any) -> dict[str, str]:
+    """The metadata of an ``onnx.ModelProto``, as ONNX Runtime gives that of a session."""
+    return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def read_manifest(path: Path) -> Manifest:
+def manifest_of(metadata: Mapping[str, str], path: Path) -> Manifest:
+    """Read the manifest in a model's metadata; ``path`` is for messages only."""
+    if MANIFEST_KEY not in metadata:
+        raise ArtifactError(f"{path} holds no lit-deploy manifest; expected a file written by `lit-deploy export`")
+    return Manifest.from_json(metadata[MANIFEST_KEY])
+
+
+def read_manifest(path: str | Path) -> Manifest:
     """Read what the exported file at ``path`` says about itself, without creating a session."""
-    return manifest_of(read_onnx(path), path)
+    return manifest_of(metadata_of(read_onnx(Path(path))), Path(path))
 
 
 def set_manifest(model: Any, manifest: Manifest) -> None:
@@ -141,6 +162,9 @@ def set_manifest(model: Any, manifest: Manifest) -> None:
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 @contextlib.contextmanager
@@ -156,9 +180,13 @@ def atomic_path(final: Path) -> Iterator[Path]:
         raise UsageError(f"cannot write {final}: the directory {final.parent} does not exist; create it first")
     part = final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
     try:
+        part.touch()  # an unwritable directory shows now, not after minutes of work
         yield part
         os.replace(part, final)
     except OSError as error:
-        raise UsageError(f"cannot write {final}: {error.strerror or error}") from None
+        if error.errno in _DISK_ERRORS or error.filename in (str(part), part):
+            raise UsageError(f"cannot write {final}: {error.strerror or error}") from None
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()

@@ -26,9 +26,8 @@ from lit_deploy.contenders import Contender, Kind, contenders_for, default_conte
 from lit_deploy.doctor import cpu_name, gpu_names, installed_version
 from lit_deploy.errors import UsageError
 from lit_deploy.runtime.session import Device
-from lit_deploy.specs import TOLERANCES, PrecisionName
+from lit_deploy.specs import MAX_BATCH, TOLERANCES, PrecisionName, Progress
 
-Progress = Callable[[str], None]
 PERCENTILES = (50, 90, 95, 99)
 QUIET = 0.1
 """Share of the cores that other processes may take before a benchmark is called disturbed."""
@@ -186,8 +185,10 @@ def run_bench(
     labels = [contender.label for contender in contenders]
     if len(set(labels)) != len(labels):
         raise UsageError(f"two contenders share a label, expected distinct ones: {', '.join(sorted(labels))}")
-    if not batches or min(batches) < 1 or len(set(batches)) != len(batches):
-        raise UsageError(f"batch sizes are {list(batches)}, expected distinct sizes of at least 1, e.g. --batch 1,8")
+    if not batches or not 1 <= min(batches) <= max(batches) <= MAX_BATCH or len(set(batches)) != len(batches):
+        raise UsageError(
+            f"batch sizes are {list(batches)}, expected distinct sizes from 1 to {MAX_BATCH}, e.g. --batch 1,8"
+        )
     if rounds < 1 or (threads is not None and threads < 1):
         raise UsageError(f"got rounds {rounds} and threads {threads}, expected at least 1 of each")
     running = [contender for contender in contenders if contender.unavailable is None]

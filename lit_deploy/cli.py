@@ -5,14 +5,17 @@ Heavy imports stand inside the commands, so that ``lit-deploy --help`` answers a
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from lit_deploy import __version__
-from lit_deploy.errors import LitDeployError, ParityFailed, StateDictMismatch, UsageError
+from lit_deploy.errors import LitDeployError, MissingDependency, ParityFailed, StateDictMismatch, UsageError
+from lit_deploy.specs import MAX_BATCH
 
 app = typer.Typer(
     name="lit-deploy",
@@ -140,11 +143,16 @@ def export(
     from lit_deploy.export import export_checkpoint
     from lit_deploy.exporters.onnx import OnnxOptions
 
-    size = None if batch == "dynamic" else _positive("--batch", batch, "'dynamic' or a number of images")
+    size = None if batch == "dynamic" else _batch("--batch", batch, "'dynamic' or a number of images")
     options = OnnxOptions(input, output, precision, size, portable, labels, resize, mean, std)
     with report.steps() as progress:
         result = export_checkpoint(
-            ckpt, out or Path(f"{Path(ckpt).stem}.onnx"), options, verify=verify, threads=threads, progress=progress
+            ckpt,
+            out or Path(f"{Path(ckpt).stem or 'model'}.onnx"),
+            options,
+            verify=verify,
+            threads=threads,
+            progress=progress,
         )
     report.show(report.export_summary(result))
 
@@ -163,7 +171,7 @@ def verify(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Write the error per layer as a PNG (with --layers).", rich_help_panel="Report"),
+        typer.Option(help="Draw the error per layer: PNG, SVG or PDF (with --layers).", rich_help_panel="Report"),
     ] = None,
     json: Json = False,
     device: Device = "cpu",
@@ -216,13 +224,15 @@ def bench(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print a Markdown table.", rich_help_panel="Report")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write a chart as PNG.", rich_help_panel="Report")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a chart: PNG, SVG or PDF.", rich_help_panel="Report")] = None,
 ) -> None:
     """Measure latency, throughput and memory, contenders taking turns in processes of their own."""
     from lit_deploy import report
     from lit_deploy.bench import bench_files
 
-    batches = tuple(_positive("--batch", part, "numbers separated by commas, e.g. 1,8") for part in batch.split(","))
+    if json and markdown:
+        raise UsageError("--json and --markdown are two forms of one report; choose one")
+    batches = tuple(_batch("--batch", part, "numbers separated by commas, e.g. 1,8") for part in batch.split(","))
     if plot is not None:
         report.check_chart(plot)
     with report.steps() as progress:
@@ -285,20 +295,19 @@ def doctor(json: Json = False) -> None:
 
     diagnosis = diagnose()
     report.show(report.as_json(diagnosis) if json else report.doctor_table(diagnosis))
-    if not diagnosis.ok:
-        raise typer.Exit(2)
+    raise typer.Exit(diagnosis.exit_code)
 
 
-def _positive(option: str, text: str, expected: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise UsageError(f"{option} is '{text}', expected {expected}")
+def _batch(option: str, text: str, expected: str) -> int:
+    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_BATCH:
+        raise UsageError(f"{option} is '{text}', expected {expected} (1 to {MAX_BATCH})")
     return int(text)
 
 
 def _fail(error: LitDeployError) -> NoReturn:
     """Say one sentence on stderr and leave with the error's exit code."""
     if _debug:
-        raise error
+        traceback.print_exception(error)
     typer.echo(f"error: {error}", err=True)
     if isinstance(error, StateDictMismatch | ParityFailed):
         from lit_deploy import report
@@ -308,11 +317,28 @@ def _fail(error: LitDeployError) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line; errors of lit-deploy become one sentence and an exit code."""
+    """Run the command line; errors of lit-deploy become one sentence and an exit code.
+
+    1 means that a gate failed and nothing else, so a bug (with its traceback) and a lost output end with 2 as well.
+    """
     try:
         app()
+        sys.stdout.flush()
     except LitDeployError as error:
         _fail(error)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "onnxscript", "onnx", "rich", "msgspec", "safetensors"):
+            traceback.print_exc()
+            sys.exit(2)
+        _fail(MissingDependency(f"the package {error.name} is not installed; run: pip install {error.name}"))
+    except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(2)
+    except OSError as error:
+        _fail(UsageError(f"the operating system refused: {error}"))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,15 @@ Status = Literal["ok", "missing", "optional"]
 
 PACKAGES = (
     # (distribution, least version, required)
+    ("msgspec", "0.19", True),
     ("numpy", "1.26", True),
     ("onnx", "1.18", True),
     ("onnxscript", "0.5", True),
     ("pillow", "10.4", True),
+    ("rich", "13.7", True),
     ("safetensors", "0.4", True),
     ("torch", "2.9", True),
+    ("typer", "0.15", True),
     ("matplotlib", "3.8", False),
     ("openvino", "2025.0", False),
     ("tensorrt", "10.9", False),
@@ -86,12 +89,13 @@ def diagnose() -> Diagnosis:
 
     Never raises for something absent, and takes well under a few seconds: versions are read from package metadata.
     """
-    packages = [_package(name, least, required) for name, least, required in PACKAGES]
+    required = [_package(name, least, needed) for name, least, needed in PACKAGES if needed]
+    optional = [_package(name, least, needed) for name, least, needed in PACKAGES if not needed]
     return Diagnosis(
         (
             _python(),
             Check("lit-deploy", "ok", __version__),
-            *packages[:6],
+            *required,
             _onnxruntime(),
             _library(),
             _cpu(),
@@ -100,7 +104,7 @@ def diagnose() -> Diagnosis:
             _headers(),
             _gpu(),
             _tool("nvcc", "nvcc", "only for building CUDA kernels", "install the CUDA toolkit"),
-            *packages[6:],
+            *optional,
         )
     )
 

@@ -54,7 +54,7 @@ def resolve_checkpoint(source: str | Path, progress: Progress | None = None) -> 
     """
     text = str(source)
     with contextlib.suppress(OSError, ValueError):  # a name too long, or with a null byte, is no file
-        if Path(text).exists():
+        if Path(text).is_file() or (Path(text).exists() and text not in OFFICIAL_SPECS):
             return Path(text)
     if text in OFFICIAL_SPECS:
         return _cached(official_url(text), f"{text}.pth", progress)

@@ -9,8 +9,9 @@ from pathlib import Path
 from lit_deploy.artifact import Manifest, atomic_path, set_manifest
 from lit_deploy.checkpoints import load_checkpoint
 from lit_deploy.errors import MissingDependency, ParityFailed, UsageError
-from lit_deploy.exporters.onnx import OnnxOptions, Progress, onnx_from_checkpoint, write_onnx
+from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
 from lit_deploy.runtime.session import SessionOptions
+from lit_deploy.specs import Progress
 from lit_deploy.verify import VerifyReport, verify_artifact
 
 
@@ -58,12 +59,15 @@ def export_checkpoint(
     with atomic_path(out) as part:
         progress("load checkpoint")
         checkpoint = load_checkpoint(source)
+        if out.exists() and out.samefile(checkpoint.path):
+            raise UsageError(f"the output {out} is the checkpoint itself; choose another name with --out")
         proto, manifest = onnx_from_checkpoint(checkpoint, options or OnnxOptions(), progress)
         write_onnx(proto, part)
         report = None
         if verify:
             progress("verify against PyTorch")
             report = verify_artifact(part, checkpoint.path, options=SessionOptions(threads=threads))
+            report = replace(report, artifact=str(out))
             if report.verdict != "pass":
                 raise ParityFailed(f"{out} was not written: {'; '.join(report.reasons)}", report)
             manifest = replace(manifest, parity=report.summary())

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lit_deploy.artifact import manifest_of, read_onnx
+from lit_deploy.artifact import manifest_of, metadata_of, read_onnx
 from lit_deploy.checkpoints import load_checkpoint, sha256_of
 from lit_deploy.errors import UsageError
 from lit_deploy.key_layout import mac_count, parameter_count
@@ -44,7 +44,7 @@ def _checkpoint(source: str | Path) -> dict[str, Any]:
 
 def _onnx(path: Path) -> dict[str, Any]:
     model = read_onnx(path)
-    description = asdict(manifest_of(model, path))
+    description = asdict(manifest_of(metadata_of(model), path))
     labels = description.pop("labels")
     return {
         "kind": "lit-deploy ONNX file",

@@ -1,7 +1,7 @@
 """The official state-dict layout as a function of the dimensions, and the dimensions as a function of the shapes.
 
 Needs neither torch nor a checkpoint, so a listing or a size estimate costs nothing.
-Source: official code at commit 742e961; ``lit_spec`` sections A.4, B.3 and C.
+Source: official code at commit 742e961.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def state_entries(spec: ModelSpec) -> dict[str, Shape]:
 def relative_position_index(height: int, width: int) -> np.ndarray:
     """Return the int64 ``[H*W, H*W]`` buffer that official LIT-S/M/B files store in every attention block.
 
-    Entry (query a, key b) is ``(ra - rb + H - 1) * (2W - 1) + (ca - cb + W - 1)``. Source: ``lit_spec`` A.3.
+    Entry (query a, key b) is ``(ra - rb + H - 1) * (2W - 1) + (ca - cb + W - 1)``.
+    Source: official code at commit 742e961.
     """
     import numpy as np
 
@@ -131,7 +132,7 @@ def relative_position_index(height: int, width: int) -> np.ndarray:
 
 
 def parameter_count(spec: ModelSpec) -> int:
-    """Count the trainable parameters; buffers do not count. Source: ``lit_spec`` section C."""
+    """Count the trainable parameters; buffers do not count. Source: official code at commit 742e961."""
     buffers = ("running_mean", "running_var", COUNTER, INDEX)
     return sum(math.prod(shape) for key, shape in _entries(spec) if not key.endswith(buffers))
 
@@ -139,7 +140,8 @@ def parameter_count(spec: ModelSpec) -> int:
 def mac_count(spec: ModelSpec) -> int:
     """Count the multiply-accumulates of one image: convolutions, matrix products and attention.
 
-    Bias, norms, GELU, softmax and bilinear sampling are left out, as in the paper. Source: ``lit_spec`` section C.
+    Bias, norms, GELU, softmax and bilinear sampling are left out, as in the paper.
+    Source: official code at commit 742e961.
     """
     dims = spec.embed_dims
     total = math.prod(spec.map_sizes[0]) * dims[0] * spec.in_channels * spec.patch_size**2

@@ -10,10 +10,17 @@ ENVIRONMENT_VARIABLE = "LIT_DEPLOY_LIBRARY"
 BUILD_COMMAND = "pip install .  (with a C++17 compiler; in a source checkout: make native)"
 
 
+def named_library() -> Path | None:
+    """The library that the environment variable names, whether it exists or not."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(named) if named else None
+
+
 def searched_paths() -> tuple[Path, ...]:
-    """Paths in the order they are tried: the environment variable alone if set, else the package and ``build``."""
-    if ENVIRONMENT_VARIABLE in os.environ:
-        return (Path(os.environ[ENVIRONMENT_VARIABLE]),)
+    """Paths in the order they are tried: the environment variable's alone if set, else the package and ``build``."""
+    named = named_library()
+    if named is not None:
+        return (named,)
     package = Path(__file__).resolve().parent
     return (package / "lib" / LIBRARY_NAME, package.parent / "build" / "native" / LIBRARY_NAME)
 

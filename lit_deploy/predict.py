@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_deploy.errors import UsageError
 from lit_deploy.preprocessing import batch_from_images
 from lit_deploy.runtime.session import SessionOptions, open_session
 
@@ -44,6 +45,8 @@ def predict_images(
     Raises:
         ImageError: a file that cannot be decoded; nothing is predicted then.
     """
+    if not images:
+        raise UsageError("got no images to classify; name at least one image file")
     predictions: list[Prediction] = []
     with open_session(source, options) as session:
         manifest = session.manifest

@@ -1,6 +1,6 @@
 """From image files to network input, as the official LIT evaluation does it. Pillow and NumPy, no torch.
 
-The rule, for a service that has to repeat it elsewhere (source: ``lit_spec`` section A.5):
+The rule, for a service that has to repeat it elsewhere (source: official code at commit 742e961):
 
 1. decode to 8-bit RGB; alpha is dropped, EXIF orientation is *not* applied, of an animation the first frame counts;
 2. resize with Pillow's antialiased bicubic filter by the smallest factor that makes the shorter side ``resize``
@@ -106,7 +106,7 @@ def resized_size(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
     Returns:
         (width, height) in pixels, at least as large as the crop.
 
-    Source: ``lit_spec`` section A.5 for square crops; the covering rule is ours.
+    Source: official code at commit 742e961 for square crops; the covering rule is ours.
     """
     # Exact fractions: a factor in floating point would now and then lose the last row or column.
     factor = max(Fraction(spec.resize, min(width, height)), Fraction(spec.height, height), Fraction(spec.width, width))
@@ -127,7 +127,7 @@ def resize_and_crop(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
         ImageError: the image is so narrow that resizing it would make more than ``MAX_PIXELS`` pixels.
         UsageError: ``spec.interpolation`` is unknown, or the image is not RGB.
 
-    Source: ``lit_spec`` section A.5.
+    Source: official code at commit 742e961.
     """
     if image.mode != "RGB":
         raise UsageError(f"resize_and_crop received a {image.mode} image where RGB is expected: use load_image.")
@@ -159,7 +159,7 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     Raises:
         UsageError: another dtype or shape.
 
-    Source: ``lit_spec`` section A.5.
+    Source: official code at commit 742e961.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
         raise UsageError(

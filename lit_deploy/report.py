@@ -49,13 +49,18 @@ VERDICT_STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bol
 STATUS_STYLES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1, which means that a gate failed
+
+
 def show(what: RenderableType, *, stderr: bool = False) -> None:
     """Print a table, or a string exactly as it is (so that JSON stays JSON)."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(what, str):
         print(what, file=stream)
     else:
-        Console(file=stream, width=None if stream.isatty() else PIPED_WIDTH).print(what)
+        _Console(file=stream, width=None if stream.isatty() else PIPED_WIDTH).print(what)
 
 
 @contextlib.contextmanager

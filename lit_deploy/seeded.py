@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifact import atomic_path
+from lit_deploy.errors import UsageError
 from lit_deploy.key_layout import COUNTER, INDEX, relative_position_index, state_entries
 from lit_deploy.specs import ModelSpec
 
@@ -222,8 +223,11 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     arguments = parser.parse_args()
-    with atomic_path(arguments.out) as part:
-        save_checkpoint(make_state(OFFICIAL_SPECS[arguments.name], arguments.seed), part, "model")
+    try:
+        with atomic_path(arguments.out) as part:
+            save_checkpoint(make_state(OFFICIAL_SPECS[arguments.name], arguments.seed), part, "model")
+    except UsageError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,13 @@ Family = Literal["lit", "lit_ti"]
 PrecisionName = Literal["fp32", "fp16"]
 InputKind = Literal["float", "uint8"]
 OutputKind = Literal["logits", "probabilities", "top5"]
+Interpolation = Literal["bicubic", "bilinear"]
+Progress = Callable[[str], None]
+"""Called with the name of each step of a long job as it begins."""
+
+MAX_BATCH = 1024
+"""Largest batch that is exported or measured; beyond it a batch is a typing mistake."""
+
 
 OP_VERSION = 1
 """Version of the operator: ONNX domain version, TensorRT plugin version, and what a manifest records."""
@@ -64,7 +72,10 @@ class InputSpec:
         mean, std: per RGB channel, for pixel values scaled to 0..1.
         interpolation: resize filter; always antialiased, as Pillow does.
 
-    Source: ``lit_spec`` section A.5.
+    Raises:
+        ValueError: a size that is no size, or a mean or std that is not usable.
+
+    Source: official code at commit 742e961.
     """
 
     kind: InputKind
@@ -73,7 +84,18 @@ class InputSpec:
     resize: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.resize) < 1:
+            raise ValueError(f"input {self.height} x {self.width} with resize {self.resize}, expected at least 1 pixel")
+        if self.resize > 16 * max(self.height, self.width):
+            raise ValueError(f"resize is {self.resize} pixels, expected at most 16 times the input's size")
+        # 1e-4 and 1e4 keep the arithmetic in float32; anything near them is a typing mistake already.
+        if not all(abs(m) <= 1e4 for m in self.mean) or not all(1e-4 <= s <= 1e4 for s in self.std):
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} are unusable; expected values for pixels in 0..1, std above 0"
+            )
 
 
 def default_input(model: ModelSpec, kind: InputKind = "float") -> InputSpec:

@@ -242,19 +242,29 @@ def test_imagenet_labels(checkpoint_file: CheckpointFile) -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (OnnxOptions(batch=0), "batch is 0"),
-        (OnnxOptions(std=(1, 0, 1)), "std"),
-        (OnnxOptions(mean=(float("nan"), 0, 0)), "mean"),
-        (OnnxOptions(std=(1, 1, -1)), "std"),
-        (OnnxOptions(labels=("a",)), "1 labels for 7 classes"),
-        (OnnxOptions(resize=0), "resize"),
-        (OnnxOptions(resize=-5), "resize"),
+        ({"batch": 0}, "batch is 0"),
+        ({"batch": 10**20}, "expected 1 to 1024"),
+        ({"precision": "fp64"}, "expected one of fp32, fp16"),
+        ({"input": "uint16"}, "expected one of float, uint8"),
+        ({"output": "top7"}, "expected one of logits"),
+        ({"std": (1, 0, 1)}, "std"),
+        ({"std": (1, 1, 1e-40)}, "std"),
+        ({"mean": (float("nan"), 0, 0)}, "mean"),
+        ({"mean": (1e30, 0, 0)}, "mean"),
+        ({"std": (1, 1, -1)}, "std"),
+        ({"labels": ("a",)}, "1 labels for 7 classes"),
+        ({"labels": "names.t"}, "names.t"),  # a path, although as many characters as there are classes
+        ({"resize": 0}, "resize"),
+        ({"resize": -5}, "resize"),
+        ({"resize": 999_999_999}, "resize"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_unusable_options(options: OnnxOptions, word: str, checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
+def test_unusable_options(
+    options: dict[str, Any], word: str, checkpoint_file: CheckpointFile, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=word):
-        export_checkpoint(checkpoint_file("tiny"), tmp_path / "a.onnx", options)
+        export_checkpoint(checkpoint_file("tiny"), tmp_path / "a.onnx", OnnxOptions(**options))
     assert os.listdir(tmp_path) == []
 
 

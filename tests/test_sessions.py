@@ -323,25 +323,29 @@ def test_failure_while_running(checkpoint_file: CheckpointFile, tmp_path: Path) 
         assert session.run({"images": IMAGES[:1]})["logits"].shape == (1, 7)
 
 
-@pytest.fixture(scope="module")
-def structure(checkpoint_file: CheckpointFile) -> tuple[bytes, list[int]]:
+class Structure:
     """An exported file, and the positions in it that are no weights: there a flipped bit does most harm."""
-    content = export_of(checkpoint_file("tiny")).read_bytes()
-    is_weight = np.zeros(len(content), dtype=bool)
-    for tensor in onnx.load_from_string(content).graph.initializer:
-        if len(tensor.raw_data) >= 32:
-            start = content.find(tensor.raw_data)
-            is_weight[start : start + len(tensor.raw_data)] = True
-    return content, np.flatnonzero(~is_weight).tolist()
+
+    def __init__(self, content: bytes) -> None:
+        is_weight = np.zeros(len(content), dtype=bool)
+        for tensor in onnx.load_from_string(content).graph.initializer:
+            if len(tensor.raw_data) >= 32:
+                start = content.find(tensor.raw_data)
+                is_weight[start : start + len(tensor.raw_data)] = True
+        self.content = content
+        self.places = np.flatnonzero(~is_weight).tolist()
+
+
+@pytest.fixture(scope="module")
+def structure(checkpoint_file: CheckpointFile) -> Structure:
+    return Structure(export_of(checkpoint_file("tiny")).read_bytes())
 
 
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
-def test_flipped_bits(
-    structure: tuple[bytes, list[int]], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_flipped_bits(structure: Structure, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """One or two flipped bits, or a cut: the file runs, or is refused in one sentence."""
-    content, places = bytearray(structure[0]), structure[1]
+    content, places = bytearray(structure.content), structure.places
     for _ in range(data.draw(st.integers(1, 2))):
         content[data.draw(st.sampled_from(places))] ^= 1 << data.draw(st.integers(0, 7))
     if data.draw(st.integers(0, 9)) == 0:

@@ -90,7 +90,7 @@ class LoweredPatchEmbedding(nn.Module):
 
 
 class LoweredAttention(nn.Module):
-    """Attention with the scale folded into q and the bias ``[heads, N, N]`` gathered."""
+    """Attention with the scale folded into q and the bias ``[heads, N, N]`` gathered; softmax in float32."""
 
     def __init__(self, module: Attention) -> None:
         super().__init__()
@@ -108,7 +108,8 @@ class LoweredAttention(nn.Module):
         logits = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
         if self.relative_position_bias is not None:
             logits = logits + self.relative_position_bias
-        return self.proj((logits.softmax(dim=-1) @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
+        weights = logits.float().softmax(dim=-1).to(v.dtype)
+        return self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
 
 
 class LoweredOffsets(nn.Module):

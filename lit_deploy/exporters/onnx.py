@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import datetime
 import logging
-import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lit_deploy.artifact import Manifest, manifest_from_checkpoint, set_manifest
 from lit_deploy.errors import ExportError, UsageError
 from lit_deploy.labels import read_labels
-from lit_deploy.specs import OP_VERSION, InputKind, InputSpec, ModelSpec, OutputKind, PrecisionName, default_input
+from lit_deploy.specs import (
+    MAX_BATCH,
+    OP_VERSION,
+    InputKind,
+    InputSpec,
+    ModelSpec,
+    OutputKind,
+    PrecisionName,
+    Progress,
+    default_input,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +37,6 @@ OPSET = 20
 """Gelu and the GridSample of the fallback function need 20; every current runtime reads it."""
 
 IR_VERSION = 10
-Progress = Callable[[str], None]
 
 
 Triple = tuple[float, float, float]
@@ -44,7 +52,8 @@ class OnnxOptions:
         precision: ``fp32`` or ``fp16`` weights and activations; inputs and outputs stay float32.
         batch: a fixed batch size, or None for a dynamic one.
         portable: inline the operator, for runtimes that do not know model-local functions.
-        labels: class names or a file of them; None for the checkpoint's own, ImageNet's (1000 classes) or numbers.
+        labels: class names, or the path of a file of them; None for the checkpoint's own,
+            ImageNet's (1000 classes) or numbers.
         resize, mean, std: preprocessing the network was trained with; None for the official evaluation's.
     """
 
@@ -53,25 +62,33 @@ class OnnxOptions:
     precision: PrecisionName = "fp32"
     batch: int | None = None
     portable: bool = False
-    labels: tuple[str, ...] | Path | None = None
+    labels: tuple[str, ...] | Path | str | None = None
     resize: int | None = None
     mean: Triple | None = None
     std: Triple | None = None
 
+    def __post_init__(self) -> None:
+        for name, kind in (("input", InputKind), ("output", OutputKind), ("precision", PrecisionName)):
+            value, allowed = getattr(self, name), get_args(kind)
+            if value not in allowed:
+                raise UsageError(f"{name} is '{value}', expected one of {', '.join(allowed)}")
+        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
+            raise UsageError(f"batch is {self.batch}, expected 1 to {MAX_BATCH}, or a dynamic one")
+
 
 def _input_spec(model: ModelSpec, options: OnnxOptions) -> InputSpec:
-    given = {"resize": options.resize, "mean": options.mean, "std": options.std}
-    spec = replace(default_input(model, options.input), **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
-    if not all(map(math.isfinite, spec.mean)) or not all(math.isfinite(s) and s > 0 for s in spec.std):
-        raise UsageError(f"mean {spec.mean} and std {spec.std} are unusable; expected finite numbers, std above 0")
-    return spec
+    given: dict[str, Any] = {"resize": options.resize, "mean": options.mean, "std": options.std}
+    try:
+        return replace(default_input(model, options.input), **{k: v for k, v in given.items() if v is not None})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _labels(options: OnnxOptions, classes: int) -> tuple[str, ...] | None:
-    if isinstance(options.labels, Path):
+    if isinstance(options.labels, str | Path):
         return read_labels(options.labels, classes)
     if options.labels is not None and len(options.labels) != classes:
-        raise UsageError(f"got {len(options.labels)} labels for {classes} classes")
+        raise UsageError(f"got {len(options.labels)} labels for {classes} classes; give one name for each class")
     return options.labels
 
 
@@ -98,8 +115,8 @@ def onnx_from_checkpoint(
     from lit_deploy.exporters.lowering import lower
     from lit_deploy.models import blocks, registry
 
-    if options.batch is not None and options.batch < 1:
-        raise UsageError(f"batch is {options.batch}, expected at least 1, or 'dynamic'")
+    if checkpoint.spec.num_classes == 1 and options.output != "logits":
+        raise UsageError(f"the network has one class, so {options.output} say nothing; use --output logits")
     if checkpoint.spec.in_channels != 3:
         raise UsageError(f"the checkpoint takes {checkpoint.spec.in_channels} channels; only RGB (3) is exported")
     spec = _input_spec(checkpoint.spec, options)
@@ -112,9 +129,9 @@ def onnx_from_checkpoint(
     graph = _export_graph(model, names, options.output, checkpoint.spec.num_classes)
     rows = options.batch or 2  # torch.export would take a size of 1 for a constant
     if spec.kind == "uint8":
-        example = torch.zeros(rows, spec.height, spec.width, 3, dtype=torch.uint8)
+        example = torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8).expand(rows, -1, -1, -1)
     else:
-        example = torch.zeros(rows, 3, spec.height, spec.width)
+        example = torch.zeros(1, 3, spec.height, spec.width).expand(rows, -1, -1, -1)
     with torch.no_grad():
         layers = tuple(graph(example[:1])[1])
 
@@ -231,11 +248,12 @@ def _rename(proto: onnx.ModelProto, prefix: str) -> None:
 
 
 def _module_of(node: onnx.NodeProto, prefix: str) -> str | None:
-    """Name of the PyTorch module that a traced node comes from: empty for the network's own forward, None if unknown."""
+    """Name of the PyTorch module a traced node comes from: empty for the network's own forward, None if unknown."""
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
-            modules = re.findall(r"'([^']*)'", entry.value)[:-1]  # the last scope is the operation itself
-            return f"{modules[-1]}.".removeprefix(prefix).rstrip(".") if modules else ""
+            *modules, _ = ["", *re.findall(r"'([^']*)'", entry.value)]  # the last scope is the operation itself
+            if modules and not modules[-1].startswith("_empty_nn_module_stack"):
+                return f"{modules[-1]}.".removeprefix(prefix).rstrip(".")
     return None
 
 
@@ -270,9 +288,7 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
 
 def write_onnx(proto: onnx.ModelProto, path: Path) -> None:
     """Serialise a model to ``path`` (not atomic: hand in a temporary path)."""
-    import onnx
-
-    onnx.save(proto, str(path))
+    path.write_bytes(proto.SerializeToString())
 
 
 def _versions() -> dict[str, str]:

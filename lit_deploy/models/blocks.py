@@ -1,7 +1,8 @@
 """Building blocks of LIT in plain PyTorch, with the parameter names of the official checkpoints.
 
 Token tensors are ``[B, H*W, C]``, row-major over the map. Dropout and stochastic depth have no place here:
-they hold no parameters and vanish at inference. Source: paper section 3; ``lit_spec`` section 0.
+they hold no parameters and vanish at inference.
+Source: paper section 3; official code, github.com/ziplab/LIT at commit 742e961.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Stage(nn.Module):
 class Lit(nn.Module):
     """LIT-S/M/B: image ``[B, 3, H, W]`` to logits ``[B, num_classes]``.
 
-    Source: paper section 3; ``lit_spec`` section A.
+    Source: paper section 3; official code at commit 742e961.
     """
 
     def __init__(self, spec: ModelSpec) -> None:

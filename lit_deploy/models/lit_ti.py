@@ -14,7 +14,7 @@ EPS = 1e-6  # every LayerNorm but patch_embed1.norm, which keeps 1e-5
 class LitTi(nn.Module):
     """LIT-Ti: image ``[B, 3, H, W]`` to logits ``[B, num_classes]``.
 
-    Source: ``lit_spec`` section B. The class token joins in stage 4 only.
+    Source: official code at commit 742e961. The class token joins in stage 4 only.
     """
 
     def __init__(self, spec: ModelSpec) -> None:

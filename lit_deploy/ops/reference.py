@@ -53,10 +53,10 @@ def reference(x: Tensor, offset_weight: Tensor, offset_bias: Tensor) -> Tensor:
         for dx, weight_x in ((0, 1 - fx), (1, fx)):
             ny, nx = (y0 + dy).long(), (x0 + dx).long()
             on_map = (ny >= 0) & (ny < height) & (nx >= 0) & (nx < width)
-            weight = torch.where(on_map, weight_y * weight_x, 0.0)
             index = image + ny.clamp(0, height - 1) * width + nx.clamp(0, width - 1)
             neighbour = flat.index_select(0, index.view(-1)).view(batch, rows, cols, 4, channels)
-            out = out + weight.unsqueeze(-1) * neighbour
+            # Masked, not multiplied by 0: what stands in for a neighbour off the map may be infinite.
+            out = out + torch.where(on_map.unsqueeze(-1), (weight_y * weight_x).unsqueeze(-1) * neighbour, 0.0)
     return out.view(batch, rows, cols, 4 * channels).to(x.dtype)
 
 

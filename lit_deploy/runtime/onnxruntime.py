@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy import native
-from lit_deploy.artifact import Manifest, manifest_of, read_onnx
-from lit_deploy.errors import ArtifactError, MissingDependency
-from lit_deploy.runtime.session import Arrays, SessionOptions, check_feeds, input_specs
+from lit_deploy.artifact import Manifest, check_file, manifest_of, metadata_of, read_onnx
+from lit_deploy.errors import ArtifactError, MissingDependency, UsageError
+from lit_deploy.runtime.session import Arrays, SessionOptions, check_feeds, entered, input_specs, output_specs
 from lit_deploy.specs import TensorSpec
 
 _DTYPES = {
@@ -27,17 +28,15 @@ _DTYPES = {
 class OnnxRuntimeSession:
     """An exported file on ONNX Runtime (CPU or CUDA); see ``Session``."""
 
-    manifest: Manifest
-
     def __init__(self, path: Path, options: SessionOptions) -> None:
         self._path = path
         self._options = options
         self._session: Any = None
+        self._manifest: Manifest | None = None
         self.description = "ONNX Runtime"
 
     def __enter__(self) -> Self:
-        model = read_onnx(self._path)
-        self.manifest = manifest_of(model, self._path)
+        check_file(self._path)
         ort = _import_onnxruntime()
         settings = ort.SessionOptions()
         settings.log_severity_level = 4  # what it would log as an error is raised as well
@@ -52,23 +51,33 @@ class OnnxRuntimeSession:
                     f"ONNX Runtime {ort.__version__} cannot load {library} ({_first_line(error)}); "
                     f"rebuild it: {native.BUILD_COMMAND}"
                 ) from None
-        source: str | bytes = str(self._path)
-        if self._options.layers:
-            source = _with_layer_outputs(model, self.manifest.layers)
-        del model
+        source = _with_layer_outputs(self._path) if self._options.layers else str(self._path)
         providers = _providers(ort, self._options.device)
         try:  # its own fallback would print to stdout and try the same again
             self._session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
         except Exception as error:
-            raise ArtifactError(f"ONNX Runtime {ort.__version__} refuses {self._path}: {_first_line(error)}") from None
-        kind = "lit-deploy kernel" if library else "inlined" if self.manifest.portable else "built-in function"
+            raise ArtifactError(
+                f"ONNX Runtime {ort.__version__} refuses {self._path} ({_first_line(error)}); export it again"
+            ) from None
+        self._manifest = manifest_of(self._session.get_modelmeta().custom_metadata_map, self._path)
+        if self._session.get_providers()[0] != providers[0]:  # it goes on without a provider that does not load
+            raise MissingDependency(
+                f"ONNX Runtime {ort.__version__} could not start {providers[0]} (driver, CUDA or cuDNN missing); "
+                "mend the installation, or use --device cpu"
+            )
+        self._check_manifest()
+        kind = "inlined" if self.manifest.portable else "lit-deploy kernel" if library else "built-in function"
         self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({kind})"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._session = None
+        self._session = self._manifest = None
+
+    @property
+    def manifest(self) -> Manifest:
+        return entered(self._manifest)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -76,29 +85,63 @@ class OnnxRuntimeSession:
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return tuple(
-            TensorSpec(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape))
-            for value in self._session.get_outputs()
-        )
+        return _specs(entered(self._session).get_outputs())
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         check_feeds(feeds, self.inputs)
         names = [value.name for value in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:
+            raise ArtifactError(f"ONNX Runtime failed while it ran {self._path}: {_first_line(error)}") from None
+
+    def _check_manifest(self) -> None:
+        """Raise when the graph is not the one that the manifest describes, or cannot be run as asked."""
+        if self.manifest.portable and self._options.library:
+            raise UsageError(
+                f"{self._path} is a portable file, which holds no custom operator; export it without --portable"
+            )
+        promised = output_specs(self.manifest)
+        pairs = [
+            *itertools.zip_longest(_specs(self._session.get_inputs()), self.inputs),
+            *itertools.zip_longest(self.outputs[: len(promised)], promised),
+        ]
+        for found, wanted in pairs:
+            if found is None or wanted is None or not _same(found, wanted):
+                raise ArtifactError(
+                    f"the graph of {self._path} has {found}, its manifest promises {wanted}; export it again"
+                )
+        labels, classes = len(self.manifest.labels), self.manifest.model.num_classes
+        if labels != classes:
+            raise ArtifactError(
+                f"the manifest of {self._path} has {labels} labels for {classes} classes; export it again"
+            )
 
     def _library(self) -> Path | None:
-        if self.manifest.portable or self._options.library is False:
+        if self._options.library is False:
             return None
         if self._options.device == "cuda" and self._options.library is None:
             return None  # the library holds a CPU kernel only: the function stays on the device, it would not
         found = native.find_library()
-        if found is None and self._options.library:
+        if found is None and (self._options.library or native.named_library()):
             searched = ", ".join(map(str, native.searched_paths()))
             raise MissingDependency(
                 f"the lit-deploy custom-op library was not found (searched {searched}); "
                 f"build it: {native.BUILD_COMMAND}, or set {native.ENVIRONMENT_VARIABLE}"
             )
         return found
+
+
+def _specs(values: Any) -> tuple[TensorSpec, ...]:
+    """ONNX Runtime's inputs or outputs as TensorSpecs."""
+    return tuple(TensorSpec(v.name, _DTYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
+
+
+def _same(found: TensorSpec, wanted: TensorSpec) -> bool:
+    """Whether name, type, rank and all sizes that both fix agree."""
+    return (found.name, found.dtype, len(found.shape)) == (wanted.name, wanted.dtype, len(wanted.shape)) and all(
+        a == b for a, b in zip(found.shape, wanted.shape, strict=True) if isinstance(a, int) and isinstance(b, int)
+    )
 
 
 def _import_onnxruntime() -> Any:
@@ -120,9 +163,11 @@ def _providers(ort: Any, device: str) -> list[str]:
     return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
-def _with_layer_outputs(model: Any, layers: tuple[str, ...]) -> bytes:
-    """Serialise the graph with the named layer values as further outputs."""
+def _with_layer_outputs(path: Path) -> bytes:
+    """Serialise the graph with the layer values that its manifest names as further outputs."""
+    model = read_onnx(path)
     known = {info.name: info for info in model.graph.value_info}
+    layers = manifest_of(metadata_of(model), path).layers
     missing = [name for name in layers if name not in known]
     if missing:
         raise ArtifactError(f"the graph lacks the layer value '{missing[0]}' that its manifest names; export it again")

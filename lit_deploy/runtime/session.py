@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from lit_deploy.specs import TensorSpec
 
 Arrays = dict[str, NDArray[np.generic]]
 Device = Literal["cpu", "cuda"]
+Backend = Literal["onnxruntime", "openvino"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class SessionOptions:
         library: custom-op library: True requires it, False leaves it out, None uses it where it is found.
         layers: also return the output of every layer named in ``manifest.layers``.
         compiled: PyTorch only: run through ``torch.compile``.
+        backend: what runs an ``.onnx`` file; ``openvino`` takes portable files, as a peer in benchmarks.
     """
 
     device: Device = "cpu"
@@ -36,6 +39,15 @@ class SessionOptions:
     library: bool | None = None
     layers: bool = False
     compiled: bool = False
+    backend: Backend = "onnxruntime"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("device", Device), ("backend", Backend)):
+            value, allowed = getattr(self, name), get_args(kind)
+            if value not in allowed:
+                raise UsageError(f"{name} is '{value}', expected one of {', '.join(allowed)}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}, expected at least 1")
 
 
 class Session(Protocol):
@@ -44,9 +56,12 @@ class Session(Protocol):
     ``run`` may be called from several threads at once.
     """
 
-    manifest: Manifest
     description: str
     """One line for tables: back end, version, and what of lit-deploy it uses."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the network is; like everything below, there once the session is entered."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -64,6 +79,13 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def entered(value: T | None) -> T:
+    """Return what ``__enter__`` sets; UsageError while the session is not entered."""
+    if value is None:
+        raise UsageError("the session is not open; use it as: with open_session(...) as session")
+    return value
 
 
 def input_specs(manifest: Manifest) -> tuple[TensorSpec, ...]:
@@ -90,13 +112,16 @@ def check_feeds(feeds: Mapping[str, NDArray[np.generic]], inputs: tuple[TensorSp
         raise UsageError(f"got inputs {sorted(feeds)}, expected {sorted(wanted)}")
     for spec in inputs:
         array = feeds[spec.name]
+        if not isinstance(array, np.ndarray):
+            raise UsageError(f"input '{spec.name}' is a {type(array).__name__}, expected a NumPy array")
         fits = len(array.shape) == len(spec.shape) and all(
             isinstance(want, str) or want == got for want, got in zip(spec.shape, array.shape, strict=True)
         )
-        if array.dtype.name != spec.dtype or not fits:
+        # dtype, not its name: a byte-swapped float32 would be read as other numbers
+        if array.dtype != np.dtype(spec.dtype) or not fits:
             shape = " x ".join(map(str, spec.shape))
             raise UsageError(
-                f"input '{spec.name}' is {array.dtype.name} {list(array.shape)}, expected {spec.dtype} [{shape}]"
+                f"input '{spec.name}' is {array.dtype} {list(array.shape)}, expected {spec.dtype} [{shape}]"
             )
 
 
@@ -115,9 +140,11 @@ def open_session(source: str | Path, options: SessionOptions | None = None) -> S
         ArtifactError, CheckpointError, MissingDependency: when entered.
     """
     options = options or SessionOptions()
-    if options.threads is not None and options.threads < 1:
-        raise UsageError(f"threads is {options.threads}, expected at least 1")
     suffix = Path(source).suffix.lower()
+    if suffix == ".onnx" and options.backend == "openvino":
+        from lit_deploy.runtime.openvino import OpenVinoSession
+
+        return OpenVinoSession(Path(source), options)
     if suffix == ".onnx":
         from lit_deploy.runtime.onnxruntime import OnnxRuntimeSession
 

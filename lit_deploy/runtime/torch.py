@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from lit_deploy.artifact import Manifest, manifest_from_checkpoint
 from lit_deploy.errors import MissingDependency
-from lit_deploy.runtime.session import Arrays, SessionOptions, check_feeds, input_specs, output_specs
+from lit_deploy.runtime.session import Arrays, SessionOptions, check_feeds, entered, input_specs, output_specs
 from lit_deploy.specs import TensorSpec
 
 
@@ -23,12 +24,13 @@ class TorchSession:
     ``[B, 8, H//2, W//2]`` under ``<module>.dconv.conv_offset``.
     """
 
-    manifest: Manifest
-
     def __init__(self, source: str | Path, options: SessionOptions) -> None:
         self._source = source
         self._options = options
+        self._manifest: Manifest | None = None
+        self._threads_before: int | None = None
         self._model: Any = None
+        self._recording = threading.Lock()
         self._call: Callable[[Any], Any]
         self.description = "PyTorch"
 
@@ -41,10 +43,11 @@ class TorchSession:
         if self._options.device == "cuda" and not torch.cuda.is_available():
             raise MissingDependency("device cuda was asked for, but PyTorch sees no CUDA device; use --device cpu")
         if self._options.threads is not None:
+            self._threads_before = torch.get_num_threads()  # the setting is the process's, not the session's
             torch.set_num_threads(self._options.threads)
         checkpoint = load_checkpoint(self._source)
         model = registry.build(checkpoint.spec, checkpoint.state)
-        self.manifest = manifest_from_checkpoint(checkpoint, layers=blocks.layer_names(model))
+        self._manifest = manifest_from_checkpoint(checkpoint, layers=blocks.layer_names(model))
         self._model = model.to(self._options.device)
         self._call = torch.compile(self._model) if self._options.compiled else self._model
         mode = "compile" if self._options.compiled else "eager"
@@ -54,7 +57,15 @@ class TorchSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._model = None
+        self._model = self._manifest = None
+        if self._threads_before is not None:
+            import torch
+
+            torch.set_num_threads(self._threads_before)
+
+    @property
+    def manifest(self) -> Manifest:
+        return entered(self._manifest)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -74,6 +85,7 @@ class TorchSession:
         with torch.inference_mode():
             if not self._options.layers:
                 return {"logits": self._call(images).cpu().numpy()}
-            with record_layers(self._model, self.manifest.layers) as layers:
+            # The hooks that record hang on the model, which all callers share.
+            with self._recording, record_layers(self._model, self.manifest.layers) as layers:
                 logits = self._model(images)
         return {"logits": logits.cpu().numpy(), **{name: value.cpu().numpy() for name, value in layers.items()}}

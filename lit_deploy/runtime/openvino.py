@@ -1,0 +1,83 @@
+"""Sessions on OpenVINO: a peer that benchmarks compare with. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy.artifact import Manifest, read_manifest
+from lit_deploy.errors import ArtifactError, MissingDependency, UsageError
+from lit_deploy.runtime.session import Arrays, SessionOptions, check_feeds, entered, input_specs, output_specs
+from lit_deploy.specs import TensorSpec
+
+
+class OpenVinoSession:
+    """A portable file on OpenVINO's CPU plugin in float32: a peer to measure against, not a supported runtime.
+
+    Every batch size is compiled with static shapes, which is how OpenVINO is fastest.
+    """
+
+    def __init__(self, path: Path, options: SessionOptions) -> None:
+        self._path = path
+        self._options = options
+        self._manifest: Manifest | None = None
+        self._requests: dict[int, Any] = {}
+        self.description = "OpenVINO"
+
+    def __enter__(self) -> Self:
+        try:
+            import openvino
+        except ImportError:
+            raise MissingDependency("OpenVINO is not installed; run: pip install openvino") from None
+        if self._options.device != "cpu":
+            raise UsageError(f"device is {self._options.device}, but OpenVINO is measured on the CPU only")
+        self._manifest = read_manifest(self._path)
+        self._core = openvino.Core()
+        self.description = f"OpenVINO {openvino.__version__.split('-')[0]} cpu (f32)"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._requests.clear()
+        self._manifest = None
+
+    @property
+    def manifest(self) -> Manifest:
+        return entered(self._manifest)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return input_specs(self.manifest)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return output_specs(self.manifest)
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        check_feeds(feeds, self.inputs)
+        images = feeds["images"]
+        if len(images) not in self._requests:
+            self._requests[len(images)] = self._compile(images.shape)
+        results = self._requests[len(images)].infer({0: images}, share_inputs=True)
+        return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",  # where the CPU has bfloat16 the default is less exact
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if self._options.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = self._options.threads
+        try:
+            model = self._core.read_model(str(self._path))
+            model.reshape({0: list(shape)})
+            return self._core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+            raise ArtifactError(f"OpenVINO refuses {self._path.name} ({reason}); export it with --portable") from error
