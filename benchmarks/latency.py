@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lit_deploy import report
-from lit_deploy.artifact import Manifest, manifest_of, set_manifest
+from lit_deploy.artifact import Manifest, manifest_of, metadata_of, set_manifest
 from lit_deploy.bench import run_bench
 from lit_deploy.contenders import Contender, default_contenders
 from lit_deploy.errors import LitDeployError
@@ -166,7 +166,7 @@ def matrix_products(network: onnx.ModelProto) -> tuple[onnx.ModelProto, int, int
     Returns:
         The model; its multiply-accumulates per image; those of the whole network.
     """
-    manifest = manifest_of(network, Path("network.onnx"))
+    manifest = manifest_of(metadata_of(network), Path("network.onnx"))
     spec = manifest.model
     weights = {value.name: numpy_helper.to_array(value) for value in network.graph.initializer}
     chain = ProductChain(weights, (spec.in_channels, *spec.image_size))

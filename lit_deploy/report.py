@@ -25,6 +25,7 @@ from lit_deploy.errors import ParityFailed, StateDictMismatch, UsageError
 
 # cli.py knows one module for everything that is shown.
 from lit_deploy.plots import bench_plot, bench_settings, check_chart, layers_plot, model_title
+from lit_deploy.runtime.session import input_specs
 from lit_deploy.verify import MIN_OFFSET_STD
 
 if TYPE_CHECKING:
@@ -263,15 +264,13 @@ def verify_json(report: VerifyReport) -> str:
 
 def export_summary(result: ExportResult) -> RenderableType:
     """What was written, what it takes and gives, and how parity was proven."""
-    manifest, spec = result.manifest, result.manifest.input
-    batch = manifest.batch or "batch"
-    shape = (batch, spec.height, spec.width, 3) if spec.kind == "uint8" else (batch, 3, spec.height, spec.width)
-    kind = "uint8" if spec.kind == "uint8" else "float32"
+    manifest = result.manifest
+    (images,) = input_specs(manifest)
     operator = "inlined (portable)" if manifest.portable else "one node, with a built-in function as fallback"
     table = Table.grid(padding=(0, 2))
     table.add_row("wrote", _text(f"{result.path} ({result.size / 1e6:.1f} MB)", "bold"))
     table.add_row("model", _text(f"{manifest.model.name}, {manifest.model.num_classes} classes, {manifest.precision}"))
-    table.add_row("input", _text(f"images {kind} [{', '.join(map(str, shape))}]"))
+    table.add_row("input", _text(f"{images.name} {images.dtype} [{', '.join(map(str, images.shape))}]"))
     table.add_row("output", _text(manifest.output))
     table.add_row("operator", operator)
     if result.report is None:

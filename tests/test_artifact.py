@@ -218,3 +218,16 @@ def test_sha256(tmp_path: Path) -> None:
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert sha256_of(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_another_operator_version_is_refused() -> None:
+    raw = json.loads(MANIFEST.to_json())
+    raw["op_version"] = 2
+    with pytest.raises(ArtifactError, match=r"version 2 of the operator, this lit-deploy implements version 1"):
+        Manifest.from_json(json.dumps(raw))
+
+
+def test_atomic_path_passes_on_errors_that_are_not_its_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.onnx"):
+        (tmp_path / "absent").read_text()
+    assert os.listdir(tmp_path) == []

@@ -37,8 +37,9 @@ def run(command: list[str] | str, folder: Path, **variables: str) -> str:
     """Run in ``folder`` with this interpreter's scripts first on the path; fail with everything that was printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
+    shell = isinstance(command, str)
     done = subprocess.run(
-        command, cwd=folder, env=environment, shell=isinstance(command, str), capture_output=True, text=True, timeout=600
+        command, cwd=folder, env=environment, shell=shell, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -80,7 +81,8 @@ def test_readme_links_exist() -> None:
 
 def test_command_line_reference_is_current(tmp_path: Path) -> None:
     typer = Path(sys.executable).parent / "typer"
-    run([str(typer), "lit_deploy.cli", "utils", "docs", "--name", "lit-deploy", "--output", str(tmp_path / "cli.md")], ROOT)
+    output = tmp_path / "cli.md"
+    run([str(typer), "lit_deploy.cli", "utils", "docs", "--name", "lit-deploy", "--output", str(output)], ROOT)
     assert (tmp_path / "cli.md").read_text() == (ROOT / "docs" / "cli.md").read_text(), "run: make docs"
 
 
@@ -97,5 +99,7 @@ def test_demo(tmp_path: Path) -> None:
     printed = run(["bash", str(ROOT / "examples" / "demo.sh")], ROOT, DEMO_DIR=str(tmp_path), DEMO_ROUNDS="2")
     assert (tmp_path / "lit_s.onnx").exists()
     assert (tmp_path / "lit_s.png").exists()
-    table = [re.findall(r"[\d.]+ ?%|\d+", line) for line in printed.splitlines() if re.search(r"digits\.(pth|onnx) ", line)]
-    assert table, printed
+    rows = re.findall(r"digits\.(pth|onnx) +│ +([\d.]+)% │ +(\d+) │ +(\d+) │", printed)
+    assert [row[0] for row in rows] == ["pth", "onnx"], printed
+    assert all(float(accuracy) > 97 and int(differ) == 0 for _, accuracy, _, differ in rows)
+    assert re.search(r"PASS +fp32, 360 images", printed)

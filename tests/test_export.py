@@ -260,9 +260,7 @@ def test_imagenet_labels(checkpoint_file: CheckpointFile) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_unusable_options(
-    options: dict[str, Any], word: str, checkpoint_file: CheckpointFile, tmp_path: Path
-) -> None:
+def test_unusable_options(options: dict[str, Any], word: str, checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=word):
         export_checkpoint(checkpoint_file("tiny"), tmp_path / "a.onnx", OnnxOptions(**options))
     assert os.listdir(tmp_path) == []

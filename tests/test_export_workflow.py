@@ -197,3 +197,11 @@ def test_killed_export_leaves_no_half_file(checkpoint_file: CheckpointFile, tmp_
             assert left == (["a.onnx"] if MOMENTS.index(moment) % 2 else [])
             if left:
                 assert out.read_text() == "old", moment
+
+
+def test_output_over_the_checkpoint_is_refused(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
+    copy = tmp_path / "tiny.onnx"
+    copy.write_bytes(checkpoint_file("tiny").read_bytes())
+    with pytest.raises(UsageError, match="is the checkpoint itself"):
+        export_checkpoint(copy, copy)
+    assert copy.read_bytes() == checkpoint_file("tiny").read_bytes()

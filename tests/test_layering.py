@@ -109,7 +109,7 @@ def test_bottom_modules_import_only_each_other() -> None:
 def test_workflows_know_no_back_end() -> None:
     """They open sessions; which back end serves one is decided in ``runtime`` alone."""
     back_ends = {name for name in inside("runtime") if name not in ("runtime", "runtime.session")}
-    assert {"runtime.torch", "runtime.onnxruntime"} <= back_ends
+    assert {"runtime.torch", "runtime.onnxruntime", "runtime.openvino"} <= back_ends
     allowed = set(inside("runtime"))
     users = {name: sorted(own(name) & back_ends) for name in ALL if name not in allowed}
     assert {name: found for name, found in users.items() if found} == {}

@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def wheel(folder: Path, **variables: str) -> tuple[set[str], str]:
     """Build the wheel in a fresh build directory; return its file names and what was printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", str(folder)]
-        + ["-C", f"build-dir={folder / 'build'}", str(ROOT)],
+        [
+            *(sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", str(folder)),
+            *("-C", f"build-dir={folder / 'build'}", str(ROOT)),
+        ],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,

@@ -12,12 +12,12 @@ import pytest
 from exported import change_initializer, edited, export_of
 from golden import TINY, TINY_TI
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import lit_deploy.verify as verify_module
 from lit_deploy.key_layout import OFFICIAL_SPECS, relative_position_index
 from lit_deploy.runtime.session import SessionOptions, open_session
-from lit_deploy.seeded import make_state
+from lit_deploy.seeded import make_state, save_checkpoint
 from lit_deploy.specs import TOLERANCES, ModelSpec
 from lit_deploy.verify import VerifyReport, verify_artifact
 
@@ -265,3 +265,50 @@ def test_planted_fault_behind_other_outputs(
     report = verify_fault(checkpoint_file("tiny"), fault, 1, tmp_path, layers=False, output=output)
     assert report.verdict == "fail"
     assert report.layers == ()
+
+
+def reordered(columns: list[int], shift: int = 0) -> Change:
+    """The five classes and their scores picked anew, and the class indices moved by ``shift``."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(columns), "columns"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shift), "shift"))
+        top = next(node for node in model.graph.node if node.op_type == "TopK")
+        top.output[:] = ["best_scores", "best_classes"]
+        model.graph.node.extend(
+            [
+                helper.make_node("Gather", ["best_scores", "columns"], ["scores"], axis=1),
+                helper.make_node("Gather", ["best_classes", "columns"], ["picked"], axis=1),
+                helper.make_node("Add", ["picked", "shift"], ["classes"]),
+            ]
+        )
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (reordered([0, 0, 0, 0, 0]), "occurs twice"),
+        (reordered([4, 3, 2, 1, 0]), "descending"),
+        (reordered([0, 1, 2, 3, 4], shift=5000), "outside 0..6"),
+    ],
+    ids=["best repeated", "worst first", "no such class"],
+)
+def test_damaged_ranking(change: Change, words: str, checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
+    """Scores that fit their classes are not enough: a top-5 is five different classes, best first."""
+    checkpoint = checkpoint_file("tiny")
+    path = edited(export_of(checkpoint, output="top5"), tmp_path / "a.onnx", change)
+    report = verify_artifact(path, checkpoint)
+    assert report.verdict == "fail"
+    assert any(words in reason for reason in report.reasons), report.reasons
+
+
+def test_constant_half_precision_output(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
+    """Large equal logits hide everything from a relative limit: the check must not call that a pass."""
+    state = make_state(TINY)
+    state["head.bias"] = state["head.bias"] + 2000
+    save_checkpoint(state, tmp_path / "biased.pth")
+    path = export_of(tmp_path / "biased.pth", precision="fp16")
+    report = verify_artifact(path, tmp_path / "biased.pth")
+    assert report.verdict != "pass", report

@@ -386,3 +386,59 @@ def test_refusals_print_nothing_else(
 
 def test_manifest_is_read_without_a_session(checkpoint_file: CheckpointFile) -> None:
     assert read_manifest(export_of(checkpoint_file("tiny"))).model == TINY
+
+
+def test_session_that_is_not_open(checkpoint_file: CheckpointFile) -> None:
+    """Before it is entered and after it is left: a sentence, not an AttributeError."""
+    for source in (checkpoint_file("tiny"), export_of(checkpoint_file("tiny"))):
+        session = open_session(source)
+        for use in (lambda s: s.manifest, lambda s: s.inputs, lambda s: s.outputs, lambda s: s.run({})):
+            with pytest.raises(UsageError, match="not open"):
+                use(session)
+        with session:
+            assert session.inputs
+        with pytest.raises(UsageError, match="not open"):
+            session.run({"images": IMAGES})
+
+
+def test_bytes_in_the_other_order_are_refused(checkpoint_file: CheckpointFile) -> None:
+    with open_session(export_of(checkpoint_file("tiny"))) as session:
+        with pytest.raises(UsageError, match=r"'images' is >f4 .* expected float32"):
+            session.run({"images": IMAGES.astype(">f4")})
+        with pytest.raises(UsageError, match="is a list, expected a NumPy array"):
+            session.run({"images": IMAGES.tolist()})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("option", [{"device": "tpu"}, {"backend": "tvm"}])
+def test_unknown_options_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected one of"):
+        SessionOptions(**option)
+
+
+def test_threads_of_the_process_come_back(checkpoint_file: CheckpointFile) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    with open_session(checkpoint_file("tiny"), SessionOptions(threads=1)):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_library_that_is_asked_for_and_cannot_be_used(
+    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_DEPLOY_LIBRARY", str(tmp_path / "absent.so"))
+    with pytest.raises(MissingDependency, match=r"absent\.so"):
+        open_session(export_of(checkpoint_file("tiny"))).__enter__()
+    monkeypatch.setenv("LIT_DEPLOY_LIBRARY", "")  # as good as unset
+    with open_session(export_of(checkpoint_file("tiny"))) as session:
+        session.run({"images": IMAGES})
+
+
+@needs_library
+def test_portable_files_need_no_library(checkpoint_file: CheckpointFile) -> None:
+    portable = export_of(checkpoint_file("tiny"), portable=True)
+    with pytest.raises(UsageError, match="portable"):
+        open_session(portable, SessionOptions(library=True)).__enter__()
+    with open_session(portable) as session:
+        assert "inlined" in session.description

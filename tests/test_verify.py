@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
-from lit_deploy.artifact import manifest_of, read_manifest, set_manifest
+from lit_deploy.artifact import manifest_of, metadata_of, read_manifest, set_manifest
 from lit_deploy.checkpoints import load_checkpoint
 from lit_deploy.errors import ArtifactError, ImageError, ParityFailed, UsageError
 from lit_deploy.export import export_checkpoint
@@ -150,7 +150,9 @@ def rebuilt(name: str, folder: Path, checkpoint_file: CheckpointFile, zero: Call
     def change(model: onnx.ModelProto) -> None:
         for entry in [entry for entry in model.graph.initializer if zero(entry.name)]:
             change_initializer(model, entry.name, np.zeros_like)
-        set_manifest(model, replace(manifest_of(model, folder), source_sha256=load_checkpoint(checkpoint).sha256))
+        set_manifest(
+            model, replace(manifest_of(metadata_of(model), folder), source_sha256=load_checkpoint(checkpoint).sha256)
+        )
 
     return checkpoint, edited(export_of(checkpoint_file(name)), folder / f"{name}.onnx", change)
 
