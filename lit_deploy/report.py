@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -82,19 +81,7 @@ def write_text(text: str, path: Path) -> None:
 
 def as_json(value: Any) -> str:
     """Any result as JSON; numbers that JSON lacks (NaN, infinity) become null."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode()
 
 
 # --- bench ------------------------------------------------------------------------------------------------------------
@@ -126,22 +113,14 @@ def bench_json(report: BenchReport) -> str:
 
 def bench_from_json(text: str) -> BenchReport:
     """Read ``bench_json``'s output, to draw or to format it again; UsageError when it is something else."""
-    from lit_deploy.bench import BenchReport, Exclusion, Machine, Measurement
+    from lit_deploy.bench import BenchReport
 
     try:
-        raw = json.loads(text)
-        machine = Machine(**{**raw["machine"], "gpus": tuple(raw["machine"]["gpus"])})
-        lists = ("speedup_quartiles", "round_ms")
-        measurements = [Measurement(**{**m, **{key: tuple(m[key]) for key in lists}}) for m in raw["measurements"]]
-        fields = {
-            "image_size": tuple(raw["image_size"]),
-            "measurements": tuple(measurements),
-            "exclusions": tuple(Exclusion(**exclusion) for exclusion in raw["exclusions"]),
-            "machine": machine,
-        }
-        return BenchReport(**{**raw, **fields})
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"this is not the JSON of `lit-deploy bench --json` ({error!r})") from None
+        return msgspec.json.decode(text, type=BenchReport)
+    except msgspec.MsgspecError as error:
+        raise UsageError(
+            f"this is not the JSON of a benchmark ({error}); write it with lit-deploy bench --json"
+        ) from None
 
 
 def bench_markdown(report: BenchReport) -> str:
@@ -368,7 +347,7 @@ def models_json(models: Mapping[str, OfficialModel]) -> str:
     """The official models by name, with parameters, MACs and URL."""
     return as_json(
         {
-            name: {**_plain(model), "parameters": model.parameters, "macs": model.macs, "url": model.url}
+            name: {**dataclasses.asdict(model), "parameters": model.parameters, "macs": model.macs, "url": model.url}
             for name, model in models.items()
         }
     )

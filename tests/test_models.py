@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lit_deploy.checkpoints import load_checkpoint
 from lit_deploy.errors import StateDictMismatch
-from lit_deploy.key_layout import OFFICIAL_SPECS, mac_count, parameter_count, relative_position_index, state_entries
+from lit_deploy.key_layout import OFFICIAL_SPECS, mac_count, parameter_count, state_entries
 from lit_deploy.models import blocks
 from lit_deploy.models.registry import OFFICIAL, build
 from lit_deploy.ops.library import deformable_token_merging
@@ -132,14 +132,6 @@ def test_macs_match_torch(spec: ModelSpec) -> None:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         build(spec)(torch.zeros(1, 3, *spec.image_size))
     assert counter.get_total_flops() == 2 * mac_count(spec)
-
-
-def test_position_index_twice() -> None:
-    """The torch and the NumPy builder of the index agree, on maps that are not square too."""
-    for height in range(1, 8):
-        for width in range(1, 8):
-            expected = relative_position_index(height, width)
-            assert (blocks.relative_position_index(height, width).numpy() == expected).all()
 
 
 def test_attention_bias_by_definition() -> None:

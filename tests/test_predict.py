@@ -15,7 +15,7 @@ from golden import TINY
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_deploy.errors import ImageError
+from lit_deploy.errors import ImageError, UsageError
 from lit_deploy.predict import Prediction, predict_images
 from lit_deploy.preprocessing import load_image, normalize, resize_and_crop
 from lit_deploy.runtime.session import SessionOptions, open_session
@@ -188,4 +188,5 @@ def test_broken_images(checkpoint_file: CheckpointFile, tmp_path: Path, photos: 
 
 
 def test_no_image(checkpoint_file: CheckpointFile) -> None:
-    assert predict_images(export_of(checkpoint_file("tiny")), []) == []
+    with pytest.raises(UsageError, match="name at least one image"):
+        predict_images(export_of(checkpoint_file("tiny")), [])
