@@ -18,7 +18,7 @@ from lit_deploy.artifact import Manifest
 from lit_deploy.errors import UsageError
 from lit_deploy.preprocessing import images_in, load_image, normalize, resize_and_crop
 from lit_deploy.runtime.session import Arrays, Session, SessionOptions, open_session
-from lit_deploy.specs import TOLERANCES, InputSpec, Tolerance
+from lit_deploy.specs import TOLERANCES, Tolerance
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 Pixels = NDArray[np.uint8]
@@ -134,10 +134,24 @@ def verify_artifact(
                 f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
             )
         pixels, source = _pixels(manifest, images, limit)
-        batches = _batches(pixels, manifest.batch, seeded=images is None)
-        expected = _run(reference, reference.manifest.input, manifest.input, batches, len(pixels))
-        got = _run(tested, manifest.input, manifest.input, batches, len(pixels))
-        return _judge(str(artifact), source, tested, reference, expected, got)
+        expected: list[Arrays] = []
+        got: list[Arrays] = []
+        compared = {name: _Running(name) for name in manifest.layers if layers}
+        for batch, count in _batches(pixels, manifest.batch, seeded=images is None):
+            # Layers are compared batch by batch and dropped: those of many images would not fit in memory.
+            wanted, found = (
+                {
+                    name: value[:count]
+                    for name, value in session.run({"images": _feed(session, batch, manifest)}).items()
+                }
+                for session in (reference, tested)
+            )
+            for name, running in compared.items():
+                running.add(wanted[name], found[name])
+            expected.append({name: wanted[name] for name in wanted if name not in reference.manifest.layers})
+            got.append({name: found[name] for name in found if name not in compared})
+        comparisons = tuple(running.comparison() for running in compared.values())
+        return _judge(str(artifact), source, tested, reference, _joined(expected), _joined(got), comparisons)
 
 
 def _pixels(manifest: Manifest, images: str | Path | None, limit: int) -> tuple[Pixels, str]:
@@ -154,36 +168,59 @@ def _pixels(manifest: Manifest, images: str | Path | None, limit: int) -> tuple[
     return np.stack([resize_and_crop(load_image(path), spec) for path in taken]), source
 
 
-def _batches(pixels: Pixels, fixed: int | None, seeded: bool) -> list[Pixels]:
-    """Split into batches; a fixed batch is filled up with copies of the last image."""
+def _batches(pixels: Pixels, fixed: int | None, seeded: bool) -> list[tuple[Pixels, int]]:
+    """Batches and how many of their images count: a fixed batch is filled up with copies of the last image."""
     if fixed is None:
         sizes = list(BATCHES) if seeded else [8] * (len(pixels) // 8) + [len(pixels) % 8] * bool(len(pixels) % 8)
-        return list(np.split(pixels, np.cumsum(sizes)[:-1]))
-    missing = -len(pixels) % fixed
-    return list(np.split(np.concatenate([pixels, *[pixels[-1:]] * missing]), (len(pixels) + missing) // fixed))
+        return [(part, len(part)) for part in np.split(pixels, np.cumsum(sizes)[:-1])]
+    parts = [pixels[start : start + fixed] for start in range(0, len(pixels), fixed)]
+    return [(np.concatenate([part, *[part[-1:]] * (fixed - len(part))]), len(part)) for part in parts]
 
 
-def _run(session: Session, layout: InputSpec, pixels_spec: InputSpec, batches: list[Pixels], count: int) -> Arrays:
-    """Run all batches and join the outputs of the first ``count`` images; normalisation is that of the tested file."""
-    outputs: list[Arrays] = []
-    for pixels in batches:
-        feed = pixels if layout.kind == "uint8" else normalize(pixels, pixels_spec)
-        outputs.append(session.run({"images": feed}))
-    return {name: np.concatenate([output[name] for output in outputs])[:count] for name in outputs[0]}
+def _feed(session: Session, pixels: Pixels, tested: Manifest) -> NDArray[Any]:
+    """Pixels in a session's layout; the normalisation is that of the tested file."""
+    return pixels if session.manifest.input.kind == "uint8" else normalize(pixels, tested.input)
+
+
+def _joined(outputs: list[Arrays]) -> Arrays:
+    return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+
+class _Running:
+    """A comparison that grows batch by batch, in float64; NaN anywhere makes every metric the worst there is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.max_abs = self.sum_abs = self.scale = 0.0
+        self.count = 0
+        self.cosine = 1.0
+
+    def add(self, reference: NDArray[Any], value: NDArray[Any]) -> None:
+        """Take in two arrays ``[images, ...]``."""
+        if reference.shape != value.shape or not np.isfinite(value).all():
+            self.max_abs, self.sum_abs, self.cosine = np.inf, np.inf, -1.0
+            return
+        a = reference.astype(np.float64).reshape(len(reference), -1)
+        b = value.astype(np.float64).reshape(len(value), -1)
+        error = np.abs(a - b)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = np.sum(a * b, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+        self.max_abs = max(self.max_abs, float(error.max()))
+        self.sum_abs += float(error.sum())
+        self.count += error.size
+        self.scale = max(self.scale, float(np.abs(a).max()))
+        self.cosine = min(self.cosine, float(cosine.min()))
+
+    def comparison(self) -> Comparison:
+        """The metrics over all that was taken in."""
+        relative = self.max_abs / max(self.scale, np.finfo(np.float64).tiny)
+        return Comparison(self.name, self.max_abs, self.sum_abs / max(self.count, 1), relative, self.cosine)
 
 
 def _compare(name: str, reference: NDArray[Any], value: NDArray[Any]) -> Comparison:
-    """Compare two arrays ``[images, ...]`` in float64; NaN anywhere makes every metric the worst there is."""
-    a = reference.astype(np.float64).reshape(len(reference), -1)
-    b = value.astype(np.float64).reshape(len(value), -1)
-    if a.shape != b.shape or not np.isfinite(b).all():
-        return Comparison(name, np.inf, np.inf, np.inf, -1.0)
-    error = np.abs(a - b)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosine = np.sum(a * b, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    worst = float(error.max())
-    scale = max(float(np.abs(a).max()), np.finfo(np.float64).tiny)
-    return Comparison(name, worst, float(error.mean()), worst / scale, float(cosine.min()))
+    running = _Running(name)
+    running.add(reference, value)
+    return running.comparison()
 
 
 def _log(probabilities: NDArray[Any]) -> Floats:
@@ -225,6 +262,7 @@ def _judge(
     reference: Session,
     expected: Mapping[str, NDArray[Any]],
     got: Mapping[str, NDArray[Any]],
+    layers: tuple[Comparison, ...],
 ) -> VerifyReport:
     manifest = tested.manifest
     tolerance = TOLERANCES[manifest.precision]
@@ -245,8 +283,6 @@ def _judge(
     slack = 2 * tolerance.relative * float(np.abs(scores).max())
     top1, top5 = _agreement(scores, classes[:, :1], slack), _agreement(scores, classes, slack)
 
-    compared = [name for name in manifest.layers if name in got and name in expected]
-    layers = tuple(_compare(name, expected[name], got[name]) for name in compared)
     departed = next((layer.name for layer in layers if not layer.relative <= tolerance.relative), None)
 
     reasons = [damaged] if damaged else []
