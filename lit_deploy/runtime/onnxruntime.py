@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy import native
-from lit_deploy.artifact import Manifest, check_file, manifest_of, metadata_of, read_onnx
+from lit_deploy.artifact import check_file, manifest_of, metadata_of, read_onnx
 from lit_deploy.errors import ArtifactError, MissingDependency, UsageError
-from lit_deploy.runtime.session import Arrays, SessionOptions, check_feeds, entered, input_specs, output_specs
+from lit_deploy.runtime.session import Arrays, BackEnd, SessionOptions, check_feeds, entered, output_specs
 from lit_deploy.specs import TensorSpec
 
 _DTYPES = {
@@ -25,15 +24,13 @@ _DTYPES = {
 }
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(BackEnd):
     """An exported file on ONNX Runtime (CPU or CUDA); see ``Session``."""
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
+        super().__init__(options)
         self._path = path
-        self._options = options
         self._session: Any = None
-        self._manifest: Manifest | None = None
-        self.description = "ONNX Runtime"
 
     def __enter__(self) -> Self:
         check_file(self._path)
@@ -70,18 +67,8 @@ class OnnxRuntimeSession:
         self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({kind})"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._session = self._manifest = None
-
-    @property
-    def manifest(self) -> Manifest:
-        return entered(self._manifest)
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return input_specs(self.manifest)
+    def _close(self) -> None:
+        self._session = None
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:

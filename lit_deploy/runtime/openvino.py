@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.artifact import Manifest, read_manifest
+from lit_deploy.artifact import read_manifest
 from lit_deploy.errors import ArtifactError, MissingDependency, UsageError
-from lit_deploy.runtime.session import Arrays, SessionOptions, check_feeds, entered, input_specs, output_specs
-from lit_deploy.specs import TensorSpec
+from lit_deploy.runtime.session import Arrays, BackEnd, SessionOptions, check_feeds
 
 
-class OpenVinoSession:
+class OpenVinoSession(BackEnd):
     """A portable file on OpenVINO's CPU plugin in float32: a peer to measure against, not a supported runtime.
 
     Every batch size is compiled with static shapes, which is how OpenVINO is fastest.
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
+        super().__init__(options)
         self._path = path
-        self._options = options
-        self._manifest: Manifest | None = None
         self._requests: dict[int, Any] = {}
-        self.description = "OpenVINO"
 
     def __enter__(self) -> Self:
         try:
@@ -41,23 +37,8 @@ class OpenVinoSession:
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]} cpu (f32)"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _close(self) -> None:
         self._requests.clear()
-        self._manifest = None
-
-    @property
-    def manifest(self) -> Manifest:
-        return entered(self._manifest)
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return input_specs(self.manifest)
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return output_specs(self.manifest)
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         check_feeds(feeds, self.inputs)

@@ -105,6 +105,38 @@ def output_specs(manifest: Manifest) -> tuple[TensorSpec, ...]:
     return (TensorSpec(manifest.output, "float32", (batch, classes)),)
 
 
+class BackEnd:
+    """What every back end shares: a manifest that is there while the session is open."""
+
+    description = ""
+
+    def __init__(self, options: SessionOptions) -> None:
+        self._options = options
+        self._manifest: Manifest | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        return entered(self._manifest)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return input_specs(self.manifest)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return output_specs(self.manifest)
+
+    def _close(self) -> None:
+        """Let go of what ``__enter__`` loaded."""
+        raise NotImplementedError
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manifest = None
+        self._close()
+
+
 def check_feeds(feeds: Mapping[str, NDArray[np.generic]], inputs: tuple[TensorSpec, ...]) -> None:
     """Raise UsageError in one sentence when ``feeds`` is not what ``inputs`` describe."""
     wanted = {spec.name for spec in inputs}
