@@ -43,6 +43,8 @@ def test_least_versions_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [item for name, items in project["optional-dependencies"].items() for item in items]
     declared = dict(item.split(">=") for item in [*project["dependencies"], *extras] if ">=" in item)
+    needed = {item.partition(">=")[0] for item in project["dependencies"]}
+    assert {name for name, _, required in doctor.PACKAGES if required} == needed
     for name, least, required in doctor.PACKAGES:
         assert declared[name] == least
         assert required == any(item.startswith(f"{name}>=") for item in project["dependencies"])
