@@ -194,3 +194,21 @@ def test_runs_where_no_compiled_code_does() -> None:
     names = ("x", "offset_weight", "offset_bias")
     (got,) = evaluator.run(None, dict(zip(names, (a.astype(np.float32) for a in arrays), strict=True)))
     np.testing.assert_allclose(got, expected("float32", *arrays), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("library", KERNELS)
+@pytest.mark.parametrize("bias", [0.0, 1e9], ids=["on the map", "off the map"])
+def test_infinite_tokens_spread_no_further(library: bool, bias: float) -> None:
+    """An infinite token spoils its own patch at most: no other sample, wherever the others lie."""
+    x = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    x[0, 0, 0, 0] = np.inf
+    arrays = (x, np.zeros((8, 4), np.float32), np.full(8, bias, np.float32))
+    others = np.ones((1, 2, 2, 4), bool)
+    others[0, 0, 0] = False
+    want = np.zeros((1, 2, 2, 4)) if bias else reference(torch.from_numpy(np.where(np.isinf(x), 0, x)), *tail(arrays))
+    for got in (run(session(library=library), *arrays), reference(*map(torch.from_numpy, arrays)).numpy()):
+        np.testing.assert_allclose(got[others], np.asarray(want)[others], atol=1e-5)
+
+
+def tail(arrays: tuple[Array, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(array) for array in arrays[1:])
