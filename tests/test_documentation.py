@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 ELSEWHERE = {
-    "pip install '.[ort,plot]'": "test_packaging.py builds and inspects that wheel",
+    "pip install -c constraints.txt '.[ort,plot]'": "test_packaging.py builds and inspects that wheel",
     "make demo": "test_demo below runs the script behind it",
     "make test": "is what runs this test",
 }
