@@ -87,7 +87,7 @@ def test_golden_logits(
 
 
 @pytest.mark.parametrize("library", KERNELS)
-@pytest.mark.parametrize("name", ["lit_ti", "lit_s"])
+@pytest.mark.parametrize("name", ["lit_ti", "lit_s", "lit_m", "lit_b"])
 def test_golden_fp16(
     name: str, library: bool, checkpoint_file: CheckpointFile, golden: Callable[[str], Golden], golden_input: Array
 ) -> None:

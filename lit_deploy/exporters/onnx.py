@@ -125,16 +125,16 @@ def onnx_from_checkpoint(
     progress("fold and lower")
     model = registry.build(checkpoint.spec, checkpoint.state)
     names = blocks.layer_names(model)
+    with torch.no_grad(), blocks.record_layers(model, names) as record:
+        model(torch.zeros(1, 3, spec.height, spec.width))
+    layers = tuple(name for name in record if name in names)  # in the order they run
     lower(model, spec, options.precision)
-    graph = _export_graph(model, names, options.output, checkpoint.spec.num_classes)
+    graph = _export_graph(model, layers, options.output, checkpoint.spec.num_classes)
     rows = options.batch or 2  # torch.export would take a size of 1 for a constant
     if spec.kind == "uint8":
         example = torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8).expand(rows, -1, -1, -1)
     else:
         example = torch.zeros(1, 3, spec.height, spec.width).expand(rows, -1, -1, -1)
-    with torch.no_grad():
-        layers = tuple(graph(example[:1])[1])
-
     progress("trace and convert")
     proto = _convert(graph, example, options, layers)
 
