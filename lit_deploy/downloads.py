@@ -59,7 +59,11 @@ def resolve_checkpoint(source: str | Path, progress: Progress | None = None) -> 
     if text in OFFICIAL_SPECS:
         return _cached(official_url(text), f"{text}.pth", progress)
     if text.startswith("https://"):
-        base = re.sub(r"[^\w.-]", "_", Path(urllib.parse.urlsplit(text).path).name)[-80:] or "checkpoint"
+        try:
+            name = Path(urllib.parse.urlsplit(text).path).name
+        except ValueError as error:
+            raise CheckpointError(f"{text} is not a URL ({error}), expected https://host/path/file.pth") from None
+        base = re.sub(r"[^\w.-]", "_", name)[-80:] or "checkpoint"
         # the same file name occurs at many addresses, so the address is part of the cached name
         return _cached(text, f"{hashlib.sha256(text.encode()).hexdigest()[:12]}-{base}", progress)
     scheme = re.match(r"[a-zA-Z][\w+.-]*://", text)

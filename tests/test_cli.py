@@ -393,3 +393,34 @@ def test_a_closed_pipe_is_no_crash(checkpoint_file: CheckpointFile) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+from lit_deploy.cli import main
+sys.argv = ["lit-deploy", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("command", [["export", "--ckpt", "x.pth"], ["inspect", "x.pth"], ["bench", "--rounds", "1"]])
+def test_without_torch(command: list[str], checkpoint_file: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(checkpoint_file("tiny").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (2, "error: the package torch is not installed; run: pip install torch\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pth"]
+
+
+def test_lost_output_is_no_failed_gate(checkpoint_file: Callable[[str], Path]) -> None:
+    """1 means that a gate failed; output that cannot be written is the environment's fault."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lit_deploy.cli", "inspect", str(checkpoint_file("tiny"))],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

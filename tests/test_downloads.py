@@ -146,3 +146,8 @@ def test_local_file_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_unusable_sources(source: str, sentence: str) -> None:
     with pytest.raises(CheckpointError, match=sentence):
         resolve_checkpoint(source)
+
+
+def test_malformed_url() -> None:
+    with pytest.raises(CheckpointError, match="is not a URL"):
+        resolve_checkpoint("https://[::1/lit_s.pth")
