@@ -51,7 +51,7 @@ def main() -> int:
             f"The floor computes {macs / 1e9:.3f} of the network's {whole / 1e9:.3f} GMACs per image; the rest are the "
             "offset branches inside the operator.\n"
         )
-        report.write_text(report.bench_json(result), arguments.folder / "latency_cpu.json")
+        report.write_text(report.as_json(result), arguments.folder / "latency_cpu.json")
         report.write_text(f"{report.bench_markdown(result)}\n{note}", arguments.folder / "latency_cpu.md")
         report.bench_plot(result, arguments.folder / "latency_cpu.png")
     except LitDeployError as error:

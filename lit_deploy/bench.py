@@ -25,6 +25,7 @@ from lit_deploy.bench_worker import Worker
 from lit_deploy.contenders import Contender, Kind, contenders_for, default_contenders
 from lit_deploy.doctor import cpu_name, gpu_names, installed_version
 from lit_deploy.errors import UsageError
+from lit_deploy.predict import softmax
 from lit_deploy.runtime.session import Device
 from lit_deploy.specs import MAX_BATCH, TOLERANCES, PrecisionName, Progress
 
@@ -317,8 +318,7 @@ def max_relative_difference(reference: Mapping[str, NDArray[Any]], outputs: Mapp
 def _probabilities(outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     if "probabilities" in outputs:
         return outputs["probabilities"]
-    powers = np.exp(outputs["logits"] - outputs["logits"].max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    return softmax(outputs["logits"])
 
 
 def _take_turns(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from lit_deploy import errors
 from lit_deploy.artifact import Manifest
-from lit_deploy.errors import LitDeployError
+from lit_deploy.errors import LitDeployError, first_line
 from lit_deploy.preprocessing import normalize
 from lit_deploy.runtime.session import Session, SessionOptions, open_session
 from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
@@ -222,8 +222,7 @@ def _serve(requests: IO[str], replies: IO[str]) -> None:
                 reply(error=type(error).__name__, message=str(error))
             except Exception as error:
                 traceback.print_exc()
-                summary = (str(error).strip().splitlines() or ["no message"])[0]
-                reply(error="LitDeployError", message=f"failed with {type(error).__name__}: {summary}")
+                reply(error="LitDeployError", message=f"failed with {type(error).__name__}: {first_line(error)}")
 
 
 def _time_runs(session: Session, feed: dict[str, NDArray[np.generic]], seconds: float, runs: int) -> list[float]:

@@ -192,7 +192,7 @@ def verify(
     if plot is not None:
         report.layers_plot(result, plot)
     if json:
-        report.show(report.verify_json(result))
+        report.show(report.as_json(result))
     else:
         report.show(report.verify_table(result))
         if layers:
@@ -242,7 +242,7 @@ def bench(
     if plot is not None:
         report.bench_plot(result, plot)
     if json:
-        report.show(report.bench_json(result))
+        report.show(report.as_json(result))
     elif markdown:
         report.show(report.bench_markdown(result))
     else:
@@ -265,7 +265,7 @@ def predict(
     from lit_deploy.runtime.session import SessionOptions
 
     predictions = predict_images(artifact, images, top, SessionOptions(device, threads, library))
-    report.show(report.predictions_json(predictions) if json else report.predictions_table(predictions))
+    report.show(report.as_json(predictions) if json else report.predictions_table(predictions))
 
 
 @app.command()

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_deploy import __version__, native
+from lit_deploy.downloads import cache_dir
+from lit_deploy.errors import first_line
 
 Status = Literal["ok", "missing", "optional"]
 
@@ -199,8 +201,8 @@ def _library() -> Check:
     library = native.find_library()
     if library is None:
         meaning = "not found; exported files run their slower built-in function"
-        if native.ENVIRONMENT_VARIABLE in os.environ:
-            meaning += f" (only the path in {native.ENVIRONMENT_VARIABLE} was looked at)"
+        if native.named_library():
+            meaning = f"{native.ENVIRONMENT_VARIABLE} names a file that is not there; sessions refuse until it is unset"
         return Check(name, "optional", meaning, searched, native.BUILD_COMMAND)
     ort, _ = _import_onnxruntime()
     if ort is None:
@@ -208,12 +210,9 @@ def _library() -> Check:
     try:
         ort.SessionOptions().register_custom_ops_library(str(library))
     except Exception as error:  # ONNX Runtime raises its own bare exception types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # Required to work once it is there: sessions refuse to start with a library that does not load.
-        return Check(
-            name, "missing", f"{library} does not load in ONNX Runtime {ort.__version__} ({reason})", searched,
-            native.BUILD_COMMAND,
-        )  # fmt: skip
+        found = f"{library} does not load in ONNX Runtime {ort.__version__} ({first_line(error)})"
+        return Check(name, "missing", found, searched, native.BUILD_COMMAND)
     return Check(name, "ok", f"{library} (loads in ONNX Runtime {ort.__version__})", searched)
 
 
@@ -249,7 +248,7 @@ def header_folders() -> tuple[Path, ...]:
     root = os.environ.get("ONNXRUNTIME_ROOT")
     if root:
         return (Path(root),)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lit-deploy"
+    cache = cache_dir()
     downloaded = sorted(cache.glob("onnxruntime-*")) or [cache / "onnxruntime-linux-x64-*"]
     return (Path("/usr"), Path("/usr/local"), *downloaded, cache / "debian-trixie-libonnxruntime-dev" / "usr")
 

@@ -34,9 +34,9 @@ def official_url(name: str) -> str:
 
 
 def cache_dir() -> Path:
-    """Folder of downloaded checkpoints: ``$XDG_CACHE_HOME/lit-deploy/checkpoints``, by default under ``~/.cache``."""
+    """Folder of everything downloaded: ``$XDG_CACHE_HOME/lit-deploy``, by default under ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "lit-deploy" / "checkpoints"
+    return (Path(base) if base else Path.home() / ".cache") / "lit-deploy"
 
 
 def resolve_checkpoint(source: str | Path, progress: Progress | None = None) -> Path:
@@ -80,7 +80,7 @@ def resolve_checkpoint(source: str | Path, progress: Progress | None = None) -> 
 
 
 def _cached(url: str, name: str, progress: Progress | None) -> Path:
-    target = cache_dir() / name
+    target = cache_dir() / "checkpoints" / name
     if not target.is_file():
         download(url, target, progress)
     return target

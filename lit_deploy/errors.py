@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from lit_deploy.verify import VerifyReport
 
 
+def first_line(error: BaseException) -> str:
+    """What a foreign error says in its first line, to be quoted in one of ours; its type when it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class LitDeployError(Exception):
     """Base of all errors a user can cause and mend; ``str(error)`` is one clear sentence."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lit_deploy.errors import UsageError
 from lit_deploy.preprocessing import batch_from_images
@@ -29,6 +31,13 @@ class Prediction:
     classes: tuple[int, ...]
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Probabilities ``[N, classes]`` of logits ``[N, classes]``, in float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return result
 
 
 def predict_images(
@@ -60,11 +69,9 @@ def predict_images(
             if manifest.output == "top5":
                 probabilities, classes = outputs["scores"], outputs["classes"]
             else:
-                scores = outputs[manifest.output].astype(np.float64)
-                if manifest.output == "logits":
-                    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-                    scores /= scores.sum(axis=1, keepdims=True)
-                classes = np.argsort(-scores, axis=1, kind="stable")
+                scores = outputs[manifest.output]
+                scores = softmax(scores) if manifest.output == "logits" else scores
+                classes = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")
                 probabilities = np.take_along_axis(scores, classes, axis=1)
             for path, row, values in zip(paths, classes[:, :top], probabilities[:, :top], strict=False):
                 names = tuple(manifest.labels[index] for index in row)

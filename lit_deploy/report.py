@@ -80,7 +80,7 @@ def write_text(text: str, path: Path) -> None:
 
 
 def as_json(value: Any) -> str:
-    """Any result as JSON; numbers that JSON lacks (NaN, infinity) become null."""
+    """Any result as JSON, whole; numbers that JSON lacks (NaN, infinity) become null."""
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode()
 
 
@@ -106,13 +106,8 @@ def bench_table(report: BenchReport) -> RenderableType:
     return Group(table, *(_text(line, "yellow") for line in _warning_lines(report)), notes)
 
 
-def bench_json(report: BenchReport) -> str:
-    """The whole report, including the median of every round; ``bench_from_json`` reads it back."""
-    return as_json(report)
-
-
 def bench_from_json(text: str) -> BenchReport:
-    """Read ``bench_json``'s output, to draw or to format it again; UsageError when it is something else."""
+    """Read ``as_json`` of a benchmark, to draw or to format it again; UsageError when it is something else."""
     from lit_deploy.bench import BenchReport
 
     try:
@@ -236,11 +231,6 @@ def layers_table(report: VerifyReport) -> RenderableType:
     return table
 
 
-def verify_json(report: VerifyReport) -> str:
-    """The whole report; metrics that are not finite become null."""
-    return as_json(report)
-
-
 def export_summary(result: ExportResult) -> RenderableType:
     """What was written, what it takes and gives, and how parity was proven."""
     manifest = result.manifest
@@ -300,11 +290,6 @@ def predictions_table(predictions: Sequence[Prediction]) -> RenderableType:
             table.add_row(_text("" if rank else prediction.image), f"{probability:.2%}", _text(label), str(index))
         table.add_section()
     return table
-
-
-def predictions_json(predictions: Sequence[Prediction]) -> str:
-    """A list of objects: image, classes, labels, probabilities."""
-    return as_json(list(predictions))
 
 
 def inspection_table(description: Mapping[str, Any]) -> RenderableType:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lit_deploy.artifact import Manifest
 from lit_deploy.errors import UsageError
+from lit_deploy.predict import softmax
 from lit_deploy.preprocessing import images_in, load_image, normalize, resize_and_crop
 from lit_deploy.runtime.session import Arrays, Session, SessionOptions, open_session
 from lit_deploy.specs import TOLERANCES, Tolerance
@@ -229,13 +230,6 @@ def _log(probabilities: NDArray[Any]) -> Floats:
     return result
 
 
-def _softmax(logits: NDArray[Any]) -> Floats:
-    wide = logits.astype(np.float64)
-    shifted = np.exp(wide - wide.max(axis=1, keepdims=True))
-    result: Floats = shifted / shifted.sum(axis=1, keepdims=True)
-    return result
-
-
 def _agreement(reference: Floats, classes: NDArray[np.int64], slack: float) -> float:
     """Share of images whose predicted classes are, within ``slack``, as good as the reference's best ones."""
     count = classes.shape[1]
@@ -269,7 +263,7 @@ def _judge(
     kind = manifest.output
     scores = expected["logits"].astype(np.float64)
     if kind != "logits":
-        scores = _log(_softmax(scores))
+        scores = _log(softmax(scores))
     damaged = ""
     if kind == "top5":
         classes = got["classes"].astype(np.int64)

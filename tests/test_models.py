@@ -30,7 +30,7 @@ from lit_deploy.key_layout import OFFICIAL_SPECS, mac_count, parameter_count, st
 from lit_deploy.models import blocks
 from lit_deploy.models.registry import OFFICIAL, build
 from lit_deploy.ops.library import deformable_token_merging
-from lit_deploy.ops.reference import offset_weight_from_conv, projection_from_conv, reference
+from lit_deploy.ops.reference import reference, tap_major_from_conv
 from lit_deploy.seeded import make_state, state_sha256
 from lit_deploy.specs import ModelSpec
 
@@ -235,7 +235,7 @@ def test_dcn_golden(name: str) -> None:
     tokens, offset_weight = with_explicit_offsets(case["input"], case["offset"])
     sampled = reference(tokens, offset_weight, torch.zeros(8)).unflatten(-1, (4, -1))
     patches = sampled[..., : case["input"].shape[1]].flatten(-2)
-    projection = projection_from_conv(torch.from_numpy(case["weight"]))
+    projection = tap_major_from_conv(torch.from_numpy(case["weight"]))
     got = nn.functional.linear(patches, projection, torch.from_numpy(case["bias"])).permute(0, 3, 1, 2).numpy()
     assert got.shape == case["output"].shape
     assert np.abs(got - case["output"]).max() <= DCN_LIMIT * np.abs(case["output"]).max()
@@ -314,6 +314,6 @@ def test_operator_rounds_once(dtype: torch.dtype) -> None:
 def test_offset_weight_layout() -> None:
     """Column t*C + c of the operator is entry (c, i, j) of the convolution."""
     weight = torch.randn(8, 3, 2, 2)
-    flat = offset_weight_from_conv(weight)
+    flat = tap_major_from_conv(weight)
     for tap, (i, j) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
         assert torch.equal(flat[:, 3 * tap : 3 * tap + 3], weight[:, :, i, j])

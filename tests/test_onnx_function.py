@@ -19,7 +19,7 @@ from test_models import with_explicit_offsets
 
 from lit_deploy.native import find_library
 from lit_deploy.ops.onnx_function import OPSET, onnx_function
-from lit_deploy.ops.reference import projection_from_conv, reference
+from lit_deploy.ops.reference import reference, tap_major_from_conv
 from lit_deploy.ops.schema import DOMAIN, OP_TYPE, register_onnx_schema
 from lit_deploy.specs import OP_VERSION
 
@@ -147,7 +147,7 @@ def test_dcn_golden(name: str, library: bool) -> None:
     sampled = run(session(library=library), tokens.numpy(), offset_weight.numpy(), np.zeros(8))
     channels = case["input"].shape[1]
     patches = sampled.reshape(*sampled.shape[:3], 4, channels + 8)[..., :channels].reshape(*sampled.shape[:3], -1)
-    projection = projection_from_conv(torch.from_numpy(case["weight"])).numpy()
+    projection = tap_major_from_conv(torch.from_numpy(case["weight"])).numpy()
     got = (patches @ projection.T + case["bias"]).transpose(0, 3, 1, 2)
     assert got.shape == case["output"].shape
     assert np.abs(got - case["output"]).max() <= DCN_LIMIT * np.abs(case["output"]).max()

@@ -89,7 +89,7 @@ def test_bench_table_fits_a_narrow_terminal_without_losing_numbers(bench: BenchR
 
 
 def test_bench_json_round_trip(bench: BenchReport) -> None:
-    text = report.bench_json(bench)
+    text = report.as_json(bench)
     assert json.loads(text)["measurements"][1]["round_ms"] == [20.0, 20.2]
     assert report.bench_from_json(text) == bench
     for damaged in ("{}", "nonsense", text.replace('"p50"', '"p51"'), "[1]"):
@@ -176,7 +176,7 @@ def test_verify_json_is_strict(parity: VerifyReport) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    value = json.loads(report.verify_json(parity), parse_constant=refuse)
+    value = json.loads(report.as_json(parity), parse_constant=refuse)
     assert value["output"]["max_abs"] is None
     assert value["layers"][0]["relative"] == 2e-7
     assert value["tolerance"] == {"relative": 1e-5, "cosine": 0.999999}
@@ -208,7 +208,7 @@ def test_predictions_inspection_and_models() -> None:
     text = rendered(report.predictions_table(predictions))
     for expected in ("a[1].jpg", "75.00%", "tiger [cat]", "12.50%"):
         assert expected in text, expected
-    assert json.loads(report.predictions_json(predictions))[0]["labels"] == ["tiger [cat]", "dog"]
+    assert json.loads(report.as_json(predictions))[0]["labels"] == ["tiger [cat]", "dog"]
     text = rendered(report.inspection_table({"kind": "x", "model": {"name": "lit_s", "size": (1, 2)}, "batch": None}))
     assert re.search(r"model\.name +lit_s", text)
     assert re.search(r"model\.size +1, 2", text)

@@ -235,7 +235,7 @@ def test_faulty_report_is_strict_json(checkpoint_file: CheckpointFile, tmp_path:
         pytest.fail(f"{token} is no JSON")
 
     report = verify_artifact(path, checkpoint, layers=True)
-    parsed = json.loads(report_module.verify_json(report), parse_constant=refuse)
+    parsed = json.loads(report_module.as_json(report), parse_constant=refuse)
     assert parsed["verdict"] == "fail"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_deploy.models.blocks import Attention, DeformableTokenMerging, PatchEmbedding
 from lit_deploy.ops.library import deformable_token_merging
-from lit_deploy.ops.reference import offset_weight_from_conv
+from lit_deploy.ops.reference import tap_major_from_conv
 from lit_deploy.specs import InputSpec, PrecisionName
 
 
@@ -118,7 +118,7 @@ class LoweredOffsets(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         assert conv.bias is not None
-        self.weight = nn.Parameter(offset_weight_from_conv(conv.weight.detach()).contiguous())
+        self.weight = nn.Parameter(tap_major_from_conv(conv.weight.detach()).contiguous())
         self.bias = nn.Parameter(conv.bias.detach().clone())
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lit_deploy.artifact import Manifest, manifest_from_checkpoint, set_manifest
-from lit_deploy.errors import ExportError, UsageError
+from lit_deploy.errors import ExportError, UsageError, first_line
 from lit_deploy.labels import read_labels
 from lit_deploy.specs import (
     MAX_BATCH,
@@ -209,8 +209,9 @@ def _convert(graph: nn.Module, example: Tensor, options: OnnxOptions, layers: tu
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        summary = str(error).strip().splitlines()[0]
-        raise ExportError(f"PyTorch {torch.__version__} could not convert the network to ONNX: {summary}") from error
+        raise ExportError(
+            f"PyTorch {torch.__version__} could not convert the network to ONNX: {first_line(error)}"
+        ) from error
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     hidden = list(proto.graph.output[len(outputs) :])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lit_deploy.key_layout import relative_position_index
 from lit_deploy.ops.library import deformable_token_merging
-from lit_deploy.ops.reference import offset_weight_from_conv, projection_from_conv
+from lit_deploy.ops.reference import tap_major_from_conv
 
 
 class PatchEmbedding(nn.Module):
@@ -144,7 +144,7 @@ class DeformableTokenMerging(nn.Module):
         assert norm.running_var is not None
         assert self.dconv.bias is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        weight = projection_from_conv(self.dconv.weight) * scale[:, None]
+        weight = tap_major_from_conv(self.dconv.weight) * scale[:, None]
         return weight, scale * (self.dconv.bias - norm.running_mean) + norm.bias
 
     def offsets(self, x: Tensor) -> Tensor:
@@ -155,9 +155,9 @@ class DeformableTokenMerging(nn.Module):
         conv = self.dconv.conv_offset
         assert conv.bias is not None
         tokens = x.unflatten(1, self.map_size)
-        patches = deformable_token_merging(tokens, offset_weight_from_conv(conv.weight), conv.bias).flatten(1, 2)
+        patches = deformable_token_merging(tokens, tap_major_from_conv(conv.weight), conv.bias).flatten(1, 2)
         if self.training:  # BatchNorm needs the statistics of this batch, so nothing can be folded
-            merged = F.linear(patches, projection_from_conv(self.dconv.weight), self.dconv.bias)
+            merged = F.linear(patches, tap_major_from_conv(self.dconv.weight), self.dconv.bias)
             return F.gelu(self.norm_layer(merged.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2))
         return F.gelu(F.linear(patches, *self.projection()))
 

@@ -60,11 +60,9 @@ def reference(x: Tensor, offset_weight: Tensor, offset_bias: Tensor) -> Tensor:
     return out.view(batch, rows, cols, 4 * channels).to(x.dtype)
 
 
-def offset_weight_from_conv(weight: Tensor) -> Tensor:
-    """Convert ``conv_offset.weight`` ``[8, C, 2, 2]`` of a checkpoint to the op's ``[8, 4*C]`` (tap-major)."""
-    return weight.permute(0, 2, 3, 1).flatten(1)
+def tap_major_from_conv(weight: Tensor) -> Tensor:
+    """Convert a 2x2 convolution's weight ``[out, C, 2, 2]`` to tap-major columns ``[out, 4*C]`` (column ``t*C + c``).
 
-
-def projection_from_conv(weight: Tensor) -> Tensor:
-    """Convert ``dconv.weight`` ``[Cout, C, 2, 2]`` to the projection behind the op, ``[Cout, 4*C]`` (tap-major)."""
+    ``dconv.conv_offset.weight`` becomes the op's ``offset_weight``, ``dconv.weight`` the projection behind it.
+    """
     return weight.permute(0, 2, 3, 1).flatten(1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lit_deploy import native
 from lit_deploy.artifact import check_file, manifest_of, metadata_of, read_onnx
-from lit_deploy.errors import ArtifactError, MissingDependency, UsageError
+from lit_deploy.errors import ArtifactError, MissingDependency, UsageError, first_line
 from lit_deploy.runtime.session import Arrays, BackEnd, SessionOptions, check_feeds, entered, output_specs
 from lit_deploy.specs import TensorSpec
 
@@ -45,7 +45,7 @@ class OnnxRuntimeSession(BackEnd):
                 settings.register_custom_ops_library(str(library))
             except Exception as error:  # ONNX Runtime raises its own bare exception types
                 raise MissingDependency(
-                    f"ONNX Runtime {ort.__version__} cannot load {library} ({_first_line(error)}); "
+                    f"ONNX Runtime {ort.__version__} cannot load {library} ({first_line(error)}); "
                     f"rebuild it: {native.BUILD_COMMAND}"
                 ) from None
         source = _with_layer_outputs(self._path) if self._options.layers else str(self._path)
@@ -54,7 +54,7 @@ class OnnxRuntimeSession(BackEnd):
             self._session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
         except Exception as error:
             raise ArtifactError(
-                f"ONNX Runtime {ort.__version__} refuses {self._path} ({_first_line(error)}); export it again"
+                f"ONNX Runtime {ort.__version__} refuses {self._path} ({first_line(error)}); export it again"
             ) from None
         self._manifest = manifest_of(self._session.get_modelmeta().custom_metadata_map, self._path)
         if self._session.get_providers()[0] != providers[0]:  # it goes on without a provider that does not load
@@ -80,7 +80,7 @@ class OnnxRuntimeSession(BackEnd):
         try:
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         except Exception as error:
-            raise ArtifactError(f"ONNX Runtime failed while it ran {self._path}: {_first_line(error)}") from None
+            raise ArtifactError(f"ONNX Runtime failed while it ran {self._path}: {first_line(error)}") from None
 
     def _check_manifest(self) -> None:
         """Raise when the graph is not the one that the manifest describes, or cannot be run as asked."""
@@ -161,7 +161,3 @@ def _with_layer_outputs(path: Path) -> bytes:
     model.graph.output.extend(known[name] for name in layers)
     serialised: bytes = model.SerializeToString()
     return serialised
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
