@@ -4,14 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 LIBRARY := build/native/liblit_deploy_onnxruntime.so
-NATIVE_SOURCES := $(shell find plugins -name '*.cc' -o -name '*.h' -o -name '*.txt' -o -name '*.cmake' -o -name '*.sh')
+NATIVE_SOURCES := $(shell find plugins -type f)
 
-.PHONY: help demo test lint native bench docs clean
+.PHONY: help demo test lint native bench gpu docs clean
 help:
 	@echo "make demo    export, verify, evaluate and measure the example models"
 	@echo "make test    lint, type check and run every test"
-	@echo "make native  build the custom-op library and the C++ tests"
+	@echo "make native  build the native libraries and the C++ tests; TensorRT_ROOT=... for the TensorRT plugin"
 	@echo "make bench   write benchmarks/results/*"
+	@echo "make gpu     run and measure all that this machine's GPU can, with PYTHON=... of a PyTorch for CUDA"
 	@echo "make docs    write docs/cli.md from the command line's own help"
 	@echo "make clean   remove what was built"
 
@@ -20,16 +21,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet cmake ninja scikit-build-core -c constraints.txt
 	@# The native library is built below, where a rebuild is incremental.
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -C wheel.cmake=false -e '.[ort,plot,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -C wheel.cmake=false -e '.[ort,rtx,plot,test]'
 	@touch $@
 
 $(LIBRARY): $(VENV)/.installed $(NATIVE_SOURCES)
+	$(MAKE) native
+
+# Always asked, as TensorRT_ROOT may have changed; what is up to date is not built again.
+native: $(VENV)/.installed
 	$(BIN)/cmake -S plugins -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_BUILD_TYPE=Release
 	$(BIN)/cmake --build build/native -j $(JOBS)
 	@# Without ONNX Runtime's headers there is no library; the build has said so and everything else goes on.
-	@test ! -e $@ || touch $@
-
-native: $(LIBRARY)
+	@test ! -e $(LIBRARY) || touch $(LIBRARY)
 
 demo: $(LIBRARY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
@@ -45,6 +48,9 @@ lint: $(VENV)/.installed
 bench: $(LIBRARY)
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/latency.py
+
+gpu:
+	$(PYTHON) benchmarks/gpu.py
 
 docs: $(VENV)/.installed
 	$(BIN)/typer lit_deploy.cli utils docs --name lit-deploy --output docs/cli.md

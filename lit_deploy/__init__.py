@@ -1,4 +1,4 @@
-"""lit-deploy: LIT checkpoints to verified, measured ONNX files.
+"""lit-deploy: LIT checkpoints to verified, measured ONNX files and TensorRT engines.
 
 The names below are the public API; they are imported when first used, so that importing the package is instant.
 """
@@ -12,18 +12,22 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "LitDeployError": "lit_deploy.errors",
+    "EngineOptions": "lit_deploy.exporters.tensorrt",
     "InputSpec": "lit_deploy.specs",
     "Manifest": "lit_deploy.artifact",
     "ModelSpec": "lit_deploy.specs",
     "OnnxOptions": "lit_deploy.exporters.onnx",
     "Session": "lit_deploy.runtime.session",
     "SessionOptions": "lit_deploy.runtime.session",
+    "Sidecar": "lit_deploy.sidecar",
     "deformable_token_merging": "lit_deploy.ops.library",
     "export_checkpoint": "lit_deploy.export",
+    "export_engine": "lit_deploy.export",
     "load_checkpoint": "lit_deploy.checkpoints",
     "open_session": "lit_deploy.runtime.session",
     "predict_images": "lit_deploy.predict",
     "read_manifest": "lit_deploy.artifact",
+    "read_sidecar": "lit_deploy.sidecar",
     "run_bench": "lit_deploy.bench",
     "verify_artifact": "lit_deploy.verify",
 }

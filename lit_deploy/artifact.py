@@ -75,7 +75,7 @@ class Manifest:
     def from_json(cls, text: str) -> Manifest:
         """Read ``to_json``'s output; raises ArtifactError when it is damaged or from a newer lit-deploy."""
         try:
-            version = msgspec.json.decode(text, type=_Format).format
+            version = msgspec.json.decode(text, type=Format).format
             if version != FORMAT:
                 raise ArtifactError(
                     f"manifest format {version} is not the format {FORMAT} this lit-deploy reads; "
@@ -84,19 +84,24 @@ class Manifest:
             manifest = msgspec.json.decode(text, type=cls)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise ArtifactError(f"the manifest inside the file is damaged ({error}); export it again") from None
-        if manifest.op_version != OP_VERSION:
-            raise ArtifactError(
-                f"the file uses version {manifest.op_version} of the operator, this lit-deploy implements version "
-                f"{OP_VERSION}; use the release that wrote the file, or export again"
-            )
+        check_manifest(manifest)
         return manifest
 
 
 @dataclass(frozen=True)
-class _Format:
+class Format:
     """The part of a manifest that every version has."""
 
     format: int
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise ArtifactError when the file uses another version of the operator than this lit-deploy implements."""
+    if manifest.op_version != OP_VERSION:
+        raise ArtifactError(
+            f"the file uses version {manifest.op_version} of the operator, this lit-deploy implements version "
+            f"{OP_VERSION}; use the release that wrote the file, or export again"
+        )
 
 
 def manifest_from_checkpoint(checkpoint: Checkpoint, **fields: Any) -> Manifest:
@@ -164,23 +169,68 @@ def set_manifest(model: Any, manifest: Manifest) -> None:
     model.metadata_props.add(key=MANIFEST_KEY, value=manifest.to_json())
 
 
+def with_layer_outputs(model: Any, path: Path) -> None:
+    """Make the layer values that an ``onnx.ModelProto``'s manifest names outputs of its graph, as float32.
+
+    Args:
+        model: changed in place.
+        path: for messages only.
+
+    Raises:
+        ArtifactError: the graph lacks one of them.
+    """
+    import onnx
+
+    layers = manifest_of(metadata_of(model), path).layers
+    known = {info.name: info for info in model.graph.value_info}
+    missing = [name for name in layers if name not in known]
+    if missing:
+        raise ArtifactError(f"{path} lacks the layer value '{missing[0]}' that its manifest names; export it again")
+    half = {name for name in layers if known[name].type.tensor_type.elem_type != onnx.TensorProto.FLOAT}
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            values[:] = [f"{value}/half" if value in half else value for value in values]
+    for name in layers:
+        if name in half:
+            model.graph.node.append(
+                onnx.helper.make_node("Cast", [f"{name}/half"], [name], f"{name}/Cast", to=onnx.TensorProto.FLOAT)
+            )
+            known[name].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        model.graph.output.append(known[name])
+
+
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
-@contextlib.contextmanager
-def atomic_path(final: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``final``; renamed on success, deleted on any exception.
-
-    The temporary name keeps the suffix. A process killed in between leaves only that hidden file, never one
-    under the final name.
-    """
+def check_target(final: Path) -> None:
+    """Raise UsageError, before minutes of work, when a file cannot be written there; leaves nothing behind."""
     if final.is_dir():
         raise UsageError(f"cannot write {final}: it is a directory, expected a file name")
     if not final.parent.is_dir():
         raise UsageError(f"cannot write {final}: the directory {final.parent} does not exist; create it first")
-    part = final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
+    part = _part_of(final)
     try:
-        part.touch()  # an unwritable directory shows now, not after minutes of work
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write {final}: {error.strerror or error}") from None
+
+
+def _part_of(final: Path) -> Path:
+    return final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
+
+
+@contextlib.contextmanager
+def atomic_path(final: Path, part: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside ``final``; renamed on success, deleted on any exception.
+
+    The temporary name keeps the suffix, unless ``part`` names another. A process killed in between leaves only that
+    hidden file, never one under the final name.
+    """
+    check_target(final)
+    part = part or _part_of(final)
+    try:
+        part.touch()
         yield part
         os.replace(part, final)
     except OSError as error:

@@ -8,6 +8,7 @@ pair by pair within a round. Before anything is timed, every contender must comp
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import platform
@@ -21,108 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifact import Manifest
+from lit_deploy.bench_result import BenchReport, Exclusion, GpuTimes, Machine, Measurement, Percentiles
 from lit_deploy.bench_worker import Worker
-from lit_deploy.contenders import Contender, Kind, contenders_for, default_contenders
+from lit_deploy.contenders import Contender, contenders_for, default_contenders
 from lit_deploy.doctor import cpu_name, gpu_names, installed_version
 from lit_deploy.errors import UsageError
 from lit_deploy.predict import softmax
-from lit_deploy.runtime.session import Device
-from lit_deploy.specs import MAX_BATCH, TOLERANCES, PrecisionName, Progress
+from lit_deploy.runtime.session import Device, Phases, TimingSettings
+from lit_deploy.specs import MAX_BATCH, TOLERANCES, Progress
+from lit_deploy.trt import BACKENDS
 
 PERCENTILES = (50, 90, 95, 99)
-QUIET = 0.1
-"""Share of the cores that other processes may take before a benchmark is called disturbed."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One contender at one batch size.
-
-    Attributes:
-        label, kind: of the contender; ``description``: its session's own words; ``precision``: of its weights.
-        batch: images per run; ``samples``: timed runs.
-        p50, p90, p95, p99, mean: latency of a whole batch in milliseconds.
-        images_per_second: throughput at the median latency; the mean would add the machine's hiccups.
-        peak_memory_mib: largest resident memory of its process up to the end of this batch size; sizes run in order.
-        speedup: median over rounds of the baseline's time over this one's; ``speedup_quartiles``: lower, upper.
-        max_relative_difference: largest output difference to the reference, of the reference's largest output; None
-            where it is not compared.
-        round_ms: median latency of every round, from which speed-ups can be computed again.
-    """
-
-    label: str
-    kind: Kind
-    description: str
-    precision: PrecisionName
-    batch: int
-    samples: int
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    mean: float
-    images_per_second: float
-    peak_memory_mib: float
-    speedup: float
-    speedup_quartiles: tuple[float, float]
-    max_relative_difference: float | None
-    round_ms: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """A contender that was not timed, at one batch size or (None) at all, and why."""
-
-    label: str
-    batch: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and when the numbers were taken. ``load_average`` is that of the last minute before the start."""
-
-    cpu: str
-    cores: int
-    gpus: tuple[str, ...]
-    os: str
-    python: str
-    packages: dict[str, str]
-    date: str
-    load_average: float
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """Outcome of one benchmark.
-
-    Attributes:
-        model: name of the network; ``image_size``: height and width in pixels.
-        threads: threads of every contender.
-        baseline: label of the contender that speed-ups refer to: PyTorch eager, else the first one.
-        turn_seconds, rounds: length of a turn and turns per contender and batch size.
-        measurements: in order of batch size, then of the contenders.
-        exclusions: contenders that were not timed.
-        other_cores: cores that other processes kept busy, on average over the turns of the most disturbed batch size;
-            None where not known.
-        machine: where and when.
-    """
-
-    model: str
-    image_size: tuple[int, int]
-    threads: int
-    baseline: str
-    turn_seconds: float
-    rounds: int
-    measurements: tuple[Measurement, ...]
-    exclusions: tuple[Exclusion, ...]
-    other_cores: float | None
-    machine: Machine
-
-    @property
-    def quiet(self) -> bool:
-        """Whether the machine had little else to do; the numbers mean nothing otherwise."""
-        return self.other_cores is None or self.other_cores < QUIET * self.machine.cores
 
 
 def bench_files(
@@ -133,22 +43,24 @@ def bench_files(
     rounds: int = 20,
     threads: int | None = None,
     device: Device = "cpu",
+    allow_engine_code: bool = False,
     progress: Progress = lambda step: None,
 ) -> BenchReport:
     """Measure named files, or, when none is named, one checkpoint on everything this machine has.
 
     Args:
-        artifacts: exported files and checkpoints; see ``contenders_for``.
+        artifacts: exported files, engines and checkpoints; see ``contenders_for``.
         checkpoint: what PyTorch runs as the baseline; without artifacts, what is exported and measured (LIT-S with
             seeded weights when left out too).
         batches, rounds, threads, progress: see ``run_bench``.
-        device: where to run.
+        device: where to run; engines run on the GPU in any case.
+        allow_engine_code: see ``SessionOptions``.
 
     Raises:
         LitDeployError: as ``run_bench``, ``contenders_for`` and ``default_contenders`` do.
     """
     if artifacts:
-        contenders = contenders_for(artifacts, checkpoint, device)
+        contenders = contenders_for(artifacts, checkpoint, device, allow_engine_code)
         return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
     with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as folder:
         contenders = default_contenders(Path(folder), checkpoint, device, progress)
@@ -168,7 +80,8 @@ def run_bench(
     """Measure contenders that take turns.
 
     What is timed is ``Session.run`` from NumPy arrays to NumPy arrays: on ``cuda`` the transfers are part of it, and
-    so every run is synchronous. Loading, compilation, warm-up and the first run of every turn are not timed.
+    so every run is synchronous. Loading, compilation, warm-up and the first run of every turn are not timed. Engines
+    are measured as trtexec does it, too (warm-up of at least 200 ms, then, with the default turns, more than 3 s).
 
     Args:
         contenders: what to measure; unavailable ones are listed with their reason.
@@ -215,12 +128,12 @@ def run_bench(
         entries: list[_Entry] = []
         for contender in running:
             tick(f"load {contender.label}")
-            worker = stack.enter_context(Worker(contender.label))
+            worker = stack.enter_context(Worker(contender.label, contender.environment))
             answer = worker.ask(
                 timeout, do="open", kind=contender.kind, source=str(contender.source), device=contender.device,
-                threads=used,
+                threads=used, allow_engine_code=contender.allow_engine_code,
             )  # fmt: skip
-            entries.append(_Entry(contender, worker, Manifest.from_json(answer["manifest"]), answer["description"]))
+            entries.append(_entry(contender, worker, answer))
         for entry in entries:
             _check_batches(entry, batches)
         for batch in batches:
@@ -248,26 +161,38 @@ class _Entry:
     worker: Worker
     manifest: Manifest
     description: str
+    batches: tuple[int, int]
+    timing: TimingSettings | None
     difference: float | None = None
 
 
 @dataclass(frozen=True)
 class _Turns:
-    """What one contender's turns at one batch size gave: milliseconds of every run, per round."""
+    """What one contender's turns at one batch size gave: every run's milliseconds, by round, and every run's phases."""
 
     entry: _Entry
     rounds: tuple[tuple[float, ...], ...]
+    phases: tuple[Phases, ...]
     peak_memory_mib: float
     other_cores: tuple[float, ...]
 
 
+def _entry(contender: Contender, worker: Worker, answer: dict[str, Any]) -> _Entry:
+    """A contender whose process has opened its session."""
+    timing = TimingSettings(**answer["timing"]) if answer["timing"] else None
+    low, high = answer["batches"]
+    return _Entry(contender, worker, Manifest.from_json(answer["manifest"]), answer["description"], (low, high), timing)
+
+
 def _check_batches(entry: _Entry, batches: Sequence[int]) -> None:
-    fixed = entry.manifest.batch
-    if fixed is not None and set(batches) != {fixed}:
-        raise UsageError(
-            f"{entry.contender.label} was exported for batch size {fixed} only, but {list(batches)} were asked for; "
-            f"use --batch {fixed}, or export it with a dynamic batch"
-        )
+    low, high = entry.batches
+    if low <= min(batches) and max(batches) <= high:
+        return
+    takes = f"batch size {low} only" if low == high else f"batch sizes {low} to {high}"
+    raise UsageError(
+        f"{entry.contender.label} was exported for {takes}, but {list(batches)} were asked for; "
+        f"use --batch {low}, or export it with {'a dynamic batch' if low == high else 'other batches'}"
+    )
 
 
 def _prepare(
@@ -337,6 +262,7 @@ def _take_turns(
         _Turns(
             entry,
             tuple(tuple(answer["ms"]) for answer in answers[entry.contender.label]),
+            tuple(Phases(**phases) for answer in answers[entry.contender.label] for phases in answer["phases"]),
             answers[entry.contender.label][-1]["peak_mib"],
             tuple(a["other_cores"] for a in answers[entry.contender.label] if a["other_cores"] is not None),
         )
@@ -352,23 +278,48 @@ def _measurements(turns: list[_Turns], batch: int) -> list[Measurement]:
         runs = np.concatenate(turn.rounds)
         medians = np.array([np.median(times) for times in turn.rounds])
         lower, speedup, upper = (float(value) for value in np.percentile(baseline / medians, (25, 50, 75)))
-        p50, p90, p95, p99 = (float(value) for value in np.percentile(runs, PERCENTILES))
-        mean = float(runs.mean())
+        all_runs = percentiles(runs)
         entry = turn.entry
         results.append(
             Measurement(
                 entry.contender.label, entry.contender.kind, entry.description, entry.manifest.precision,
                 batch, len(runs),
-                p50, p90, p95, p99, mean, batch * 1000 / p50, turn.peak_memory_mib,
-                speedup, (lower, upper), entry.difference, tuple(float(value) for value in medians),
+                all_runs.p50, all_runs.p90, all_runs.p95, all_runs.p99, all_runs.mean,
+                batch * 1000 / all_runs.p50, turn.peak_memory_mib,
+                speedup, (lower, upper), entry.difference, tuple(float(value) for value in medians), _gpu_times(turn),
             )
         )  # fmt: skip
     return results
 
 
+def percentiles(times: NDArray[Any]) -> Percentiles:
+    """Summarise times in milliseconds."""
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(times, PERCENTILES))
+    return Percentiles(p50, p90, p95, p99, float(times.mean()))
+
+
+def _gpu_times(turn: _Turns) -> GpuTimes | None:
+    if turn.entry.timing is None:
+        return None
+    upload, compute, download, enqueue = np.array([dataclasses.astuple(phases) for phases in turn.phases]).T
+    return GpuTimes(
+        latency=percentiles(upload + compute + download),
+        compute=percentiles(compute),
+        compute_variation=float(compute.std() / max(compute.mean(), np.finfo(np.float64).tiny)),
+        host_to_device=float(np.median(upload)),
+        device_to_host=float(np.median(download)),
+        enqueue=float(np.median(enqueue)),
+        seconds=sum(map(sum, turn.rounds)) / 1000,
+        settings=turn.entry.timing,
+    )
+
+
 def _machine() -> Machine:
     names = ("lit-deploy", "numpy", "onnx", "torch", "onnxruntime", "onnxruntime-gpu", "openvino")
     packages = {name: version for name in names if (version := installed_version(name))}
+    for backend in BACKENDS.values():
+        if version := next(filter(None, map(installed_version, backend.distributions)), None):
+            packages[backend.title] = version
     return Machine(
         cpu=cpu_name(),
         cores=len(os.sched_getaffinity(0)),

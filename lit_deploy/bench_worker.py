@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -29,7 +31,7 @@ from lit_deploy import errors
 from lit_deploy.artifact import Manifest
 from lit_deploy.errors import LitDeployError, first_line
 from lit_deploy.preprocessing import normalize
-from lit_deploy.runtime.session import Session, SessionOptions, open_session
+from lit_deploy.runtime.session import Phases, Session, SessionOptions, TimedSession, open_session
 from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
 
 COMMAND = (sys.executable, "-m", "lit_deploy.bench_worker")
@@ -39,10 +41,11 @@ WARM_UP_SECONDS, WARM_UP_RUNS = 0.5, 3
 class Worker:
     """A benchmark process as its parent sees it: ask, wait for the answer, stop it again.
 
-    Leaving the context kills the whole process group, whatever state it is in.
+    ``environment`` stands in for this process's own, for what must be set before a process starts. Leaving the context
+    kills the whole process group, whatever state it is in.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, environment: Mapping[str, str] | None = None) -> None:
         self.label = label
         package_root = str(Path(__file__).resolve().parent.parent)
         paths = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
@@ -53,7 +56,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**(os.environ if environment is None else environment), "PYTHONPATH": paths},
             start_new_session=True,  # its own group: Ctrl-C reaches the parent only, and signals reach its helpers too
         )
         self.pid = self._process.pid
@@ -168,18 +171,26 @@ class _OtherProcesses:
         return time.perf_counter(), time.process_time(), ticks / os.sysconf("SC_CLK_TCK")
 
 
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "torch-fp16": {"half": True},
+    "torch.compile": {"compiled": True},
+    "torch.compile-fp16": {"compiled": True, "half": True},
+    "onnxruntime": {"library": True},
+    "onnxruntime-stock": {"library": False},
+    "openvino": {"backend": "openvino"},
+    "engine": {},
+    "engine-graph": {"cuda_graph": True},
+}
+"""What every kind of contender means for its session."""
+
+
 def _open(request: dict[str, Any]) -> Session:
-    kind = request["kind"]
-    if kind == "torch.compile":
+    chosen = _OPTIONS[request["kind"]]
+    if chosen.get("compiled"):
         _compile_every_batch()
-    options = SessionOptions(
-        device=request["device"],
-        threads=request["threads"],
-        library={"onnxruntime": True, "onnxruntime-stock": False}.get(kind),
-        compiled=kind == "torch.compile",
-        backend="openvino" if kind == "openvino" else "onnxruntime",
-    )
-    return open_session(request["source"], options)
+    common = {name: request[name] for name in ("device", "threads", "allow_engine_code")}
+    return open_session(request["source"], SessionOptions(**common, **chosen))
 
 
 def _compile_every_batch() -> None:
@@ -205,7 +216,11 @@ def _serve(requests: IO[str], replies: IO[str]) -> None:
             try:
                 if request["do"] == "open":
                     session = stack.enter_context(_open(request))
-                    reply(manifest=session.manifest.to_json(), description=session.description)
+                    reply(
+                        manifest=session.manifest.to_json(), description=session.description,
+                        batches=session.batch_range,
+                        timing=asdict(session.timing_settings) if isinstance(session, TimedSession) else None,
+                    )  # fmt: skip
                     continue
                 assert session is not None
                 if request["do"] == "prepare":
@@ -216,8 +231,11 @@ def _serve(requests: IO[str], replies: IO[str]) -> None:
                 else:
                     session.run(feed)  # wakes the threads and refills the caches after the others' turns
                     others = _OtherProcesses()
-                    times = _time_runs(session, feed, request["seconds"], 1)
-                    reply(ms=times, peak_mib=peak_memory_mib(), other_cores=others.busy_cores())
+                    times, phases = _time_runs(session, feed, request["seconds"], 1)
+                    reply(
+                        ms=times, phases=[asdict(run) for run in phases], peak_mib=peak_memory_mib(),
+                        other_cores=others.busy_cores(),
+                    )  # fmt: skip
             except LitDeployError as error:
                 reply(error=type(error).__name__, message=str(error))
             except Exception as error:
@@ -225,15 +243,22 @@ def _serve(requests: IO[str], replies: IO[str]) -> None:
                 reply(error="LitDeployError", message=f"failed with {type(error).__name__}: {first_line(error)}")
 
 
-def _time_runs(session: Session, feed: dict[str, NDArray[np.generic]], seconds: float, runs: int) -> list[float]:
-    """Run for ``seconds`` and at least ``runs`` times; wall-clock milliseconds of every run."""
+def _time_runs(
+    session: Session, feed: dict[str, NDArray[np.generic]], seconds: float, runs: int
+) -> tuple[list[float], list[Phases]]:
+    """Run for ``seconds`` and at least ``runs`` times; wall-clock milliseconds of every run, and phases if it tells."""
     times: list[float] = []
+    phases: list[Phases] = []
+    timed = session.timed_run if isinstance(session, TimedSession) else None
     begin = time.perf_counter()
     while len(times) < runs or time.perf_counter() - begin < seconds:
         start = time.perf_counter_ns()
-        session.run(feed)
+        if timed is None:
+            session.run(feed)
+        else:
+            phases.append(timed(feed)[1])
         times.append((time.perf_counter_ns() - start) / 1e6)
-    return times
+    return times, phases
 
 
 def _die_with_parent(parent: int) -> None:

@@ -6,20 +6,29 @@ Heavy imports stand inside the commands, so that ``lit-deploy --help`` answers a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from lit_deploy import __version__
-from lit_deploy.errors import LitDeployError, MissingDependency, ParityFailed, StateDictMismatch, UsageError
+from lit_deploy import cli_options as opt
+from lit_deploy.errors import (
+    BuildFailed,
+    LitDeployError,
+    MissingDependency,
+    ParityFailed,
+    StateDictMismatch,
+    UsageError,
+)
 from lit_deploy.specs import MAX_BATCH
 
 app = typer.Typer(
     name="lit-deploy",
-    help="Export LIT checkpoints to ONNX, prove that the file computes the same, and measure it.",
+    help="Export LIT checkpoints as ONNX files and TensorRT engines, prove that they compute the same, measure them.",
     epilog="Exit codes: 0 done, 1 a gate failed (parity, accuracy), 2 usage or environment.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,34 +36,6 @@ app = typer.Typer(
 )
 
 _debug = False
-
-Artifact = Annotated[
-    str, typer.Argument(help="Exported .onnx file, or a checkpoint.", metavar="FILE", show_default=False)
-]
-Checkpoint = Annotated[
-    str,
-    typer.Option(
-        "--ckpt",
-        help="Checkpoint file (.pth, .safetensors), official name (lit_s) or https URL.",
-        metavar="CKPT",
-        show_default=False,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel="Report")]
-Threads = Annotated[
-    int | None,
-    typer.Option(help="Threads of one inference; all cores when left out.", min=1, rich_help_panel="Run"),
-]
-Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to run.", rich_help_panel="Run")]
-Library = Annotated[
-    bool | None,
-    typer.Option(
-        "--library/--no-library",
-        help="Require, or leave out, the custom-op library; used where found when left out.",
-        show_default=False,
-        rich_help_panel="Run",
-    ),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -76,107 +57,86 @@ def _common(
 
 @app.command()
 def export(
-    ckpt: Checkpoint,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="File to write; <checkpoint>.onnx here when left out.", show_default=False),
-    ] = None,
-    format: Annotated[Literal["onnx", "trt"], typer.Option(help="File format; trt is not in this release.")] = "onnx",
-    precision: Annotated[
-        Literal["fp32", "fp16"], typer.Option(help="Type of weights and activations.", rich_help_panel="Graph")
-    ] = "fp32",
-    batch: Annotated[
-        str, typer.Option(help="'dynamic', or a fixed number of images.", rich_help_panel="Graph")
-    ] = "dynamic",
-    input: Annotated[
-        Literal["float", "uint8"],
-        typer.Option(
-            help="float: float32 NCHW, normalised. uint8: raw RGB pixels NHWC, normalised inside the graph.",
-            rich_help_panel="Graph",
-        ),
-    ] = "float",
-    output: Annotated[
-        Literal["logits", "probabilities", "top5"],
-        typer.Option(help="top5 gives scores and class indices.", rich_help_panel="Graph"),
-    ] = "logits",
-    portable: Annotated[
-        bool,
-        typer.Option(
-            "--portable",
-            help="Inline the operator, for runtimes without model-local functions.",
-            rich_help_panel="Graph",
-        ),
-    ] = False,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="Class names, one a line; ImageNet's for 1000 classes when left out.",
-            show_default=False,
-            rich_help_panel="Input",
-        ),
-    ] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option(
-            help="Shorter side in pixels before the centre crop; 256/224 of the input size when left out.",
-            min=1,
-            rich_help_panel="Input",
-        ),
-    ] = None,
-    mean: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="Mean of R, G, B on the 0..1 scale; ImageNet's when left out.", rich_help_panel="Input"),
-    ] = None,
-    std: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="Deviation of R, G, B on the 0..1 scale; ImageNet's when left out.", rich_help_panel="Input"),
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it gets its name.")
-    ] = True,
-    threads: Threads = None,
+    context: typer.Context,
+    ckpt: opt.Source,
+    out: opt.Out = None,
+    format: opt.Format = "onnx",
+    precision: opt.Precision = "fp32",
+    batch: opt.Batch = "dynamic",
+    input: opt.Input = "float",
+    output: opt.Output = "logits",
+    portable: opt.Portable = False,
+    labels: opt.Labels = None,
+    resize: opt.Resize = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    verify: opt.Proof = True,
+    threads: opt.Threads = None,
+    builder: opt.Builder = "auto",
+    plugin: opt.Plugin = None,
+    embed_plugin: opt.EmbedPlugin = False,
+    target: opt.Target = None,
+    hardware_compatible: opt.HardwareCompatible = False,
+    version_compatible: opt.VersionCompatible = False,
+    workspace: opt.Workspace = None,
+    optimization_level: opt.OptimizationLevel = None,
+    timing_cache: opt.TimingCache = None,
+    layers: opt.Layers = False,
 ) -> None:
     """Write a checkpoint as a file that runs elsewhere, and prove that it computes the same."""
-    if format == "trt":
-        raise UsageError("--format trt (TensorRT) is not in this release; use --format onnx")
     from lit_deploy import report
-    from lit_deploy.export import export_checkpoint
+    from lit_deploy.export import export_checkpoint, export_engine
     from lit_deploy.exporters.onnx import OnnxOptions
+    from lit_deploy.exporters.tensorrt import DEFAULT_PROFILE, EngineOptions
 
-    size = None if batch == "dynamic" else _batch("--batch", batch, "'dynamic' or a number of images")
-    options = OnnxOptions(input, output, precision, size, portable, labels, resize, mean, std)
+    given = [p for p in context.params if (source := context.get_parameter_source(p)) and source.name == "COMMANDLINE"]
+    profile = DEFAULT_PROFILE
+    if format == "onnx":
+        _refuse(given, opt.ENGINE_OPTIONS, "is for engines; add --format trt")
+        size = None if batch == "dynamic" else _batch("--batch", batch, "'dynamic' or a number of images")
+    elif ":" in batch:
+        size, profile = None, _profile(batch)
+    else:
+        size = None if batch == "dynamic" else _batch("--batch", batch, "'dynamic', a number of images or MIN:OPT:MAX")
+    options: OnnxOptions | None = OnnxOptions(input, output, precision, size, portable, labels, resize, mean, std)
+    stem = Path(ckpt).stem or "model"
     with report.steps() as progress:
-        result = export_checkpoint(
-            ckpt,
-            out or Path(f"{Path(ckpt).stem or 'model'}.onnx"),
-            options,
-            verify=verify,
-            threads=threads,
-            progress=progress,
-        )
+        if format == "onnx":
+            result = export_checkpoint(
+                ckpt, out or Path(f"{stem}.onnx"), options, verify=verify, threads=threads, progress=progress
+            )
+        else:
+            if Path(ckpt).suffix.lower() == ".onnx":
+                _refuse(
+                    given, opt.GRAPH_OPTIONS, f"is decided already in {Path(ckpt).name}; export the checkpoint again"
+                )
+                if size is not None:
+                    raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
+                options, stem = None, stem.removesuffix(".engine")
+            build = EngineOptions(
+                None if builder == "auto" else builder, profile, plugin, embed_plugin, hardware_compatible,
+                version_compatible, tuple(target.split(",")) if target else (), workspace, optimization_level,
+                timing_cache, layers,
+            )  # fmt: skip
+            result = export_engine(
+                ckpt, out or Path(f"{stem}.engine"), options, build, verify=verify, threads=threads, progress=progress
+            )
     report.show(report.export_summary(result))
 
 
 @app.command()
 def verify(
-    artifact: Artifact,
-    ckpt: Checkpoint,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Directory of images; eight seeded images when left out.", show_default=False),
-    ] = None,
-    limit: Annotated[int, typer.Option(help="Most images taken from the directory.", min=1)] = 64,
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Compare every block and merging, and name the first that departs.")
-    ] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw the error per layer: PNG, SVG or PDF (with --layers).", rich_help_panel="Report"),
-    ] = None,
-    json: Json = False,
-    device: Device = "cpu",
-    threads: Threads = None,
-    library: Library = None,
+    artifact: opt.Artifact,
+    ckpt: opt.Checkpoint,
+    images: opt.VerifyImages = None,
+    limit: opt.VerifyLimit = 64,
+    layers: opt.VerifyLayers = False,
+    plot: opt.VerifyPlot = None,
+    json: opt.Json = False,
+    device: opt.Device = "cpu",
+    threads: opt.Threads = None,
+    library: opt.Library = None,
+    allow_engine_code: opt.EngineCode = False,
 ) -> None:
     """Compare a file with the PyTorch float32 model of its checkpoint. Exits with 1 when it departs."""
     from lit_deploy import report
@@ -187,7 +147,7 @@ def verify(
         raise UsageError("--plot draws the error per layer; add --layers")
     if plot is not None:
         report.check_chart(plot)
-    options = SessionOptions(device, threads, library)
+    options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
     result = verify_artifact(artifact, ckpt, images=images, limit=limit, layers=layers, options=options)
     if plot is not None:
         report.layers_plot(result, plot)
@@ -203,28 +163,16 @@ def verify(
 
 @app.command()
 def bench(
-    artifacts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Exported files to measure; LIT-S with seeded weights on everything here when left out.",
-            metavar="[FILE]...",
-            show_default=False,
-        ),
-    ] = None,
-    ckpt: Annotated[
-        str | None, typer.Option("--ckpt", help="Also measure PyTorch on this checkpoint.", show_default=False)
-    ] = None,
-    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.", rich_help_panel="Run")] = "1,8",
-    rounds: Annotated[
-        int, typer.Option(help="Turns of every contender; ratios are taken turn by turn.", min=1, rich_help_panel="Run")
-    ] = 20,
-    device: Device = "cpu",
-    threads: Threads = None,
-    json: Json = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print a Markdown table.", rich_help_panel="Report")
-    ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw a chart: PNG, SVG or PDF.", rich_help_panel="Report")] = None,
+    artifacts: opt.BenchArtifacts = None,
+    ckpt: opt.BenchCkpt = None,
+    batch: opt.BenchBatch = "1,8",
+    rounds: opt.BenchRounds = 20,
+    device: opt.Device = "cpu",
+    threads: opt.Threads = None,
+    allow_engine_code: opt.EngineCode = False,
+    json: opt.Json = False,
+    markdown: opt.BenchMarkdown = False,
+    plot: opt.BenchPlot = None,
 ) -> None:
     """Measure latency, throughput and memory, contenders taking turns in processes of their own."""
     from lit_deploy import report
@@ -237,8 +185,9 @@ def bench(
         report.check_chart(plot)
     with report.steps() as progress:
         result = bench_files(
-            artifacts or [], ckpt, batches=batches, rounds=rounds, threads=threads, device=device, progress=progress
-        )
+            artifacts or [], ckpt, batches=batches, rounds=rounds, threads=threads, device=device,
+            allow_engine_code=allow_engine_code, progress=progress,
+        )  # fmt: skip
     if plot is not None:
         report.bench_plot(result, plot)
     if json:
@@ -251,25 +200,27 @@ def bench(
 
 @app.command()
 def predict(
-    artifact: Artifact,
-    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...", show_default=False)],
-    top: Annotated[int, typer.Option(help="Classes per image.", min=1)] = 5,
-    json: Json = False,
-    device: Device = "cpu",
-    threads: Threads = None,
-    library: Library = None,
+    artifact: opt.Artifact,
+    images: opt.PredictImages,
+    top: opt.PredictTop = 5,
+    json: opt.Json = False,
+    device: opt.Device = "cpu",
+    threads: opt.Threads = None,
+    library: opt.Library = None,
+    allow_engine_code: opt.EngineCode = False,
 ) -> None:
     """Print the most probable classes of images, by the resize rule the file carries."""
     from lit_deploy import report
     from lit_deploy.predict import predict_images
     from lit_deploy.runtime.session import SessionOptions
 
-    predictions = predict_images(artifact, images, top, SessionOptions(device, threads, library))
+    options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
+    predictions = predict_images(artifact, images, top, options)
     report.show(report.as_json(predictions) if json else report.predictions_table(predictions))
 
 
 @app.command()
-def inspect(artifact: Artifact, json: Json = False) -> None:
+def inspect(artifact: opt.Artifact, json: opt.Json = False) -> None:
     """Tell what a checkpoint or an exported file is."""
     from lit_deploy import report
     from lit_deploy.inspection import inspect_file
@@ -279,7 +230,7 @@ def inspect(artifact: Artifact, json: Json = False) -> None:
 
 
 @app.command()
-def models(json: Json = False) -> None:
+def models(json: opt.Json = False) -> None:
     """List the official models: parameters, MACs, input size, published accuracy, download URL."""
     from lit_deploy import report
     from lit_deploy.models.registry import OFFICIAL
@@ -288,7 +239,7 @@ def models(json: Json = False) -> None:
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(json: opt.Json = False) -> None:
     """Tell what is installed, found and missing here, and the command that mends it."""
     from lit_deploy import report
     from lit_deploy.doctor import diagnose
@@ -296,6 +247,20 @@ def doctor(json: Json = False) -> None:
     diagnosis = diagnose()
     report.show(report.as_json(diagnosis) if json else report.doctor_table(diagnosis))
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _refuse(given: list[str], options: tuple[str, ...], why: str) -> None:
+    for name in given:
+        if name in options:
+            shown = "--plugin/--no-plugin" if name == "plugin" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{shown} {why}")
+
+
+def _profile(text: str) -> tuple[int, int, int]:
+    parts = [_batch("--batch", part, "MIN:OPT:MAX, e.g. 1:8:32") for part in text.split(":")]
+    if len(parts) != 3:
+        raise UsageError(f"--batch is '{text}', expected MIN:OPT:MAX, e.g. 1:8:32")
+    return parts[0], parts[1], parts[2]
 
 
 def _batch(option: str, text: str, expected: str) -> int:
@@ -309,7 +274,7 @@ def _fail(error: LitDeployError) -> NoReturn:
     if _debug:
         traceback.print_exception(error)
     typer.echo(f"error: {error}", err=True)
-    if isinstance(error, StateDictMismatch | ParityFailed):
+    if isinstance(error, StateDictMismatch | ParityFailed | BuildFailed):
         from lit_deploy import report
 
         report.show(report.error_details(error), stderr=True)
@@ -321,6 +286,7 @@ def main() -> None:
 
     1 means that a gate failed and nothing else, so a bug (with its traceback) and a lost output end with 2 as well.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # temporary files go, as with Ctrl-C
     try:
         app()
         sys.stdout.flush()

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lit_deploy import native
 from lit_deploy.artifact import read_manifest
 from lit_deploy.doctor import cpp_compiler, installed_version
-from lit_deploy.errors import UsageError
+from lit_deploy.errors import LitDeployError, UsageError
 from lit_deploy.key_layout import OFFICIAL_SPECS
-from lit_deploy.runtime.session import Device
+from lit_deploy.runtime.session import ENGINE_SUFFIXES, Device
+from lit_deploy.sidecar import preflight, read_sidecar, this_host
+from lit_deploy.specs import Progress
+from lit_deploy.trt import BACKENDS, process_environment
 
-Kind = Literal["torch", "torch.compile", "onnxruntime", "onnxruntime-stock", "openvino"]
+if TYPE_CHECKING:
+    from lit_deploy.checkpoints import Checkpoint
+
+Kind = Literal[
+    "torch", "torch-fp16", "torch.compile", "torch.compile-fp16", "onnxruntime", "onnxruntime-stock", "openvino",
+    "engine", "engine-graph",
+]  # fmt: skip
 INSTALL_ORT = "not installed: pip install 'lit-deploy[ort]'"
 
 
@@ -25,11 +34,14 @@ class Contender:
     Attributes:
         label: its name in tables; unique within a benchmark.
         source: checkpoint or exported file.
-        kind: what runs it: ``torch`` (eager), ``torch.compile``, ``onnxruntime`` (with the custom-op library),
-            ``onnxruntime-stock`` (without it), ``openvino`` (portable files).
+        kind: what runs it: ``torch`` (eager) and ``torch.compile``, both in float32 or ``-fp16``; ``onnxruntime`` (with
+            the custom-op library), ``onnxruntime-stock`` (without it), ``openvino`` (portable files); ``engine`` and
+            ``engine-graph`` (TensorRT, launched kernel by kernel or as a CUDA graph).
         device: ``cpu`` or ``cuda``.
         unavailable: why it cannot run here; it is then listed with this reason and not started.
         compared: False for a deliberate lower bound that computes something else, whose outputs are not checked.
+        allow_engine_code: see ``SessionOptions``.
+        environment: variables of its process where they must differ from this one's; None for the same.
     """
 
     label: str
@@ -38,20 +50,23 @@ class Contender:
     device: Device = "cpu"
     unavailable: str | None = None
     compared: bool = True
+    allow_engine_code: bool = False
+    environment: Mapping[str, str] | None = None
 
 
 def default_contenders(
     folder: Path,
     checkpoint: str | Path | None = None,
     device: Device = "cpu",
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Progress = lambda step: None,
 ) -> tuple[Contender, ...]:
     """Export a checkpoint and list everything that could run it on this machine.
 
     Args:
         folder: existing directory for the exported files.
         checkpoint: checkpoint file, official name or URL; None for LIT-S with seeded weights.
-        device: where to run; OpenVINO and the custom-op library serve ``cpu`` only.
+        device: where to run. On ``cuda`` everything but the reference, PyTorch eager, computes in float16, OpenVINO
+            does not take part, and an engine is built where TensorRT can be had.
         progress: called with the name of each step as it begins.
     """
     from lit_deploy.checkpoints import load_checkpoint
@@ -63,11 +78,13 @@ def default_contenders(
         checkpoint = folder / "lit_s.pth"
         save_checkpoint(make_state(OFFICIAL_SPECS["lit_s"]), checkpoint, form="model")
     loaded = load_checkpoint(checkpoint)
+    if device == "cuda":
+        return _on_gpu(loaded, folder, progress)
     exported, portable = folder / f"{loaded.spec.name}.onnx", folder / f"{loaded.spec.name}_portable.onnx"
     for path, options in ((exported, OnnxOptions()), (portable, OnnxOptions(portable=True))):
         progress(f"export {path.name}")
         write_onnx(onnx_from_checkpoint(loaded, options)[0], path)
-    compiler = None if cpp_compiler() or device == "cuda" else "needs a C++ compiler: apt install g++"
+    compiler = None if cpp_compiler() else "needs a C++ compiler: apt install g++"
     return (
         Contender("PyTorch eager", loaded.path, "torch", device),
         Contender("PyTorch torch.compile", loaded.path, "torch.compile", device, compiler),
@@ -78,23 +95,30 @@ def default_contenders(
 
 
 def contenders_for(
-    artifacts: Sequence[str | Path], checkpoint: str | Path | None = None, device: Device = "cpu"
+    artifacts: Sequence[str | Path],
+    checkpoint: str | Path | None = None,
+    device: Device = "cpu",
+    allow_engine_code: bool = False,
 ) -> tuple[Contender, ...]:
     """List the contenders for named files.
 
     Args:
         artifacts: exported files (each runs with and without the custom-op library; a portable one on stock ONNX
-            Runtime and OpenVINO) or checkpoints (PyTorch eager).
-        checkpoint: a checkpoint that PyTorch runs as the baseline.
-        device: where to run.
+            Runtime and OpenVINO), engines (with and without a CUDA graph) or checkpoints (PyTorch eager).
+        checkpoint: a checkpoint that PyTorch runs as the baseline; on ``cuda`` in float16, too.
+        device: where to run; engines run on the GPU in any case.
+        allow_engine_code: see ``SessionOptions``.
 
     Raises:
         UsageError: no file given. ArtifactError: a file is damaged or not from lit-deploy.
     """
-    contenders = [] if checkpoint is None else [Contender("PyTorch eager", checkpoint, "torch", device)]
+    contenders = [] if checkpoint is None else [*_on_pytorch(checkpoint, device)]
     names = [Path(artifact).name for artifact in artifacts]
     for artifact, name in zip(artifacts, names, strict=True):
         shown = str(artifact) if names.count(name) > 1 else name
+        if Path(artifact).suffix.lower() in ENGINE_SUFFIXES:
+            contenders += _on_tensorrt(f"{shown}, ", Path(artifact), allow_engine_code)
+            continue
         if Path(artifact).suffix.lower() != ".onnx":
             contenders.append(Contender(f"{shown}, PyTorch eager", artifact, "torch", device))
             continue
@@ -104,8 +128,69 @@ def contenders_for(
         else:
             contenders += [_with_library(f"{shown}, ONNX Runtime + lit-deploy kernel", artifact, device), stock]
     if not contenders:
-        raise UsageError("got no file to benchmark; name .onnx files or a checkpoint, or none at all for LIT-S")
+        raise UsageError(
+            "got no file to benchmark; name .onnx files, engines or a checkpoint, or none at all for LIT-S"
+        )
     return tuple(contenders)
+
+
+def _on_gpu(loaded: Checkpoint, folder: Path, progress: Progress) -> tuple[Contender, ...]:
+    """Everything that runs a checkpoint on CUDA: the float32 reference first, then its float16 rivals."""
+    from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
+
+    exported, engine = folder / f"{loaded.spec.name}.onnx", folder / f"{loaded.spec.name}.engine"
+    progress(f"export {exported.name}")
+    write_onnx(onnx_from_checkpoint(loaded, OnnxOptions(precision="fp16"))[0], exported)
+    return (
+        *_on_pytorch(loaded.path, "cuda"),
+        Contender("PyTorch torch.compile fp16", loaded.path, "torch.compile-fp16", "cuda"),
+        _with_library("ONNX Runtime + lit-deploy kernel", exported, "cuda"),
+        Contender("ONNX Runtime", exported, "onnxruntime-stock", "cuda", _missing_ort()),
+        *_built(exported, engine, progress),
+    )
+
+
+def _on_pytorch(checkpoint: str | Path, device: Device) -> tuple[Contender, ...]:
+    eager = Contender("PyTorch eager", checkpoint, "torch", device)
+    if device == "cpu":
+        return (eager,)
+    return eager, Contender("PyTorch eager fp16", checkpoint, "torch-fp16", device)
+
+
+def _built(exported: Path, engine: Path, progress: Progress) -> tuple[Contender, ...]:
+    """The contenders on an engine that is built now; one unavailable contender where it cannot be."""
+    from lit_deploy.export import export_engine
+
+    progress(f"build {engine.name}")
+    try:
+        export_engine(exported, engine, verify=False, progress=progress)
+    except LitDeployError as error:
+        return (Contender("TensorRT", engine, "engine", "cuda", str(error)),)
+    return _on_tensorrt("", engine, allow_code=False)
+
+
+def _on_tensorrt(prefix: str, engine: Path, allow_code: bool) -> tuple[Contender, ...]:
+    """An engine with and without a CUDA graph; unavailable, with preflight's sentence, where it cannot run.
+
+    Raises:
+        ArtifactError: the sidecar is missing or damaged.
+    """
+    sidecar = read_sidecar(engine)
+    backend, reason, environment = sidecar.build.backend, None, None
+    try:
+        preflight(engine, sidecar, this_host(), allow_host_code=allow_code)
+        if sidecar.plugin is not None:
+            environment = process_environment(backend)
+    except LitDeployError as error:
+        reason = str(error)
+    kinds: tuple[tuple[Kind, str], ...] = (("engine", ""), ("engine-graph", " + CUDA graph"))
+    return tuple(
+        Contender(
+            f"{prefix}{BACKENDS[backend].title}{suffix}", engine, kind, "cuda", reason,
+            allow_engine_code=allow_code, environment=environment,
+        )
+        for kind, suffix in kinds
+    )  # fmt: skip
 
 
 def _missing_ort() -> str | None:
@@ -114,10 +199,11 @@ def _missing_ort() -> str | None:
 
 def _with_library(label: str, source: str | Path, device: Device) -> Contender:
     reason = _missing_ort()
-    if device != "cpu":
-        reason = "the custom-op library holds a CPU kernel only"
-    elif native.find_library() is None:
+    library = native.find_library()
+    if library is None:
         reason = f"the custom-op library is not built: {native.BUILD_COMMAND}"
+    elif device == "cuda" and not native.has_cuda_kernel(library):
+        reason = f"the custom-op library was built without nvcc and holds no CUDA kernel: {native.BUILD_COMMAND}"
     return Contender(label, source, "onnxruntime", device, reason)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_deploy import __version__, native
+from lit_deploy import __version__, native, trt
 from lit_deploy.downloads import cache_dir
 from lit_deploy.errors import first_line
 
@@ -32,19 +33,24 @@ PACKAGES = (
     ("typer", "0.15", True),
     ("matplotlib", "3.8", False),
     ("openvino", "2025.0", False),
-    ("tensorrt", "10.9", False),
-    ("tensorrt-rtx", "1.4", False),
+    ("cuda-bindings", "12.8", False),
 )
 """The least versions of pyproject.toml; a test holds them together."""
 
 ONNXRUNTIME_MINIMUM = "1.25"
-EXTRAS = {"matplotlib": "plot", "tensorrt": "trt", "tensorrt-rtx": "rtx"}
+EXTRAS = {"matplotlib": "plot", "cuda-bindings": "trt"}
 PURPOSE = {
     "matplotlib": "draws --plot",
     "openvino": "a peer in benchmarks",
-    "tensorrt": "not used by this release",
-    "tensorrt-rtx": "not used by this release",
+    "cuda-bindings": "runs engines",
 }
+TENSORRT_HEADER = "NvInferRuntime.h"
+TENSORRT_FOLDERS = (
+    "/usr/include/x86_64-linux-gnu",
+    "/usr/include/aarch64-linux-gnu",
+    "/usr/include",
+    "/usr/local/include",
+)
 HEADER = "onnxruntime_c_api.h"
 HEADER_SUFFIXES = ("", "include", "include/onnxruntime", "onnxruntime", "include/onnxruntime/core/session")
 ISA_VARIABLE = "LIT_DEPLOY_CPU_ISA"
@@ -107,6 +113,9 @@ def diagnose() -> Diagnosis:
             _gpu(),
             _tool("nvcc", "nvcc", "only for building CUDA kernels", "install the CUDA toolkit"),
             *optional,
+            *(_backend(name) for name in trt.BACKENDS),
+            _plugin(),
+            _tensorrt_headers(),
         )
     )
 
@@ -200,10 +209,13 @@ def _library() -> Check:
     name, searched = "custom-op library", tuple(map(str, native.searched_paths()))
     library = native.find_library()
     if library is None:
-        meaning = "not found; exported files run their slower built-in function"
-        if native.named_library():
-            meaning = f"{native.ENVIRONMENT_VARIABLE} names a file that is not there; sessions refuse until it is unset"
-        return Check(name, "optional", meaning, searched, native.BUILD_COMMAND)
+        return _absent(
+            name,
+            native.ENVIRONMENT_VARIABLE,
+            "exported files run their slower built-in function",
+            searched,
+            native.BUILD_COMMAND,
+        )
     ort, _ = _import_onnxruntime()
     if ort is None:
         return Check(name, "ok", f"{library} (not tried: no ONNX Runtime)", searched)
@@ -214,6 +226,56 @@ def _library() -> Check:
         found = f"{library} does not load in ONNX Runtime {ort.__version__} ({first_line(error)})"
         return Check(name, "missing", found, searched, native.BUILD_COMMAND)
     return Check(name, "ok", f"{library} (loads in ONNX Runtime {ort.__version__})", searched)
+
+
+def _absent(name: str, variable: str, without: str, searched: tuple[str, ...], remedy: str) -> Check:
+    """A compiled library that is not there; one that the environment names must be."""
+    if os.environ.get(variable):
+        found = f"{variable} names a file that is not there; sessions refuse until it is unset"
+        return Check(name, "missing", found, searched, f"unset {variable}, or build it: {remedy}")
+    return Check(name, "optional", f"not found; {without}", searched, remedy)
+
+
+def _backend(name: trt.BackendName) -> Check:
+    backend, version = trt.BACKENDS[name], trt.installed_version(name)
+    if version is None:
+        return Check(backend.title, "optional", "not installed (builds and runs engines)", remedy=backend.install)
+    if _numbers(version) < _numbers(backend.least):
+        return Check(backend.title, "optional", f"{version}, older than {backend.least}", remedy=backend.install)
+    return Check(backend.title, "ok", version)
+
+
+def _plugin() -> Check:
+    searched = tuple(map(str, native.searched_plugin_paths()))
+    plugin = native.find_plugin()
+    if plugin is None:
+        return _absent(
+            "TensorRT plugin",
+            native.PLUGIN_VARIABLE,
+            "engines are built from the function in the file",
+            searched,
+            native.PLUGIN_BUILD_COMMAND,
+        )
+    try:
+        library = ctypes.CDLL(str(plugin))
+        library.lit_deploy_plugin_build.restype = ctypes.c_char_p
+        built = library.lit_deploy_plugin_build().decode()
+    except (OSError, AttributeError) as error:
+        found = f"{plugin} is not lit-deploy's plugin library, or does not load ({first_line(error)})"
+        return Check("TensorRT plugin", "missing", found, searched, native.PLUGIN_BUILD_COMMAND)
+    return Check("TensorRT plugin", "ok", f"{plugin} ({built})", searched)
+
+
+def _tensorrt_headers() -> Check:
+    root = os.environ.get("TensorRT_ROOT")  # noqa: SIM112  (CMake's own spelling)
+    folders = (f"{root}/include", root) if root else TENSORRT_FOLDERS
+    for folder in folders:
+        if Path(folder, TENSORRT_HEADER).is_file():
+            return Check("TensorRT headers", "ok", folder, folders)
+    return Check(
+        "TensorRT headers", "optional", "none here; without them the plugin is not built", folders,
+        "export TensorRT_ROOT=/path/to/an/unpacked/TensorRT, and build again",
+    )  # fmt: skip
 
 
 def _cpu() -> Check:
@@ -277,7 +339,7 @@ def _gpu() -> Check:
     gpus = gpu_names()
     if gpus:
         return Check("GPU", "ok", "; ".join(gpus))
-    return Check("GPU", "optional", "no NVIDIA GPU or driver; everything runs on the CPU")
+    return Check("GPU", "optional", "no NVIDIA GPU or driver; everything but engines runs on the CPU")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

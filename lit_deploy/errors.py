@@ -10,6 +10,7 @@
     ├── ImageError                  an image that cannot be decoded or is too large
     ├── MissingDependency           a package, library or device that is not installed here
     ├── ExportError                 the exporter could not produce what was asked for
+    │   └── BuildFailed             the engine builder refused or died (carries its last log lines)
     └── GateFailed                  parity or accuracy below its gate, exit code 1
         └── ParityFailed            the exported file departs from PyTorch (carries the report)
 
@@ -79,6 +80,18 @@ class MissingDependency(LitDeployError):
 
 class ExportError(LitDeployError):
     """The exporter could not produce the requested file."""
+
+
+class BuildFailed(ExportError):
+    """TensorRT's builder refused, or its process died.
+
+    Attributes:
+        log: the last lines that the builder wrote.
+    """
+
+    def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.log = log
 
 
 class GateFailed(LitDeployError):

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lit_deploy.artifact import manifest_of, metadata_of, read_onnx
 from lit_deploy.checkpoints import load_checkpoint, sha256_of
-from lit_deploy.errors import UsageError
 from lit_deploy.key_layout import mac_count, parameter_count
+from lit_deploy.sidecar import read_sidecar
 
 
 def inspect_file(source: str | Path) -> dict[str, Any]:
-    """Describe a checkpoint or an exported ``.onnx`` file as plain values (strings, numbers, lists, dicts).
+    """Describe a checkpoint, an exported ``.onnx`` file or an engine (by its sidecar).
+
+    Returns plain values: strings, numbers, lists and dicts.
 
     Raises:
-        CheckpointError, ArtifactError, UsageError: a file that is neither, said in words.
+        CheckpointError, ArtifactError: a file that is none of them, said in words.
     """
     suffix = Path(source).suffix.lower()
     if suffix == ".onnx":
         return _onnx(Path(source))
     if suffix in (".engine", ".plan"):
-        raise UsageError(f"{source} is a TensorRT engine; TensorRT is not in this release")
+        return _engine(Path(source))
     return _checkpoint(source)
+
+
+def _engine(path: Path) -> dict[str, Any]:
+    sidecar = read_sidecar(path)
+    description = {**asdict(sidecar), **asdict(sidecar.manifest)}
+    del description["manifest"]
+    return {
+        "kind": "lit-deploy engine",
+        "file": str(path),
+        **description,
+        "labels": _shortened(sidecar.manifest.labels),
+    }
+
+
+def _shortened(labels: Sequence[str]) -> list[str]:
+    return [*labels[:3], f"... {len(labels)} in all"] if len(labels) > 4 else list(labels)
 
 
 def _checkpoint(source: str | Path) -> dict[str, Any]:
@@ -54,6 +73,6 @@ def _onnx(path: Path) -> dict[str, Any]:
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "functions": [function.name for function in model.functions],
         "nodes": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        "labels": [*labels[:3], f"... {len(labels)} in all"] if len(labels) > 4 else list(labels),
+        "labels": _shortened(labels),
         **description,
     }

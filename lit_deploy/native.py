@@ -1,30 +1,60 @@
-"""Where the compiled custom-op library is looked for, and how to build it."""
+"""Where the compiled libraries are looked for, and how to build them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
 LIBRARY_NAME = "liblit_deploy_onnxruntime.so"
 ENVIRONMENT_VARIABLE = "LIT_DEPLOY_LIBRARY"
+PLUGIN_NAME = "liblit_deploy_tensorrt.so"
+PLUGIN_VARIABLE = "LIT_DEPLOY_PLUGIN"
 BUILD_COMMAND = "pip install .  (with a C++17 compiler; in a source checkout: make native)"
+PLUGIN_BUILD_COMMAND = "TensorRT_ROOT=/path/to/TensorRT pip install .  (with nvcc; see docs/tensorrt.md)"
 
 
 def named_library() -> Path | None:
-    """The library that the environment variable names, whether it exists or not."""
-    named = os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(named) if named else None
+    """The custom-op library that the environment variable names, whether it exists or not."""
+    return _named(ENVIRONMENT_VARIABLE)
 
 
 def searched_paths() -> tuple[Path, ...]:
     """Paths in the order they are tried: the environment variable's alone if set, else the package and ``build``."""
-    named = named_library()
-    if named is not None:
-        return (named,)
-    package = Path(__file__).resolve().parent
-    return (package / "lib" / LIBRARY_NAME, package.parent / "build" / "native" / LIBRARY_NAME)
+    return _searched(LIBRARY_NAME, ENVIRONMENT_VARIABLE)
 
 
 def find_library() -> Path | None:
-    """Return the first existing library, or None when it was not built."""
+    """Return ONNX Runtime's custom-op library, or None when it was not built."""
     return next((path for path in searched_paths() if path.is_file()), None)
+
+
+def has_cuda_kernel(library: Path) -> bool:
+    """Whether the custom-op library holds a CUDA kernel beside the CPU's; False for one that does not load."""
+    try:
+        return bool(ctypes.CDLL(str(library)).lit_deploy_has_cuda())
+    except (OSError, AttributeError):  # a library from before there was one does not export the function
+        return False
+
+
+def searched_plugin_paths() -> tuple[Path, ...]:
+    """The same for the TensorRT plugin library."""
+    return _searched(PLUGIN_NAME, PLUGIN_VARIABLE)
+
+
+def find_plugin() -> Path | None:
+    """Return the TensorRT plugin library, or None when it was not built."""
+    return next((path for path in searched_plugin_paths() if path.is_file()), None)
+
+
+def _named(variable: str) -> Path | None:
+    named = os.environ.get(variable)
+    return Path(named) if named else None
+
+
+def _searched(name: str, variable: str) -> tuple[Path, ...]:
+    named = _named(variable)
+    if named is not None:
+        return (named,)
+    package = Path(__file__).resolve().parent
+    return (package / "lib" / name, package.parent / "build" / "native" / name)

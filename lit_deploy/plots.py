@@ -13,7 +13,7 @@ from lit_deploy.errors import MissingDependency, UsageError
 from lit_deploy.models.registry import OFFICIAL
 
 if TYPE_CHECKING:
-    from lit_deploy.bench import BenchReport, Measurement
+    from lit_deploy.bench_result import BenchReport, Measurement
     from lit_deploy.verify import VerifyReport
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -21,6 +21,8 @@ DPI = 160
 INK, MUTED, GRID = "#1f2328", "#656d76", "#d8dee4"
 ACCENT, NEUTRAL, FLOOR = "#0b6e4f", "#a8b3bd", "#e6eaee"
 WARNING = "#c0392b"
+OURS = ("onnxruntime", "engine", "engine-graph")
+"""Kinds of contenders that are set off from those they are compared with."""
 SMALLEST_ERROR = 1e-9
 """Where an error of exactly zero is drawn on a logarithmic axis."""
 
@@ -87,13 +89,13 @@ def _bench_panel(panel: Any, report: BenchReport, batch: int, labels: list[str],
 
 
 def _weight(kind: str) -> str:
-    return "bold" if kind == "onnxruntime" else "normal"
+    return "bold" if kind in OURS else "normal"
 
 
 def _color(measurement: Measurement) -> str:
     if measurement.max_relative_difference is None:
         return FLOOR
-    return ACCENT if measurement.kind == "onnxruntime" else NEUTRAL
+    return ACCENT if measurement.kind in OURS else NEUTRAL
 
 
 def layers_plot(report: VerifyReport, path: Path) -> None:

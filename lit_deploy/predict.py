@@ -15,7 +15,7 @@ from lit_deploy.preprocessing import batch_from_images
 from lit_deploy.runtime.session import SessionOptions, open_session
 
 BATCH = 8
-"""Images per run where the file leaves the batch size open."""
+"""Images per run where the file takes that many."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,13 @@ def predict_images(
     predictions: list[Prediction] = []
     with open_session(source, options) as session:
         manifest = session.manifest
-        size = manifest.batch or BATCH
+        least, most = session.batch_range
+        size = max(least, min(BATCH, most))
         for start in range(0, len(images), size):
             paths = images[start : start + size]
             batch = batch_from_images(paths, manifest.input)
-            if manifest.batch:  # a fixed batch is filled up with copies of the last image
-                batch = np.concatenate([batch, *[batch[-1:]] * (size - len(paths))])
+            # too small a batch is filled up with copies of the last image
+            batch = np.concatenate([batch, *[batch[-1:]] * (least - len(paths))])
             outputs = session.run({"images": batch})
             if manifest.output == "top5":
                 probabilities, classes = outputs["scores"], outputs["classes"]

@@ -7,44 +7,43 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from lit_deploy.artifact import atomic_path
-from lit_deploy.errors import ParityFailed, StateDictMismatch, UsageError
+from lit_deploy.errors import BuildFailed, ParityFailed, StateDictMismatch
 
 # cli.py knows one module for everything that is shown.
-from lit_deploy.plots import bench_plot, bench_settings, check_chart, layers_plot, model_title
+from lit_deploy.plots import bench_plot, check_chart, layers_plot
+from lit_deploy.report_bench import bench_from_json, bench_markdown, bench_table
 from lit_deploy.runtime.session import input_specs
+from lit_deploy.sidecar import target_of
+from lit_deploy.trt import BACKENDS
 from lit_deploy.verify import MIN_OFFSET_STD
 
 if TYPE_CHECKING:
-    from lit_deploy.bench import BenchReport, Measurement
     from lit_deploy.doctor import Diagnosis
     from lit_deploy.errors import LitDeployError
     from lit_deploy.export import ExportResult
     from lit_deploy.models.registry import OfficialModel
     from lit_deploy.predict import Prediction
+    from lit_deploy.sidecar import Sidecar
     from lit_deploy.verify import VerifyReport
 
-__all__ = ["bench_plot", "check_chart", "layers_plot"]
+__all__ = ["bench_from_json", "bench_markdown", "bench_plot", "bench_table", "check_chart", "layers_plot"]
 
 PIPED_WIDTH = 140
 """Columns of a table that goes to a file or a pipe."""
 
-BENCH_COLUMNS = (
-    "contender", "batch",
-    "p50", "p90", "p95", "p99", "mean", "images/s", "peak MiB", "speed-up (quartiles)", "difference",
-)  # fmt: skip
 VERDICT_STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 STATUS_STYLES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
 
@@ -66,11 +65,26 @@ def show(what: RenderableType, *, stderr: bool = False) -> None:
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows the current step and its time on stderr; silent where that is no terminal."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    columns = (SpinnerColumn(), _Bar(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("start")
-        yield lambda step: progress.reset(task, description=step)
+        task = progress.add_task("start", total=None)
+
+        def step(text: str) -> None:
+            share = re.match(r" *(\d+) %  ", text)
+            if share is None:
+                progress.reset(task, description=text, total=None)
+            else:  # the clock and the bar go on
+                progress.update(task, description=text, total=100, completed=int(share.group(1)))
+
+        yield step
+
+
+class _Bar(BarColumn):
+    """A bar for steps that say how much is done ("37 %  what"), nothing for the others."""
+
+    def render(self, task: Task) -> Any:
+        return Text("") if task.total is None else super().render(task)
 
 
 def write_text(text: str, path: Path) -> None:
@@ -82,112 +96,6 @@ def write_text(text: str, path: Path) -> None:
 def as_json(value: Any) -> str:
     """Any result as JSON, whole; numbers that JSON lacks (NaN, infinity) become null."""
     return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode()
-
-
-# --- bench ------------------------------------------------------------------------------------------------------------
-
-
-def bench_table(report: BenchReport) -> RenderableType:
-    """Latency percentiles (ms), throughput, memory and speed-up of every contender and batch size."""
-    table = Table(
-        title=_bench_title(report), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True
-    )
-    table.add_column("contender", min_width=14, overflow="fold")
-    for column in BENCH_COLUMNS[2:-2]:
-        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True, overflow="fold")
-    table.add_column(BENCH_COLUMNS[-2].replace(" ", "\n"), justify="right", min_width=12)
-    for batch in dict.fromkeys(m.batch for m in report.measurements):
-        table.add_row(f"batch {batch}", style="dim")
-        for measurement in (m for m in report.measurements if m.batch == batch):
-            label, _, *numbers, _ = map(_text, _bench_row(measurement))
-            table.add_row(label, *numbers, style="bold" if measurement.kind == "onnxruntime" else None)
-        table.add_section()
-    notes = _text(f"{_bench_differences(report)}\n{_bench_caption(report)}", "dim")
-    return Group(table, *(_text(line, "yellow") for line in _warning_lines(report)), notes)
-
-
-def bench_from_json(text: str) -> BenchReport:
-    """Read ``as_json`` of a benchmark, to draw or to format it again; UsageError when it is something else."""
-    from lit_deploy.bench import BenchReport
-
-    try:
-        return msgspec.json.decode(text, type=BenchReport)
-    except msgspec.MsgspecError as error:
-        raise UsageError(
-            f"this is not the JSON of a benchmark ({error}); write it with lit-deploy bench --json"
-        ) from None
-
-
-def bench_markdown(report: BenchReport) -> str:
-    """The table, the setting and the machine as Markdown."""
-    lines = [
-        f"**{_bench_title(report)}**",
-        "",
-        f"| {' | '.join(BENCH_COLUMNS)} |",
-        f"|-|{'-:|' * (len(BENCH_COLUMNS) - 1)}",
-        *(f"| {' | '.join(_bench_row(measurement))} |" for measurement in report.measurements),
-        "",
-        _bench_caption(report).replace("\n", "\n\n"),
-    ]
-    warnings = _warning_lines(report)
-    if warnings:
-        lines += ["", *(f"* {line}" for line in warnings)]
-    return "\n".join(lines) + "\n"
-
-
-def _bench_title(report: BenchReport) -> str:
-    return f"{model_title(report)}: latency of one batch in milliseconds"
-
-
-def _bench_differences(report: BenchReport) -> str:
-    differences = [m.max_relative_difference for m in report.measurements if m.max_relative_difference is not None]
-    return f"Outputs agree within {max(differences, default=0.0):.1e} of the largest."
-
-
-def _bench_row(m: Measurement) -> list[str]:
-    lower, upper = m.speedup_quartiles
-    times = [f"{value:.{_decimals(m.p50)}f}" for value in (m.p50, m.p90, m.p95, m.p99, m.mean)]
-    speedup = f"{m.speedup:.2f} ({lower:.2f}-{upper:.2f})"
-    difference = "not compared" if m.max_relative_difference is None else f"{m.max_relative_difference:.1e}"
-    return [
-        m.label,
-        str(m.batch),
-        *times,
-        f"{m.images_per_second:.1f}",
-        f"{m.peak_memory_mib:.0f}",
-        speedup,
-        difference,
-    ]
-
-
-def _decimals(milliseconds: float) -> int:
-    """Decimals that show three digits."""
-    return 3 if milliseconds < 1 else 2 if milliseconds < 10 else 1
-
-
-def _bench_caption(report: BenchReport) -> str:
-    machine = report.machine
-    packages = ", ".join(f"{name} {version}" for name, version in machine.packages.items())
-    samples = [m.samples for m in report.measurements] or [0]
-    return (
-        f"Speed-up over {report.baseline}: median and quartiles over {report.rounds} rounds, pair by pair. "
-        f"{bench_settings(report)}; turns of {report.turn_seconds:g} s, {min(samples)} to {max(samples)} runs each.\n"
-        f"{machine.cpu}, {machine.cores} cores{''.join(f', {gpu}' for gpu in machine.gpus)}; {machine.os}; "
-        f"Python {machine.python}, {packages}; {machine.date}; load average at the start {machine.load_average:g}."
-    )
-
-
-def _warning_lines(report: BenchReport) -> list[str]:
-    lines = [
-        f"{e.label}{'' if e.batch is None else f', batch {e.batch}'}: not measured, {e.reason}"
-        for e in report.exclusions
-    ]
-    if not report.quiet:
-        lines.append(
-            f"disturbed: other processes kept {report.other_cores:.1f} of {report.machine.cores} cores busy; "
-            "measure again on a quiet machine"
-        )
-    return lines
 
 
 # --- verify and export ------------------------------------------------------------------------------------------------
@@ -241,25 +149,50 @@ def export_summary(result: ExportResult) -> RenderableType:
     table.add_row("model", _text(f"{manifest.model.name}, {manifest.model.num_classes} classes, {manifest.precision}"))
     table.add_row("input", _text(f"{images.name} {images.dtype} [{', '.join(map(str, images.shape))}]"))
     table.add_row("output", _text(manifest.output))
-    table.add_row("operator", operator)
-    if result.report is None:
-        table.add_row("parity", Text("not checked (--no-verify)", "yellow"))
-        return table
-    report = result.report
-    text = Text(report.verdict, VERDICT_STYLES[report.verdict])
-    text.append(
-        f"  relative error {report.output.relative:.1e} (limit {report.tolerance.relative:.0e}), "
-        f"top-1 {report.top1:.0%} on {report.images} images, {report.tested} against {report.reference}",
-        "not bold default",
-    )
-    table.add_row("parity", text)
+    if result.sidecar is None:
+        table.add_row("operator", operator)
+    else:
+        for key, value in _engine_rows(result.sidecar):
+            table.add_row(key, _text(value))
+    for what, report in (("parity", result.report), ("engine parity", result.engine_report)):
+        if report is not None:
+            text = Text(report.verdict, VERDICT_STYLES[report.verdict])
+            text.append(
+                f"  relative error {report.output.relative:.1e} (limit {report.tolerance.relative:.0e}), "
+                f"top-1 {report.top1:.0%} on {report.images} images, {report.tested} against {report.reference}",
+                "not bold default",
+            )
+            table.add_row(what, text)
+    if result.unchecked:
+        table.add_row("not checked", _text(result.unchecked, "yellow"))
     return table
 
 
+def _engine_rows(sidecar: Sidecar) -> Iterator[tuple[str, str]]:
+    """What a user has to know about an engine to ship it."""
+    build, plugin = sidecar.build, sidecar.plugin
+    where = f"on {build.gpu}" if build.backend == "tensorrt" else f"for {target_of(build)}"
+    yield "engine", f"{BACKENDS[build.backend].title} {build.backend_version}, {where}"
+    sizes = [":".join(map(str, profile)) for profile in sidecar.profiles] or [str(sidecar.manifest.batch)]
+    yield "batch", ", ".join(sizes)
+    if plugin is None:
+        yield "plugin", "none: the standard operators of the function are in the engine; ship the engine and its .json"
+    elif plugin.embedded:
+        yield "plugin", "inside the engine; ship the engine and its .json, and open it with --allow-engine-code"
+    else:
+        yield "plugin", f"{plugin.library} (SHA-256 {plugin.sha256[:12]}); ship it with the engine and its .json"
+    for found in sidecar.inspections:
+        types = ", ".join(f"{count} {kind}" for kind, count in found.products.items())
+        what = "matrix products" if found.source == "network" else "outputs"
+        yield f"{found.source} holds", f"{found.layers} layers; {what}: {types}; plugin calls: {found.plugin_layers}"
+
+
 def error_details(error: LitDeployError) -> RenderableType:
-    """What an error carries beside its sentence: the keys that differ, or the failed comparison."""
+    """What an error carries beside its sentence: the keys that differ, the failed comparison, the builder's log."""
     if isinstance(error, ParityFailed):
         return verify_table(error.report)
+    if isinstance(error, BuildFailed):
+        return _text("\n".join(("the last lines of the builder:", *error.log)) if error.log else "", "dim")
     if not isinstance(error, StateDictMismatch):
         return Text("")
     table = Table()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Family = Literal["lit", "lit_ti"]
-PrecisionName = Literal["fp32", "fp16"]
+PrecisionName = Literal["fp32", "fp16", "bf16"]
 InputKind = Literal["float", "uint8"]
 OutputKind = Literal["logits", "probabilities", "top5"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -138,6 +138,8 @@ class Tolerance:
 TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(relative=1e-5, cosine=0.999999),
     "fp16": Tolerance(relative=1e-2, cosine=0.9995),
+    "bf16": Tolerance(relative=8e-2, cosine=0.995),
 }
 """Limits per precision, about four times what an honest conversion reaches: reordered float32 sums differ by up to
-3e-6 of a layer's scale, and rounding to float16 (2**-11) after every operation by up to 3e-3."""
+3e-6 of a layer's scale, rounding to float16 (2**-11) after every operation by up to 3e-3, and to bfloat16 (2**-8) by up
+to 2.2e-2."""

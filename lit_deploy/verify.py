@@ -33,7 +33,7 @@ MIN_SENSITIVITY = 4.0
 image is then wrong by twice the allowed error on one image at least, so it cannot pass."""
 
 BATCHES = (2, 1, 5)
-"""Batch sizes that seeded images are run in where the file's batch is dynamic."""
+"""Batch sizes that seeded images are run in where the file takes them."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def verify_artifact(
         expected: list[Arrays] = []
         got: list[Arrays] = []
         compared = {name: _Running(name) for name in manifest.layers if layers}
-        for batch, count in _batches(pixels, manifest.batch, seeded=images is None):
+        for batch, count in _batches(pixels, tested.batch_range, seeded=images is None):
             # Layers are compared batch by batch and dropped: those of many images would not fit in memory.
             wanted, found = (
                 {
@@ -169,13 +169,15 @@ def _pixels(manifest: Manifest, images: str | Path | None, limit: int) -> tuple[
     return np.stack([resize_and_crop(load_image(path), spec) for path in taken]), source
 
 
-def _batches(pixels: Pixels, fixed: int | None, seeded: bool) -> list[tuple[Pixels, int]]:
-    """Batches and how many of their images count: a fixed batch is filled up with copies of the last image."""
-    if fixed is None:
-        sizes = list(BATCHES) if seeded else [8] * (len(pixels) // 8) + [len(pixels) % 8] * bool(len(pixels) % 8)
-        return [(part, len(part)) for part in np.split(pixels, np.cumsum(sizes)[:-1])]
-    parts = [pixels[start : start + fixed] for start in range(0, len(pixels), fixed)]
-    return [(np.concatenate([part, *[part[-1:]] * (fixed - len(part))]), len(part)) for part in parts]
+def _batches(pixels: Pixels, limits: tuple[int, int], seeded: bool) -> list[tuple[Pixels, int]]:
+    """Batches and how many of their images count: too small a batch is filled up with copies of the last image."""
+    low, high = limits
+    if seeded and low < high and max(BATCHES) <= high:
+        parts = np.split(pixels, np.cumsum(BATCHES)[:-1])
+    else:
+        size = max(low, min(8, high))
+        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+    return [(np.concatenate([part, *[part[-1:]] * (low - len(part))]), len(part)) for part in parts]
 
 
 def _feed(session: Session, pixels: Pixels, tested: Manifest) -> NDArray[Any]:

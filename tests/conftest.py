@@ -11,6 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that every test can `import golden`, whatever the import mode
 
+from fake_cuda import FakeDriver
+from fake_tensorrt import FakeTensorRT, modules
 from golden import TINY, TINY_TI, Golden, load_golden, normalised_input
 
 from lit_deploy.key_layout import OFFICIAL_SPECS
@@ -48,3 +50,20 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return path
 
     return write
+
+
+@pytest.fixture
+def fake_driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    """A CUDA driver without a GPU, with a fake ``tensorrt`` to import beside it."""
+    driver = FakeDriver()
+    for name, module in modules(driver).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return driver
+
+
+@pytest.fixture
+def fake_trt(fake_driver: FakeDriver) -> FakeTensorRT:
+    """The fake ``tensorrt`` of ``fake_driver``."""
+    module = sys.modules["tensorrt"]
+    assert isinstance(module, FakeTensorRT)
+    return module

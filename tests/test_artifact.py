@@ -20,8 +20,10 @@ from lit_deploy.artifact import (
     MANIFEST_KEY,
     Manifest,
     atomic_path,
+    check_target,
     read_manifest,
     set_manifest,
+    with_layer_outputs,
 )
 from lit_deploy.checkpoints import sha256_of
 from lit_deploy.errors import ArtifactError, UsageError
@@ -231,3 +233,47 @@ def test_atomic_path_passes_on_errors_that_are_not_its_own(tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.onnx"):
         (tmp_path / "absent").read_text()
     assert os.listdir(tmp_path) == []
+
+
+def test_check_target_leaves_nothing(tmp_path: Path) -> None:
+    check_target(tmp_path / "a.engine")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "old.engine").write_text("old")
+    check_target(tmp_path / "old.engine")
+    assert (tmp_path / "old.engine").read_text() == "old"
+    for final, word in ((tmp_path, "is a directory"), (tmp_path / "absent" / "a.engine", "does not exist")):
+        with pytest.raises(UsageError, match=word):
+            check_target(final)
+
+
+def test_atomic_path_by_another_temporary_name(tmp_path: Path) -> None:
+    """The sidecar of an engine with a temporary name is named after that name."""
+    with atomic_path(tmp_path / "a.engine.json", part=tmp_path / ".part.json") as part:
+        assert part == tmp_path / ".part.json"
+        assert os.listdir(tmp_path) == [".part.json"]
+    assert os.listdir(tmp_path) == ["a.engine.json"]
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "b.json", part=tmp_path / ".part.json"):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["a.engine.json"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_layers_become_outputs(precision: str, checkpoint_file: Callable[[str], Path]) -> None:
+    """Every layer of the manifest is a float32 output of a valid graph; what goes on inside keeps its type."""
+    path = export_of(checkpoint_file("tiny"), precision=precision)
+    model = onnx.load(str(path))
+    before = [node.op_type for node in model.graph.node]
+    with_layer_outputs(model, path)
+    onnx.checker.check_model(model, full_check=True)
+    layers = read_manifest(path).layers
+    assert [value.name for value in model.graph.output] == ["logits", *layers]
+    assert {value.type.tensor_type.elem_type for value in model.graph.output} == {onnx.TensorProto.FLOAT}
+    added = [node.op_type for node in model.graph.node][len(before) :]
+    assert added == (["Cast"] * len(layers) if precision == "fp16" else [])
+
+
+def test_a_layer_that_the_graph_lacks(tiny: Path) -> None:
+    model = onnx.load(str(tiny))
+    set_manifest(model, replace(read_manifest(tiny), layers=("patch_embed", "nowhere")))
+    with pytest.raises(ArtifactError, match="lacks the layer value 'nowhere' that its manifest names; export it again"):
+        with_layer_outputs(model, tiny)

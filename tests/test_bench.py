@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +59,8 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     started: list[int] = []
 
     class Recorded(Worker):
-        def __init__(self, label: str) -> None:
-            super().__init__(label)
+        def __init__(self, label: str, environment: Mapping[str, str] | None = None) -> None:
+            super().__init__(label, environment)
             started.append(self.pid)
 
     monkeypatch.setattr(bench, "Worker", Recorded)
@@ -157,12 +157,13 @@ def test_openvino(files: dict[str, Path]) -> None:
 def test_worker_is_stopped_between_its_turns_and_serves_onnxruntime_without_torch(files: dict[str, Path]) -> None:
     with Worker("tiny") as worker:
         request = {"kind": "onnxruntime-stock", "source": str(files["tiny"]), "device": "cpu", "threads": 2}
-        answer = worker.ask(60, do="open", **request)
+        answer = worker.ask(60, do="open", **request, allow_engine_code=False)
         assert "ONNX Runtime" in answer["description"]
         worker.ask(60, do="prepare", batch=2)
         for _ in range(2):
             turn = worker.ask(60, do="turn", seconds=0.01)
             assert all(milliseconds > 0 for milliseconds in turn["ms"])
+            assert turn["phases"] == [], "nothing is known of what happens inside"
             deadline = time.monotonic() + 5
             while process_state(worker.pid) != "T" and time.monotonic() < deadline:
                 time.sleep(0.01)
@@ -242,7 +243,8 @@ def test_parents_death_ends_a_stopped_worker(files: dict[str, Path]) -> None:
         "from lit_deploy.bench_worker import Worker\n"
         "worker = Worker('tiny')\n"
         f"source = {str(files['tiny'])!r}\n"
-        "worker.ask(60, do='open', kind='onnxruntime-stock', source=source, device='cpu', threads=1)\n"
+        "setting = {'device': 'cpu', 'threads': 1, 'allow_engine_code': False}\n"
+        "worker.ask(60, do='open', kind='onnxruntime-stock', source=source, **setting)\n"
         "print(worker.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

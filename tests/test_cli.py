@@ -98,7 +98,7 @@ def test_help_is_instant() -> None:
         "import sys\nfrom lit_deploy import cli\n"
         "try: cli.main()\n"
         "except SystemExit as stop: print('exit', stop.code)\n"
-        "heavy = 'torch', 'onnx', 'onnxruntime', 'onnxscript', 'PIL', 'numpy'\n"
+        "heavy = 'torch', 'onnx', 'onnxruntime', 'onnxscript', 'PIL', 'numpy', 'cuda', 'tensorrt_rtx_bindings'\n"
         "print('loaded', *[name for name in heavy if name in sys.modules])"
     )
     done, _ = in_process("--help", script=script)
@@ -290,6 +290,7 @@ def places(checkpoint_file: CheckpointFile, tmp_path: Path, photo: Path) -> dict
     return {**names, **{name: str(path) for name, path in good.items()}}
 
 
+TRT = "export --format trt --ckpt"
 WRONG = [
     ("export --ckpt {none}", "none"),
     ("export --ckpt {notes.pth}", "notes.pth"),
@@ -297,7 +298,31 @@ WRONG = [
     ("export --ckpt {onnx}", "ONNX"),
     ("export --ckpt {photo}", "PNG image"),
     ("export --ckpt http://example.org/lit_s.pth", "https"),
-    ("export --ckpt {ckpt} --format trt", "not in this release"),
+    ("export --ckpt {ckpt} --precision bf16", "bf16 is for engines: add --format trt"),
+    ("export --ckpt {ckpt} --layers", "--layers is for engines; add --format trt"),
+    ("export --ckpt {ckpt} --no-plugin", "--plugin is for engines; add --format trt"),
+    ("export --ckpt {ckpt} --embed-plugin", "--embed-plugin is for engines; add --format trt"),
+    ("export --ckpt {ckpt} --builder tensorrt_rtx", "--builder is for engines; add --format trt"),
+    ("export --ckpt {ckpt} --optimization-level 3", "--optimization-level is for engines; add --format trt"),
+    ("export --ckpt {ckpt} --batch 1:8:32", "expected 'dynamic' or a number of images"),
+    (f"{TRT} {{ckpt}} --out lit.onnx", "the output is lit.onnx, expected a name that ends in .engine"),
+    (f"{TRT} {{ckpt}} --out absent/lit.engine", "does not exist"),
+    (f"{TRT} {{none}}", "none"),
+    (f"{TRT} {{cut.onnx}}", "cut.onnx"),
+    (f"{TRT} {{ckpt}} --batch 8:4:32", "the batch profile is 8:4:32, expected MIN:OPT:MAX in ascending order"),
+    (f"{TRT} {{ckpt}} --batch 1:8", "--batch is '1:8', expected MIN:OPT:MAX"),
+    (f"{TRT} {{ckpt}} --batch 1:8:9999", "--batch is '9999', expected MIN:OPT:MAX"),
+    (f"{TRT} {{ckpt}} --batch 0", "--batch is '0'"),
+    (f"{TRT} {{ckpt}} --target 9.0", "the target is '9.0', expected compute capabilities of"),
+    (f"{TRT} {{ckpt}} --target 8.6,,8.9", "the target is ''"),
+    (f"{TRT} {{ckpt}} --embed-plugin --no-plugin", "embedded and left out at once"),
+    (f"{TRT} {{onnx}} --precision fp16", "--precision is decided already in tiny.onnx; export the checkpoint again"),
+    (f"{TRT} {{onnx}} --portable", "--portable is decided already"),
+    (f"{TRT} {{onnx}} --batch 4", "give its batch profile as --batch MIN:OPT:MAX"),
+    (f"{TRT} {{onnx}} --builder tensorrt_rtx --version-compatible", "its engines never cross releases"),
+    (f"{TRT} {{onnx}} --builder tensorrt_rtx --hardware-compatible", "name the GPUs with --target instead"),
+    (f"{TRT} {{onnx}} --builder tensorrt_rtx --timing-cache a.cache", "it measures nothing while it builds"),
+    (f"{TRT} {{onnx}} --builder tensorrt --target 8.9", "it builds for the GPU it runs on"),
     ("export --ckpt {ckpt} --out lit.engine", ".onnx"),
     ("export --ckpt {ckpt} --out absent/lit.onnx", "does not exist"),
     ("export --ckpt {ckpt} --batch 0", "--batch is '0'"),
@@ -316,7 +341,8 @@ WRONG = [
     ("verify {onnx} --ckpt {ckpt} --images {empty}", "holds no image"),
     ("verify {onnx} --ckpt {ckpt} --images {photo}", "is a file"),
     ("verify {onnx} --ckpt {ckpt} --device cuda", "cuda"),
-    ("verify lit.engine --ckpt {ckpt}", "TensorRT is not in this release"),
+    ("verify lit.engine --ckpt {ckpt}", "lit.engine is not a file; expected an engine written by"),
+    ("predict lit.engine {photo}", "lit.engine is not a file"),
     ("predict {none}.onnx {photo}", "is not a file"),
     ("predict {notes.txt} {photo}", "notes.txt"),
     ("predict {onnx} {none}", "does not exist"),
@@ -326,7 +352,7 @@ WRONG = [
     ("inspect {empty}", "is a directory"),
     ("inspect {cut.onnx}", "cut.onnx"),
     ("inspect {notes.txt}", "notes.txt"),
-    ("inspect lit.plan", "TensorRT is not in this release"),
+    ("inspect lit.plan", "lit.plan is not a file; expected an engine written by"),
     ("bench {onnx} --batch 0", "--batch is '0'"),
     ("bench {onnx} --batch 1,x", "--batch is 'x'"),
     ("bench {onnx} --batch ,", "--batch is ''"),
@@ -352,7 +378,8 @@ def test_wrong_inputs(command: str, word: str, run: Run, places: dict[str, str])
         "", "nonsense", "export", "export --ckpt", "verify a.onnx", "predict a.onnx", "inspect", "models --nonsense",
         "doctor extra", "export --ckpt a --precision int8", "predict a.onnx b.png --top 0", "bench --rounds 0",
         "verify a.onnx --ckpt b --limit 0", "export --ckpt a --threads 0", "export --ckpt a --mean 1 2",
-        "export --ckpt a --resize 0",
+        "export --ckpt a --resize 0", "export --ckpt a --format engine", "export --ckpt a --format trt --workspace 0",
+        "export --ckpt a --format trt --optimization-level 6", "export --ckpt a --format trt --builder nvcc",
     ],
 )  # fmt: skip
 def test_usage_errors(command: str, run: Run) -> None:

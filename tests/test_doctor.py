@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_deploy import doctor, native
+from lit_deploy import doctor, native, trt
 from lit_deploy.doctor import Check, Diagnosis, diagnose, kernel_isa
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,15 @@ def test_this_machine() -> None:
     assert "kernel" in check(diagnosis, "CPU").found
     names = {c.name for c in diagnosis.checks}
     assert {"Python", "lit-deploy", "GPU", "nvcc", "C++ compiler", "CMake", "ONNX Runtime headers"} <= names
-    assert {"openvino", "tensorrt", "tensorrt-rtx", "matplotlib", "custom-op library"} <= names
+    assert {
+        "openvino",
+        "TensorRT",
+        "TensorRT-RTX",
+        "TensorRT plugin",
+        "cuda-bindings",
+        "matplotlib",
+        "custom-op library",
+    } <= names
     assert all(c.remedy for c in diagnosis.checks if c.status == "missing")
 
 
@@ -49,6 +57,8 @@ def test_least_versions_are_those_of_the_package() -> None:
         assert declared[name] == least
         assert required == any(item.startswith(f"{name}>=") for item in project["dependencies"])
     assert declared["onnxruntime"] == doctor.ONNXRUNTIME_MINIMUM
+    assert declared["tensorrt"] == trt.BACKENDS["tensorrt"].least
+    assert declared["tensorrt-rtx-cu13-bindings"] == trt.BACKENDS["tensorrt_rtx"].least
     for distribution, extra in doctor.EXTRAS.items():
         assert any(item.startswith(distribution) for item in project["optional-dependencies"][extra])
 
@@ -76,11 +86,36 @@ def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_library_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(native.ENVIRONMENT_VARIABLE, str(tmp_path / "absent.so"))
-    found = check(diagnose(), "custom-op library")
-    assert found.status == "optional"
+    diagnosis = diagnose()
+    found = check(diagnosis, "custom-op library")
+    assert (found.status, diagnosis.exit_code) == ("missing", 2), "sessions refuse as long as it is named"
     assert found.searched == (str(tmp_path / "absent.so"),)
     assert native.ENVIRONMENT_VARIABLE in found.found
-    assert found.remedy == native.BUILD_COMMAND
+    assert native.BUILD_COMMAND in found.remedy
+    monkeypatch.delenv(native.ENVIRONMENT_VARIABLE)
+    monkeypatch.setattr(native, "find_library", lambda: None)
+    assert check(diagnose(), "custom-op library").status == "optional"
+
+
+def test_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(native.PLUGIN_VARIABLE, str(tmp_path / "absent.so"))
+    found = check(diagnose(), "TensorRT plugin")
+    assert (found.status, found.searched) == ("missing", (str(tmp_path / "absent.so"),))
+    (tmp_path / "absent.so").write_bytes(b"not a library")
+    assert "does not load" in check(diagnose(), "TensorRT plugin").found
+    monkeypatch.delenv(native.PLUGIN_VARIABLE)
+    monkeypatch.setattr(native, "find_plugin", lambda: None)
+    found = check(diagnose(), "TensorRT plugin")
+    assert (found.status, found.remedy) == ("optional", native.PLUGIN_BUILD_COMMAND)
+
+
+def test_tensorrt_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TensorRT_ROOT", str(tmp_path))
+    assert check(diagnose(), "TensorRT headers").status == "optional"
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / doctor.TENSORRT_HEADER).touch()
+    found = check(diagnose(), "TensorRT headers")
+    assert (found.status, found.found) == ("ok", str(tmp_path / "include"))
 
 
 def test_library_that_does_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ ELSEWHERE = {
     "pip install -c constraints.txt '.[ort,plot]'": "test_packaging.py builds and inspects that wheel",
     "make demo": "test_demo below runs the script behind it",
     "make test": "is what runs this test",
+    "lit-deploy verify lit_s.engine --ckpt lit_s.pth": "needs a GPU: test_gpu.py runs it there",
 }
 """Commands that cannot run inside the test, and what runs them."""
 

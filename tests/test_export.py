@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import pytest
+from engines import bf16_as_float32
 from exported import KERNELS, edited, export_of
 from golden import NAMES, TINY, Golden, input_u8
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from lit_deploy.labels import imagenet_labels
 from lit_deploy.preprocessing import normalize
 from lit_deploy.runtime.session import SessionOptions, open_session
 from lit_deploy.seeded import make_state, save_checkpoint, synthetic_image
-from lit_deploy.specs import ModelSpec
+from lit_deploy.specs import TOLERANCES, ModelSpec, default_input
 from lit_deploy.verify import verify_artifact
 
 Array = NDArray[Any]
@@ -92,11 +93,57 @@ def test_golden_fp16(
     name: str, library: bool, checkpoint_file: CheckpointFile, golden: Callable[[str], Golden], golden_input: Array
 ) -> None:
     path = export_of(checkpoint_file(name), precision="fp16")
-    got, expected = logits(path, golden_input, library).astype(np.float64), golden(name)["logits"].astype(np.float64)
-    cosine = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
-    assert cosine.min() >= 0.9995
+    got, expected = logits(path, golden_input, library), golden(name)["logits"]
+    assert cosines(got, expected).min() >= 0.9995
     assert (got.argmax(1) == expected.argmax(1)).all()
     assert path.stat().st_size < 0.52 * export_of(checkpoint_file(name)).stat().st_size
+
+
+def cosines(got: Array, expected: Array) -> Array:
+    """Cosine similarity of every image's logits with the expected ones."""
+    got, expected = got.astype(np.float64), expected.astype(np.float64)
+    return (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny_ti"])
+def test_bf16_graph(name: str, checkpoint_file: CheckpointFile) -> None:
+    """The graph that bf16 engines are built from computes what PyTorch computes, up to its rounded weights."""
+    checkpoint = checkpoint_file(name)
+    path = bf16_as_float32(checkpoint)
+    manifest = read_manifest(path)
+    assert manifest.precision == "bf16"
+    pixels = pixels_of(manifest.model, 8)
+    expected = torch_logits(checkpoint, pixels)
+    got = logits(path, normalize(pixels, manifest.input))
+    relative, limits = np.abs(got - expected).max() / np.abs(expected).max(), TOLERANCES["bf16"]
+    print(f"{name}, weights rounded to bf16: relative {relative:.1e}, cosine {cosines(got, expected).min():.6f}")
+    assert 1e-3 < relative < limits.relative, "less would mean that nothing was rounded"
+    assert cosines(got, expected).min() > limits.cosine
+
+
+@pytest.mark.parametrize("name", ["lit_ti", "lit_s"])
+def test_honest_bf16(
+    name: str, checkpoint_file: CheckpointFile, golden_input: Array, golden: Callable[[str], Golden]
+) -> None:
+    """What an engine in bf16 may reach: PyTorch computes the network that is exported, in bf16 throughout.
+
+    The limits are about four times that, so that they refuse what rounding does not explain.
+    """
+    import torch
+
+    from lit_deploy.exporters.lowering import lower
+    from lit_deploy.models import registry
+
+    checkpoint = load_checkpoint(checkpoint_file(name))
+    network = lower(registry.build(checkpoint.spec, checkpoint.state), default_input(checkpoint.spec), "bf16")
+    with torch.inference_mode():
+        got = network(torch.from_numpy(golden_input)).float().numpy()
+    expected = golden(name)["logits"]
+    relative, limits = np.abs(got - expected).max() / np.abs(expected).max(), TOLERANCES["bf16"]
+    print(f"{name} in bf16: relative {relative:.1e}, cosine {cosines(got, expected).min():.6f}")
+    assert limits.relative / 12 < relative < limits.relative / 3
+    assert cosines(got, expected).min() > 1 - (1 - limits.cosine) / 9, "its error grows with the square of the other"
+    assert (got.argmax(1) == expected.argmax(1)).all()
 
 
 # ---------------------------------------------------------------------------------------------------- the options
@@ -263,6 +310,12 @@ def test_imagenet_labels(checkpoint_file: CheckpointFile) -> None:
 def test_unusable_options(options: dict[str, Any], word: str, checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=word):
         export_checkpoint(checkpoint_file("tiny"), tmp_path / "a.onnx", OnnxOptions(**options))
+    assert os.listdir(tmp_path) == []
+
+
+def test_bf16_is_for_engines(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no ONNX Runtime computes in bf16 on a CPU; .* add --format trt"):
+        export_checkpoint(checkpoint_file("tiny"), tmp_path / "a.onnx", OnnxOptions(precision="bf16"))
     assert os.listdir(tmp_path) == []
 
 

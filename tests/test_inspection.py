@@ -11,7 +11,7 @@ import pytest
 from exported import export_of
 from golden import TINY
 
-from lit_deploy.errors import CheckpointError, LitDeployError, UsageError
+from lit_deploy.errors import ArtifactError, CheckpointError, LitDeployError
 from lit_deploy.inspection import inspect_file
 from lit_deploy.key_layout import mac_count, parameter_count
 from lit_deploy.seeded import make_state, save_checkpoint
@@ -65,8 +65,11 @@ def test_few_labels_are_all_shown(checkpoint_file: CheckpointFile, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["lit.engine", "lit.plan"])
-def test_engines(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="TensorRT is not in this release"):
+def test_engines_without_a_sidecar(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is not a file"):
+        inspect_file(tmp_path / name)
+    (tmp_path / name).touch()
+    with pytest.raises(ArtifactError, match=f"no readable sidecar {name}.json"):
         inspect_file(tmp_path / name)
 
 

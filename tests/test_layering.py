@@ -18,11 +18,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 BOTTOM = {
     "errors", "specs", "labels", "preprocessing", "checkpoints", "key_layout", "recognition", "downloads", "native",
+    "cuda", "trt",
 }  # fmt: skip
 WORKFLOWS = {
-    "export", "verify", "bench", "bench_worker", "contenders", "predict", "inspection", "doctor", "report", "plots",
+    "export", "verify", "bench", "bench_result", "bench_worker", "contenders", "predict", "inspection", "doctor",
+    "report", "plots",
 }  # fmt: skip
-HEAVY = {"torch", "onnxruntime", "onnx", "onnxscript", "tensorrt", "openvino", "matplotlib", "safetensors"}
+HEAVY = {
+    "torch", "onnxruntime", "onnx", "onnxscript", "openvino", "matplotlib", "safetensors",
+    "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "cuda",
+}  # fmt: skip
 HEAVY_AT_THE_TOP = {"ops.reference", "ops.library", "exporters.lowering"}
 
 
@@ -95,6 +100,7 @@ def test_the_walk_sees_imports() -> None:
     assert "checkpoints" not in own("exporters.onnx"), "imports for the type checker do not count"
     assert any(entry.module == "torch" and entry.eager for entry in ALL["models.lit"])
     assert any(entry.module == "onnxruntime" and not entry.eager for entry in ALL["runtime.onnxruntime"])
+    assert any(entry.module == "cuda.bindings" and not entry.eager for entry in ALL["cuda"])
 
 
 def test_nobody_imports_the_command_line() -> None:
@@ -109,7 +115,7 @@ def test_bottom_modules_import_only_each_other() -> None:
 def test_workflows_know_no_back_end() -> None:
     """They open sessions; which back end serves one is decided in ``runtime`` alone."""
     back_ends = {name for name in inside("runtime") if name not in ("runtime", "runtime.session")}
-    assert {"runtime.torch", "runtime.onnxruntime", "runtime.openvino"} <= back_ends
+    assert {"runtime.torch", "runtime.onnxruntime", "runtime.openvino", "runtime.tensorrt"} <= back_ends
     allowed = set(inside("runtime"))
     users = {name: sorted(own(name) & back_ends) for name in ALL if name not in allowed}
     assert {name: found for name, found in users.items() if found} == {}
@@ -127,11 +133,22 @@ def test_runtime_and_exporters_meet_only_in_the_artifact() -> None:
     assert any("artifact" in own(name) for name in inside("runtime"))
     assert any("artifact" in own(name) for name in inside("exporters"))
     assert own("artifact") <= BOTTOM | shared
+    assert "sidecar" in own("runtime.tensorrt") & own("exporters.tensorrt"), "what an artifact is for ONNX files"
+    assert own("sidecar") <= BOTTOM | shared
 
 
 def test_one_back_end_runs_the_models() -> None:
     models = set(inside("models"))
     assert [name for name in inside("runtime") if own(name) & models] == ["runtime.torch"]
+
+
+def test_only_the_shim_names_tensorrt() -> None:
+    """Its modules are imported by name in one place, which knows their versions and differences."""
+    modules = {"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"}
+    assert [name for name, entries in ALL.items() if modules & {entry.module for entry in entries}] == []
+    users = {name for name in ALL if "trt" in own(name)}
+    assert {"exporters.tensorrt", "exporters.tensorrt_builder", "runtime.tensorrt", "sidecar"} <= users
+    assert users & set(inside("models", "ops")) == set()
 
 
 def test_models_and_operator_look_down_only() -> None:
@@ -175,6 +192,12 @@ def test_public_names_exist() -> None:
         assert getattr(lit_deploy, name) is not None, name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         lit_deploy.nonsense  # noqa: B018
+
+
+def test_reading_a_sidecar_loads_nothing_heavy() -> None:
+    assert (
+        loaded_after("from lit_deploy import sidecar; sidecar.this_host().version_of('tensorrt_rtx')") & HEAVY == set()
+    )
 
 
 def test_listing_models_loads_no_torch() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from engines import bf16_as_float32
 from exported import change_initializer, edited, export_of
 from golden import TINY, TINY_TI
 from numpy.typing import NDArray
@@ -254,6 +255,26 @@ def test_planted_fault_in_half_precision(
     assert (report.verdict == "fail") is HALF_CASES[fault, stage]
     if report.verdict == "fail":
         assert report.first_departure == first_layer(TINY, fault, stage)
+
+
+@pytest.mark.usefixtures("reference_once")
+@pytest.mark.parametrize(("fault", "stage"), HALF_CASES)
+def test_planted_fault_in_bf16(fault: str, stage: int, checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
+    """Under the limits of bf16, with weights rounded to it, the same faults are caught as in float16."""
+    checkpoint = checkpoint_file("tiny")
+    state = {key: value.astype(np.float64) for key, value in make_state(TINY).items()}
+    path = edited(bf16_as_float32(checkpoint), tmp_path / "fault.onnx", FAULTS[fault](TINY, state, stage))
+    report = verify_artifact(path, checkpoint, layers=True)
+    assert report.precision == "bf16"
+    assert (report.verdict == "fail") is HALF_CASES[fault, stage]
+    if report.verdict == "fail":
+        assert report.first_departure == first_layer(TINY, fault, stage)
+
+
+def test_bf16_without_a_fault(checkpoint_file: CheckpointFile) -> None:
+    checkpoint = checkpoint_file("tiny")
+    report = verify_artifact(bf16_as_float32(checkpoint), checkpoint, layers=True)
+    assert (report.verdict, report.reasons) == ("pass", ())
 
 
 @pytest.mark.usefixtures("reference_once")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -220,10 +221,37 @@ def test_onnxruntime_not_installed(checkpoint_file: CheckpointFile, monkeypatch:
         session.__enter__()
 
 
-@pytest.mark.parametrize("name", ["lit.engine", "lit.plan"])
-def test_engines_are_of_another_release(name: str) -> None:
-    with pytest.raises(UsageError, match="TensorRT is not in this release"):
-        open_session(name)
+def test_which_library_runs_on_cuda(
+    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library without a CUDA kernel would copy every token map to the host: the function stays on the device."""
+    library = tmp_path / "library.so"
+    library.write_bytes(b"")
+    monkeypatch.setenv(native.ENVIRONMENT_VARIABLE, str(library))
+    assert not native.has_cuda_kernel(library), "a library that does not load has none"
+    path = export_of(checkpoint_file("tiny"))
+    for cuda, asked, used in ((True, None, True), (True, True, True), (False, None, False), (True, False, False)):
+        monkeypatch.setattr(native, "has_cuda_kernel", lambda library, cuda=cuda: cuda)
+        session: Any = open_session(path, SessionOptions(device="cuda", library=asked))
+        assert session._library() == (library if used else None)
+    monkeypatch.setattr(native, "has_cuda_kernel", lambda library: False)
+    with pytest.raises(
+        MissingDependency, match=r"library\.so holds no CUDA kernel; build it again where nvcc is found"
+    ):
+        open_session(path, SessionOptions(device="cuda", library=True))._library()  # type: ignore[attr-defined]
+    assert open_session(path)._library() == library  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize(("source", "has"), [("return 1;", True), ("return 0;", False), (None, False)])
+def test_cuda_kernel_is_asked_for_by_name(tmp_path: Path, source: str | None, has: bool) -> None:
+    library, code = (
+        tmp_path / "library.so",
+        "int other;" if source is None else f"int lit_deploy_has_cuda(void) {{{source}}}",
+    )
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(command, input=code, text=True, check=True)
+    assert native.has_cuda_kernel(library) is has
 
 
 def test_running_a_file_imports_no_torch(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:

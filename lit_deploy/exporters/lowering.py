@@ -40,12 +40,13 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Mod
         parent, _, child = name.rpartition(".")
         if replacement is not None and not isinstance(model.get_submodule(parent), LoweredAttention):
             setattr(model.get_submodule(parent), child, replacement)
-    if precision == "fp16":
-        model.half()
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    if half is not None:
+        model.to(half)
         for module in model.modules():
             if isinstance(module, LoweredPatchEmbedding):
                 module.float()
-                module.output_dtype = torch.float16
+                module.output_dtype = half
     return model.requires_grad_(False)
 
 
@@ -82,11 +83,12 @@ class LoweredPatchEmbedding(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         patch = self.patch
+        image = image.float()  # at once: TensorRT moves no uint8 values about
         if self.uint8:
             rows = image.unflatten(1, (-1, patch)).unflatten(3, (-1, patch)).permute(0, 1, 3, 2, 4, 5)
         else:
             rows = image.unflatten(2, (-1, patch)).unflatten(4, (-1, patch)).permute(0, 2, 4, 1, 3, 5)
-        return self.norm(self.proj(rows.flatten(3).flatten(1, 2).float())).to(self.output_dtype)
+        return self.norm(self.proj(rows.flatten(3).flatten(1, 2))).to(self.output_dtype)
 
 
 class LoweredAttention(nn.Module):

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from lit_deploy import native
 from lit_deploy.artifact import check_file, manifest_of, metadata_of, read_onnx
 from lit_deploy.errors import ArtifactError, MissingDependency, UsageError, first_line
-from lit_deploy.runtime.session import Arrays, BackEnd, SessionOptions, check_feeds, entered, output_specs
+from lit_deploy.runtime.session import (
+    Arrays,
+    BackEnd,
+    SessionOptions,
+    agrees,
+    check_feeds,
+    entered,
+    output_specs,
+)
 from lit_deploy.specs import TensorSpec
 
 _DTYPES = {
@@ -94,7 +102,7 @@ class OnnxRuntimeSession(BackEnd):
             *itertools.zip_longest(self.outputs[: len(promised)], promised),
         ]
         for found, wanted in pairs:
-            if found is None or wanted is None or not _same(found, wanted):
+            if found is None or wanted is None or not agrees(found, wanted):
                 raise ArtifactError(
                     f"the graph of {self._path} has {found}, its manifest promises {wanted}; export it again"
                 )
@@ -107,8 +115,6 @@ class OnnxRuntimeSession(BackEnd):
     def _library(self) -> Path | None:
         if self._options.library is False:
             return None
-        if self._options.device == "cuda" and self._options.library is None:
-            return None  # the library holds a CPU kernel only: the function stays on the device, it would not
         found = native.find_library()
         if found is None and (self._options.library or native.named_library()):
             searched = ", ".join(map(str, native.searched_paths()))
@@ -116,19 +122,20 @@ class OnnxRuntimeSession(BackEnd):
                 f"the lit-deploy custom-op library was not found (searched {searched}); "
                 f"build it: {native.BUILD_COMMAND}, or set {native.ENVIRONMENT_VARIABLE}"
             )
+        if found is not None and self._options.device == "cuda" and not native.has_cuda_kernel(found):
+            # Its CPU kernel would copy every token map to the host and back; the function stays on the device.
+            if self._options.library:
+                raise MissingDependency(
+                    f"{found} holds no CUDA kernel; build it again where nvcc is found: {native.BUILD_COMMAND}, "
+                    "or leave the library out"
+                )
+            return None
         return found
 
 
 def _specs(values: Any) -> tuple[TensorSpec, ...]:
     """ONNX Runtime's inputs or outputs as TensorSpecs."""
     return tuple(TensorSpec(v.name, _DTYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
-
-
-def _same(found: TensorSpec, wanted: TensorSpec) -> bool:
-    """Whether name, type, rank and all sizes that both fix agree."""
-    return (found.name, found.dtype, len(found.shape)) == (wanted.name, wanted.dtype, len(wanted.shape)) and all(
-        a == b for a, b in zip(found.shape, wanted.shape, strict=True) if isinstance(a, int) and isinstance(b, int)
-    )
 
 
 def _import_onnxruntime() -> Any:

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeVar, get_args
+from typing import Literal, Protocol, Self, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifact import Manifest
 from lit_deploy.errors import UsageError
-from lit_deploy.specs import TensorSpec
+from lit_deploy.specs import MAX_BATCH, TensorSpec
 
 Arrays = dict[str, NDArray[np.generic]]
 Device = Literal["cpu", "cuda"]
 Backend = Literal["onnxruntime", "openvino"]
+ENGINE_SUFFIXES = (".engine", ".plan")
 T = TypeVar("T")
 
 
@@ -26,12 +27,18 @@ class SessionOptions:
     """How to run, as opposed to what.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
-        threads: threads of one inference; None leaves the back end's default (all cores).
-        library: custom-op library: True requires it, False leaves it out, None uses it where it is found.
+        device: ``cpu`` or ``cuda``; an engine runs on the GPU it was built for whatever is said here.
+        threads: threads of one inference on the CPU; None leaves the back end's default (all cores).
+        library: custom-op library: True requires it, False leaves it out, None uses it where it is found. What an
+            engine calls was settled when it was built: True and False then only refuse the other kind.
         layers: also return the output of every layer named in ``manifest.layers``.
         compiled: PyTorch only: run through ``torch.compile``.
+        half: PyTorch only: run in float16, as a peer in benchmarks.
         backend: what runs an ``.onnx`` file; ``openvino`` takes portable files, as a peer in benchmarks.
+        allow_engine_code: engines only: let TensorRT run code that lies inside the file (an embedded plugin, or the
+            runtime of a version-compatible engine).
+        cuda_graph: engines only: replay a captured CUDA graph instead of launching kernel by kernel. Every batch size
+            keeps a context and a graph of its own; the first run of a size is an ordinary one.
     """
 
     device: Device = "cpu"
@@ -39,7 +46,10 @@ class SessionOptions:
     library: bool | None = None
     layers: bool = False
     compiled: bool = False
+    half: bool = False
     backend: Backend = "onnxruntime"
+    allow_engine_code: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("device", Device), ("backend", Backend)):
@@ -71,6 +81,10 @@ class Session(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What ``run`` returns."""
 
+    @property
+    def batch_range(self) -> tuple[int, int]:
+        """Smallest and largest batch that ``run`` takes; the same twice where the batch is fixed."""
+
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         """Run one batch; UsageError when names, types or shapes are not those of ``inputs``."""
 
@@ -79,6 +93,49 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Where the time of one run on a GPU went, in milliseconds.
+
+    Attributes:
+        host_to_device, compute, device_to_host: between CUDA events around the copy of the inputs, the network and the
+            copy of the outputs.
+        enqueue: the host's clock around the launch of the network.
+    """
+
+    host_to_device: float
+    compute: float
+    device_to_host: float
+    enqueue: float
+
+
+@dataclass(frozen=True)
+class TimingSettings:
+    """What must be known to compare two GPU timings.
+
+    Attributes:
+        transfers: the copies of inputs and outputs are part of a run.
+        spin_wait: the host waits for the GPU in a busy loop, not asleep.
+        cuda_graph: the network is launched as one CUDA graph.
+    """
+
+    transfers: bool
+    spin_wait: bool
+    cuda_graph: bool
+
+
+@runtime_checkable
+class TimedSession(Session, Protocol):
+    """A session that can also tell the phases of a run apart."""
+
+    @property
+    def timing_settings(self) -> TimingSettings:
+        """How ``timed_run`` runs."""
+
+    def timed_run(self, feeds: Mapping[str, NDArray[np.generic]]) -> tuple[Arrays, Phases]:
+        """Run one batch as ``run`` does, and measure its phases."""
 
 
 def entered(value: T | None) -> T:
@@ -105,6 +162,13 @@ def output_specs(manifest: Manifest) -> tuple[TensorSpec, ...]:
     return (TensorSpec(manifest.output, "float32", (batch, classes)),)
 
 
+def agrees(found: TensorSpec, wanted: TensorSpec) -> bool:
+    """Whether name, type, rank and all sizes that both fix agree."""
+    return (found.name, found.dtype, len(found.shape)) == (wanted.name, wanted.dtype, len(wanted.shape)) and all(
+        a == b for a, b in zip(found.shape, wanted.shape, strict=True) if isinstance(a, int) and isinstance(b, int)
+    )
+
+
 class BackEnd:
     """What every back end shares: a manifest that is there while the session is open."""
 
@@ -125,6 +189,11 @@ class BackEnd:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return output_specs(self.manifest)
+
+    @property
+    def batch_range(self) -> tuple[int, int]:
+        fixed = self.manifest.batch
+        return (fixed, fixed) if fixed else (1, MAX_BATCH)
 
     def _close(self) -> None:
         """Let go of what ``__enter__`` loaded."""
@@ -158,18 +227,18 @@ def check_feeds(feeds: Mapping[str, NDArray[np.generic]], inputs: tuple[TensorSp
 
 
 def open_session(source: str | Path, options: SessionOptions | None = None) -> Session:
-    """Open a checkpoint (PyTorch) or an exported ``.onnx`` file (ONNX Runtime) as a session.
+    """Open a checkpoint (PyTorch), an ``.onnx`` file (ONNX Runtime) or an engine (TensorRT) as a session.
 
     Args:
-        source: a checkpoint file, an official model name, an https URL, or an ``.onnx`` file.
+        source: a checkpoint file, an official model name, an https URL, an ``.onnx`` file, or an ``.engine`` or
+            ``.plan`` file with its sidecar beside it.
         options: device, threads, custom-op library, layers.
 
     Returns:
         A session that is loaded when entered: ``with open_session("lit_s.onnx") as session: ...``.
 
     Raises:
-        UsageError: for a kind of file that this release does not run.
-        ArtifactError, CheckpointError, MissingDependency: when entered.
+        UsageError, ArtifactError, CheckpointError, MissingDependency: when entered, as their names say.
     """
     options = options or SessionOptions()
     suffix = Path(source).suffix.lower()
@@ -181,8 +250,10 @@ def open_session(source: str | Path, options: SessionOptions | None = None) -> S
         from lit_deploy.runtime.onnxruntime import OnnxRuntimeSession
 
         return OnnxRuntimeSession(Path(source), options)
-    if suffix in (".engine", ".plan"):
-        raise UsageError(f"{source} is a TensorRT engine; TensorRT is not in this release, use an .onnx file")
+    if suffix in ENGINE_SUFFIXES:
+        from lit_deploy.runtime.tensorrt import TensorRTSession
+
+        return TensorRTSession(Path(source), options)
     from lit_deploy.runtime.torch import TorchSession
 
     return TorchSession(source, options)

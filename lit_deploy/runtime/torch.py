@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from lit_deploy.runtime.session import Arrays, BackEnd, SessionOptions, check_fe
 
 
 class TorchSession(BackEnd):
-    """A checkpoint on PyTorch, float32; see ``Session``.
+    """A checkpoint on PyTorch, float32 (or, with ``options.half``, float16); see ``Session``.
 
     With ``options.layers``, ``run`` also returns, for every merging, the sampling offsets in pixels
     ``[B, 8, H//2, W//2]`` under ``<module>.dconv.conv_offset``.
@@ -41,12 +42,15 @@ class TorchSession(BackEnd):
         checkpoint = load_checkpoint(self._source)
         model = registry.build(checkpoint.spec, checkpoint.state)
         self._manifest = manifest_from_checkpoint(checkpoint, layers=blocks.layer_names(model))
+        if self._options.half:
+            model.half()
+            self._manifest = replace(self._manifest, precision="fp16")
         self._model = model.to(self._options.device)
         if self._options.threads is not None:
             self._threads_before = torch.get_num_threads()  # the setting is the process's, not the session's
             torch.set_num_threads(self._options.threads)
         self._call = torch.compile(self._model) if self._options.compiled else self._model
-        mode = "compile" if self._options.compiled else "eager"
+        mode = ("compile" if self._options.compiled else "eager") + (", fp16" if self._options.half else "")
         self.description = f"PyTorch {torch.__version__} {self._options.device} ({mode})"
         return self
 
@@ -64,10 +68,11 @@ class TorchSession(BackEnd):
 
         check_feeds(feeds, self.inputs)
         images = torch.from_numpy(np.ascontiguousarray(feeds["images"])).to(self._options.device)
+        images = images.half() if self._options.half else images
         with torch.inference_mode():
             if not self._options.layers:
-                return {"logits": self._call(images).cpu().numpy()}
+                return {"logits": self._call(images).float().cpu().numpy()}
             # The hooks that record hang on the model, which all callers share.
             with self._recording, record_layers(self._model, self.manifest.layers) as layers:
                 logits = self._model(images)
-        return {"logits": logits.cpu().numpy(), **{name: value.cpu().numpy() for name, value in layers.items()}}
+        return {name: value.float().cpu().numpy() for name, value in {"logits": logits, **layers}.items()}

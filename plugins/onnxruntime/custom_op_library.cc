@@ -1,4 +1,4 @@
-// ONNX Runtime custom-op library: the one exported function, and what the kernels of every provider share.
+// ONNX Runtime custom-op library: the exported functions, and what the kernels of every provider share.
 //
 // Written against the C API alone: the library links nothing of ONNX Runtime, works with every release from 1.17 on
 // whatever headers it was built with, and has no exception that could cross the C boundary.
@@ -15,14 +15,17 @@ namespace {
 // registrations are kept per API table. They live as long as the process: sessions point into them.
 struct Registration {
   const OrtApi* api;
-  MergingOp ops[kCpuOpCount];
+  MergingOp ops[kCpuOpCount + kCudaOpCount];
   OrtCustomOpDomain* domain;
 };
 
 OrtStatus* create_domain(Registration& registration) {
   const OrtApi* api = registration.api;
   make_cpu_ops(api, registration.ops);
-  // A CUDA build appends its ops here: the same names with GetExecutionProviderType "CUDAExecutionProvider".
+#ifdef LIT_DEPLOY_HAS_CUDA
+  // Whether this ONNX Runtime has the provider or not: where it has none, no node is ever assigned to these.
+  make_cuda_ops(api, registration.ops + kCpuOpCount);
+#endif
   LIT_RETURN_IF_ERROR(api->CreateCustomOpDomain(kDomain, &registration.domain));
   for (const MergingOp& op : registration.ops) {
     if (OrtStatus* status = api->CustomOpDomain_Add(registration.domain, &op)) {
@@ -66,4 +69,9 @@ RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* api_base) {
   } catch (...) {
     return api->CreateStatus(ORT_FAIL, "lit_deploy: out of memory while the custom operators were registered");
   }
+}
+
+// 1 if the library holds kernels for ONNX Runtime's CUDA execution provider, else 0. Touches no device.
+extern "C" __attribute__((visibility("default"))) int32_t lit_deploy_has_cuda(void) {
+  return lit_deploy::ort::kCudaOpCount > 0 ? 1 : 0;
 }

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "deformable_token_merging.h"
+
 namespace lit_deploy::ort {
 
 // The oldest API with shape inference and ParallelFor for custom operators (ONNX Runtime 1.17). Asking for this one,
@@ -23,13 +25,21 @@ struct MergingOp : OrtCustomOp {
   const OrtApi* api;
 };
 
+// Fills the kCpuOpCount `ops` with the operator for float32 and for float16 on the CPU execution provider.
 constexpr int kCpuOpCount = 2;
+void make_cpu_ops(const OrtApi* api, MergingOp* ops);
 
-// Fills `ops` with the operator for float32 and for float16 on the CPU execution provider.
-void make_cpu_ops(const OrtApi* api, MergingOp (&ops)[kCpuOpCount]);
+// Fills the kCudaOpCount `ops` with the operator for float32, float16 and bfloat16 on the CUDA execution provider.
+// There are none in a library built without CUDA.
+#ifdef LIT_DEPLOY_HAS_CUDA
+constexpr int kCudaOpCount = 3;
+#else
+constexpr int kCudaOpCount = 0;
+#endif
+void make_cuda_ops(const OrtApi* api, MergingOp* ops);
 
-// The parts that do not depend on the provider: names, arity, types, the shape function. A provider adds
-// GetExecutionProviderType, CreateKernelV2, KernelComputeV2 and KernelDestroy.
+// The parts that do not depend on the provider: names, arity, types, the shape function, making and
+// ending a Kernel. A provider adds GetExecutionProviderType and KernelComputeV2.
 void fill_schema(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& op);
 
 // Dimensions of one tensor; rank above kMaxRank is kept, its dimensions are not.
@@ -45,8 +55,24 @@ OrtStatus* read_dims(const OrtApi* api, const OrtTensorTypeAndShapeInfo* info, D
 // Checks the three input shapes; unknown dimensions (-1) pass. The message says what came and what was expected.
 OrtStatus* check_dims(const OrtApi* api, const Dims& x, const Dims& offset_weight, const Dims& offset_bias);
 
-// Refuses a node whose plugin_version attribute is not kOpVersion; a node without the attribute is accepted.
-OrtStatus* check_version(const OrtApi* api, const OrtKernelInfo* info);
+// The tensors of one call. The pointers are where the provider of the kernel keeps its memory.
+struct Tensors {
+  MergingShape shape;
+  const void* x;
+  const void* offset_weight;
+  const void* offset_bias;
+  void* y;
+};
+
+// Reads the inputs, checks their shapes and has the output allocated.
+OrtStatus* read_tensors(const OrtApi* api, OrtKernelContext* context, Tensors& tensors);
+
+// The state of one node, the same for every provider; and its making, which checks the node's attributes.
+struct Kernel {
+  const OrtApi* api;
+};
+OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info,
+                                      void** kernel);
 
 }  // namespace lit_deploy::ort
 

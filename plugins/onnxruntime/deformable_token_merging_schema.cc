@@ -122,8 +122,16 @@ void fill_schema(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& o
   op.api = api;
   op.version = kApiVersion;
   op.GetName = [](const OrtCustomOp*) { return kOpType; };
-  op.GetInputType = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? element_type<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT>
-                                                                : element_type<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16>;
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16:
+      op.GetInputType = element_type<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16>;
+      break;
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16:
+      op.GetInputType = element_type<ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16>;
+      break;
+    default:
+      op.GetInputType = element_type<ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT>;
+  }
   op.GetOutputType = op.GetInputType;
   op.GetInputTypeCount = [](const OrtCustomOp*) { return kInputCount; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
@@ -137,6 +145,8 @@ void fill_schema(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& o
   op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
   op.GetEndVersion = [](const OrtCustomOp*) { return 1; };
   op.InferOutputShapeFn = infer_output_shape;
+  op.CreateKernelV2 = create_kernel;
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
 }
 
 OrtStatus* read_dims(const OrtApi* api, const OrtTensorTypeAndShapeInfo* info, Dims& dims) {
@@ -166,28 +176,6 @@ OrtStatus* check_dims(const OrtApi* api, const Dims& x, const Dims& offset_weigh
     return shape_error(api, "offset_bias", offset_bias, "[8]");
   }
   return nullptr;
-}
-
-OrtStatus* check_version(const OrtApi* api, const OrtKernelInfo* info) {
-  char version[kNameSize] = "";
-  size_t size = kNameSize;
-  OrtStatus* status = api->KernelInfoGetAttribute_string(info, "plugin_version", nullptr, &size);
-  if (status != nullptr) {  // the attribute is there for TensorRT only: absent is fine
-    api->ReleaseStatus(status);
-    return nullptr;
-  }
-  if (size <= kNameSize) {
-    LIT_RETURN_IF_ERROR(api->KernelInfoGetAttribute_string(info, "plugin_version", version, &size));
-    if (std::strcmp(version, kOpVersion) == 0) return nullptr;
-  } else {
-    std::snprintf(version, kNameSize, "(%zu characters)", size - 1);
-  }
-  char message[4 * kNameSize];
-  std::snprintf(message, sizeof message,
-                "%s::%s: the model asks for plugin_version \"%s\", this library implements version \"%s\"; install the "
-                "lit-deploy release that exported the model, or export it again",
-                kDomain, kOpType, version, kOpVersion);
-  return api->CreateStatus(ORT_NOT_IMPLEMENTED, message);
 }
 
 }  // namespace lit_deploy::ort

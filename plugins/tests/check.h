@@ -30,6 +30,7 @@ inline Counts& counts() {
 // The groups of tests that main() offers.
 void test_merging();
 void test_cpu_isa();
+void test_cuda();
 void test_golden(const char* path);
 
 #endif  // LIT_DEPLOY_TESTS_CHECK_H_

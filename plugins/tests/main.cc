@@ -1,4 +1,4 @@
-// Usage: lit_deploy_kernel_tests merging | cpu_isa | golden FILE
+// Usage: lit_deploy_kernel_tests merging | cpu_isa | cuda | golden FILE
 #include <cstring>
 
 #include "check.h"
@@ -9,10 +9,12 @@ int main(int argc, char** argv) {
     test_merging();
   } else if (std::strcmp(group, "cpu_isa") == 0) {
     test_cpu_isa();
+  } else if (std::strcmp(group, "cuda") == 0) {
+    test_cuda();
   } else if (std::strcmp(group, "golden") == 0 && argc == 3) {
     test_golden(argv[2]);
   } else {
-    std::fprintf(stderr, "usage: %s merging | cpu_isa | golden FILE\n", argv[0]);
+    std::fprintf(stderr, "usage: %s merging | cpu_isa | cuda | golden FILE\n", argv[0]);
     return 2;
   }
   std::printf("%s: %d passed, %d failed\n", group, counts().passed, counts().failed);

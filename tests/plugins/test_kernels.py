@@ -83,7 +83,7 @@ def test_ctest(sanitized: tuple[Path, str]) -> None:
     result = run("ctest", "--test-dir", sanitized[0], "--output-on-failure", "--no-tests=error")
     assert result.returncode == 0, result.stdout
     names = re.findall(r"Test\s+#\d+: (\S+) \.+\s+Passed", result.stdout)
-    assert {"merging", "golden_data", "golden"} <= set(names), result.stdout
+    assert {"merging", "cuda_emulation", "golden_data", "golden"} <= set(names), result.stdout
 
 
 def test_every_instruction_set_of_this_machine_ran(sanitized: tuple[Path, str]) -> None:

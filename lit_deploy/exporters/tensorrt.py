@@ -1,0 +1,357 @@
+"""From an exported ONNX file to a TensorRT or TensorRT-RTX engine and its sidecar.
+
+The builder runs in a process of its own (``tensorrt_builder``): an abort inside the library becomes a message, and a
+killed build leaves nothing behind, because model and engine travel through anonymous memory and not through files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from lit_deploy import errors, native, trt
+from lit_deploy.artifact import Manifest, atomic_path
+from lit_deploy.checkpoints import sha256_of
+from lit_deploy.cuda import Gpu, find_gpu, require_gpu
+from lit_deploy.errors import BuildFailed, ExportError, LitDeployError, MissingDependency, UsageError
+from lit_deploy.ops.schema import DOMAIN, OP_TYPE
+from lit_deploy.sidecar import EngineBuild, EnginePlugin, Inspection, Sidecar, here, onnx_path
+from lit_deploy.specs import MAX_BATCH, OP_VERSION, Progress, TensorSpec
+from lit_deploy.trt import BACKENDS, BackendName
+
+COMMAND = (sys.executable, "-m", "lit_deploy.exporters.tensorrt_builder")
+DEFAULT_PROFILE = (1, 8, 32)
+RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0", "12.1")
+"""TensorRT-RTX also knows 7.5, but no float32 matrix product there, which the patch embedding is."""
+LAST_LINES = 12
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to build.
+
+    Attributes:
+        backend: who builds; None for TensorRT where it and a GPU are, else TensorRT-RTX.
+        profile: least, best and largest batch of an ONNX file whose batch is dynamic.
+        plugin: True requires our plugin, False leaves it out (the function in the file is built instead, which needs no
+            library anywhere), None uses it where its library is found.
+        embed_plugin: put the plugin library into the engine.
+        hardware_compatible: TensorRT: run on every GPU of compute capability 8.0 and above.
+        version_compatible: TensorRT: run on later releases of the same major version.
+        targets: TensorRT-RTX: compute capabilities to build for; empty for its own choice (all from 8.0).
+        workspace_mib: most scratch memory of one layer in MiB; None for the builder's default.
+        optimization_level: 0 (fast build) to 5; None for the builder's default.
+        timing_cache: TensorRT: file of measured kernel times, read if it is there and written.
+        layers: a debug build: the outputs of all layers are outputs of the engine.
+    """
+
+    backend: BackendName | None = None
+    profile: tuple[int, int, int] = DEFAULT_PROFILE
+    plugin: bool | None = None
+    embed_plugin: bool = False
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    targets: tuple[str, ...] = ()
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    layers: bool = False
+
+    def __post_init__(self) -> None:
+        low, best, high = self.profile
+        if not 1 <= low <= best <= high <= MAX_BATCH:
+            raise UsageError(
+                f"the batch profile is {low}:{best}:{high}, expected MIN:OPT:MAX in ascending order, 1 to {MAX_BATCH}"
+            )
+        if self.embed_plugin and self.plugin is False:
+            raise UsageError("the plugin is to be embedded and left out at once; drop one of the two options")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise UsageError(f"the optimisation level is {self.optimization_level}, expected 0 to 5")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise UsageError(f"the workspace limit is {self.workspace_mib} MiB, expected at least 1")
+        unknown = [target for target in self.targets if target not in RTX_TARGETS]
+        if unknown:
+            raise UsageError(f"the target is '{unknown[0]}', expected compute capabilities of {', '.join(RTX_TARGETS)}")
+
+
+def engine_from_onnx(
+    model: bytes, manifest: Manifest, name: str, options: EngineOptions, progress: Progress = lambda step: None
+) -> tuple[bytes, Sidecar]:
+    """Build an engine and describe it.
+
+    Args:
+        model: a serialised ``onnx.ModelProto`` as ``onnx_from_checkpoint`` makes it; its types are the engine's.
+        manifest: the manifest in it.
+        name: file name of the engine, for the sidecar.
+        options: how to build.
+        progress: called with every step and the percentage that is done.
+
+    Returns:
+        The engine and its sidecar (without parity).
+
+    Raises:
+        UsageError: options that the back end does not know. MissingDependency: no back end, GPU or plugin library.
+        BuildFailed: the builder refused or died. ExportError: what it built is not what was asked for.
+    """
+    options, version, gpu, library = ready_to_build(options, portable=manifest.portable)
+    backend = options.backend
+    assert backend is not None
+    title = BACKENDS[backend].title
+    progress(f"  0 %  start {title} {version}")
+    engine, facts = _build(model, manifest, options, library, progress)
+    inspections = msgspec.convert(facts["inspections"], tuple[Inspection, ...])
+    for inspection in inspections:
+        _check_inspection(inspection, manifest, library is not None)
+    if library is not None and facts["plugin_calls"] < 1:
+        raise ExportError(f"{title} never configured the plugin of {library}, so the engine does not call it")
+    sidecar = Sidecar(
+        engine_sha256=hashlib.sha256(engine).hexdigest(),
+        engine_size=len(engine),
+        onnx=onnx_path(Path(name)).name,
+        onnx_sha256=hashlib.sha256(model).hexdigest(),
+        build=_described(backend, version, gpu, options),
+        profiles=() if manifest.batch else (options.profile,),
+        inputs=msgspec.convert(facts["inputs"], tuple[TensorSpec, ...]),
+        outputs=msgspec.convert(facts["outputs"], tuple[TensorSpec, ...]),
+        plugin=_described_plugin(library, options),
+        inspections=inspections,
+        parity=None,
+        rebuild=rebuild_command(name, manifest, options),
+        manifest=manifest,
+    )
+    return engine, sidecar
+
+
+def ready_to_build(options: EngineOptions, *, portable: bool) -> tuple[EngineOptions, str, Gpu | None, Path | None]:
+    """Refuse what cannot be built here, before any work is done.
+
+    Args:
+        options: how to build.
+        portable: the ONNX file holds no operator that the plugin could compute.
+
+    Returns:
+        The options with the back end settled, its version, the GPU, and the plugin library to build with.
+
+    Raises:
+        UsageError, MissingDependency: see ``engine_from_onnx``.
+    """
+    backend = options.backend or trt.default_backend()
+    options = replace(options, backend=backend)
+    _check_backend(backend, options)
+    version = trt.installed_version(backend)
+    if version is None:
+        raise MissingDependency(f"{BACKENDS[backend].title} is not installed; run: {BACKENDS[backend].install}")
+    gpu = require_gpu() if backend == "tensorrt" else find_gpu()
+    return options, version, gpu, _plugin_library(portable, options)
+
+
+def rebuild_command(name: str, manifest: Manifest, options: EngineOptions) -> str:
+    """The command that makes the engine again from the ONNX file beside it, on the machine that is to run it."""
+    words = ["lit-deploy", "export", "--ckpt", onnx_path(Path(name)).name, "--format", "trt", "--out", name]
+    if options.backend is not None:
+        words += ["--builder", options.backend]
+    if manifest.batch is None:
+        words += ["--batch", ":".join(map(str, options.profile))]
+    if options.plugin is not None:
+        words.append("--plugin" if options.plugin else "--no-plugin")
+    flags = ("embed_plugin", "hardware_compatible", "version_compatible", "layers")
+    words += [f"--{flag.replace('_', '-')}" for flag in flags if getattr(options, flag)]
+    if options.targets:
+        words += ["--target", ",".join(options.targets)]
+    if options.workspace_mib is not None:
+        words += ["--workspace", str(options.workspace_mib)]
+    if options.optimization_level is not None:
+        words += ["--optimization-level", str(options.optimization_level)]
+    if options.timing_cache is not None:
+        words += ["--timing-cache", str(options.timing_cache)]
+    return shlex.join(words)
+
+
+def _check_backend(backend: BackendName, options: EngineOptions) -> None:
+    """Refuse what a back end would silently ignore."""
+    rtx = backend == "tensorrt_rtx"
+    refused = (
+        (rtx and options.version_compatible, "--version-compatible", "its engines never cross releases"),
+        (rtx and options.hardware_compatible, "--hardware-compatible", "name the GPUs with --target instead"),
+        (rtx and options.timing_cache is not None, "--timing-cache", "it measures nothing while it builds"),
+        (not rtx and options.targets, "--target", "it builds for the GPU it runs on"),
+    )
+    for given, option, reason in refused:
+        if given:
+            raise UsageError(f"{BACKENDS[backend].title} does not take {option}: {reason}")
+
+
+def _plugin_library(portable: bool, options: EngineOptions) -> Path | None:
+    """The library to build with, or None for the function in the file."""
+    wanted = options.plugin or options.embed_plugin
+    if portable and wanted:
+        raise UsageError("the file is portable, so it holds no operator that a plugin could compute; drop --portable")
+    if portable or options.plugin is False:
+        return None
+    library = native.find_plugin()
+    if library is None and (wanted or os.environ.get(native.PLUGIN_VARIABLE)):
+        searched = ", ".join(map(str, native.searched_plugin_paths()))
+        raise MissingDependency(
+            f"the TensorRT plugin library was not found (searched {searched}); build it: "
+            f"{native.PLUGIN_BUILD_COMMAND}, or use --no-plugin"
+        )
+    return library
+
+
+def _described(backend: BackendName, version: str, gpu: Gpu | None, options: EngineOptions) -> EngineBuild:
+    system, machine = here()
+    return EngineBuild(
+        backend=backend,
+        backend_version=version,
+        cuda_version=trt.cuda_version(backend) or (gpu.driver_cuda if gpu else None),
+        gpu=gpu.name if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
+        targets=options.targets,
+        os=system,
+        arch=machine,
+        hardware_compatible="ampere+" if options.hardware_compatible else "none",
+        version_compatible=options.version_compatible,
+        workspace_mib=options.workspace_mib,
+        optimization_level=options.optimization_level,
+        timing_cache=options.timing_cache is not None,
+        layers=options.layers,
+    )
+
+
+def _described_plugin(library: Path | None, options: EngineOptions) -> EnginePlugin | None:
+    if library is None:
+        return None
+    return EnginePlugin(OP_TYPE, str(OP_VERSION), DOMAIN, library.name, sha256_of(library), options.embed_plugin)
+
+
+def _check_inspection(inspection: Inspection, manifest: Manifest, plugin: bool) -> None:
+    """Fail when precision or plugin use is not what was asked for."""
+    asked = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[manifest.precision]
+    wrong = {kind: count for kind, count in inspection.products.items() if kind != asked}
+    if not inspection.products.get(asked) or (wrong and inspection.source == "network"):
+        found = ", ".join(f"{count} {kind}" for kind, count in inspection.products.items()) or "none"
+        raise ExportError(
+            f"{manifest.precision} was asked for, but the matrix products of the {inspection.source} are: {found}"
+        )
+    wanted = 3 if plugin else 0
+    if inspection.plugin_layers != wanted:
+        raise ExportError(
+            f"the {inspection.source} has {inspection.plugin_layers} plugin layers, expected {wanted}; "
+            + ("the parser took the function in the file; try --no-plugin" if plugin else "this is a bug")
+        )
+
+
+@contextlib.contextmanager
+def _memory(name: str, content: bytes = b"") -> Iterator[int]:
+    """A file descriptor of anonymous memory."""
+    descriptor = os.memfd_create(name)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _content(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    with open(descriptor, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read(size)
+
+
+def _build(
+    model: bytes, manifest: Manifest, options: EngineOptions, library: Path | None, progress: Progress
+) -> tuple[bytes, dict[str, Any]]:
+    """Run the builder process; return the engine and what the process reported."""
+    backend = options.backend
+    assert backend is not None
+    cache = options.timing_cache
+    old_cache = cache.read_bytes() if cache is not None and cache.is_file() else b""
+    with _memory("model", model) as model_fd, _memory("engine") as engine_fd, _memory("cache", old_cache) as cache_fd:
+        request = {
+            "parent": os.getpid(),
+            "backend": backend,
+            "model": model_fd,
+            "engine": engine_fd,
+            "cache": cache_fd if cache is not None else None,
+            "library": str(library) if library else None,
+            "profile": None if manifest.batch else options.profile,
+            "embed_plugin": options.embed_plugin,
+            "hardware_compatible": options.hardware_compatible,
+            "version_compatible": options.version_compatible,
+            "targets": options.targets,
+            "workspace_mib": options.workspace_mib,
+            "optimization_level": options.optimization_level,
+            "layers": options.layers,
+        }
+        facts = _converse(request, (model_fd, engine_fd, cache_fd), backend, progress)
+        if cache is not None:
+            with atomic_path(cache) as part:
+                part.write_bytes(_content(cache_fd))
+        return _content(engine_fd), facts
+
+
+def _converse(
+    request: dict[str, Any], descriptors: tuple[int, ...], backend: BackendName, progress: Progress
+) -> dict[str, Any]:
+    """Start the builder process, pass its progress on, and return its last answer."""
+    environment = trt.process_environment(backend)
+    package_root = str(Path(__file__).resolve().parent.parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root, environment.get("PYTHONPATH"))))
+    with tempfile.TemporaryFile() as log:  # anonymous: gone with this process
+        process = subprocess.Popen(
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
+            pass_fds=descriptors, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # a dead process shows below, with its last words
+                process.stdin.write(json.dumps(request).encode())
+                process.stdin.close()
+            for line in process.stdout:
+                answer: dict[str, Any] = json.loads(line)
+                if "refused" in answer:
+                    raise BuildFailed(answer["refused"], _last_lines(log))
+                if "error" in answer:
+                    kind: type[LitDeployError] = getattr(errors, answer["error"])
+                    raise kind(answer["message"])
+                if "done" in answer:
+                    facts: dict[str, Any] = answer["done"]
+                    return facts
+                progress(answer["step"])
+            raise BuildFailed(f"the {BACKENDS[backend].title} builder {_end(process)}", _last_lines(log))
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> str:
+    code = process.wait()
+    if code == -signal.SIGKILL:
+        return "was killed, most often for lack of memory; try a smaller batch"
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _last_lines(log: IO[bytes]) -> tuple[str, ...]:
+    log.seek(0)
+    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
+    return tuple([line for line in lines if line][-LAST_LINES:])

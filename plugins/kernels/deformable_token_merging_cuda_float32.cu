@@ -1,0 +1,9 @@
+#include "deformable_token_merging_cuda_device.cuh"
+
+namespace lit_deploy::cuda {
+
+cudaError_t launch_float32(const Plan& plan, const Merging<float>& merging, cudaStream_t stream) {
+  return launch_element<Float32>(plan, merging, stream);
+}
+
+}  // namespace lit_deploy::cuda

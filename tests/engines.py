@@ -1,0 +1,167 @@
+"""Engines that several test modules share, and the descriptions of engines and machines that need no TensorRT."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from exported import export_of
+from golden import TINY
+from onnx import numpy_helper
+
+from lit_deploy.artifact import Manifest
+from lit_deploy.checkpoints import load_checkpoint
+from lit_deploy.cuda import Gpu
+from lit_deploy.export import export_engine
+from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint
+from lit_deploy.exporters.tensorrt import EngineOptions
+from lit_deploy.native import PLUGIN_BUILD_COMMAND, find_plugin
+from lit_deploy.sidecar import EngineBuild, EnginePlugin, Host, Inspection, Sidecar, onnx_path, sidecar_path
+from lit_deploy.specs import TensorSpec, default_input
+from lit_deploy.trt import BACKENDS, installed_version
+
+needs_rtx = pytest.mark.skipif(
+    installed_version("tensorrt_rtx") is None,
+    reason=f"TensorRT-RTX is not installed: {BACKENDS['tensorrt_rtx'].install}",
+)
+"""Mark of the tests that really build engines; TensorRT-RTX does so without a GPU."""
+
+needs_plugin = pytest.mark.skipif(
+    installed_version("tensorrt_rtx") is None or find_plugin() is None,
+    reason=f"TensorRT-RTX is not installed, or the TensorRT plugin library is not built: {PLUGIN_BUILD_COMMAND}",
+)
+"""Mark of the tests that build engines with our compiled plugin."""
+
+PORTABLE = EngineOptions(backend="tensorrt_rtx", plugin=False)
+"""Built from the function in the file; the same on every machine."""
+
+PLUGIN = EngineOptions(backend="tensorrt_rtx", plugin=True)
+
+
+def engine_of(checkpoint: Path, build: EngineOptions = PORTABLE, **options: Any) -> Path:
+    """Build an engine of a checkpoint with ``OnnxOptions(**options)``, unverified; the same call again costs nothing.
+
+    The ONNX file comes from ``export_of``, which other tests share; only bf16 is converted for the engine.
+    """
+    words = [checkpoint.stem, *(f"{key}-{value}" for key, value in sorted(options.items()))]
+    changed = (field.name for field in fields(build) if getattr(build, field.name) != getattr(PORTABLE, field.name))
+    words += (f"{name}-{getattr(build, name)}".replace("/", "-") for name in changed)
+    path = checkpoint.with_name("_".join(words) + ".engine")
+    if not path.exists():
+        if options.get("precision") == "bf16":
+            export_engine(checkpoint, path, OnnxOptions(**options), build, verify=False)
+        else:
+            export_engine(export_of(checkpoint, **options), path, None, build)
+        if path.stat().st_size > 50e6:  # pytest keeps the folders of three runs
+            for written in family(path):
+                atexit.register(written.unlink, missing_ok=True)
+    return path
+
+
+def family(engine: Path) -> tuple[Path, Path, Path]:
+    """The three files of an engine: itself, its ONNX file, its sidecar."""
+    return engine, onnx_path(engine), sidecar_path(engine)
+
+
+def bf16_as_float32(checkpoint: Path) -> Path:
+    """The file that a bf16 engine of a checkpoint is built from, made runnable by ``as_float32``; written once."""
+    path = checkpoint.with_name(f"{checkpoint.stem}_bf16_as_float32.onnx")
+    if not path.exists():
+        model, _ = onnx_from_checkpoint(load_checkpoint(checkpoint), OnnxOptions(precision="bf16"))
+        as_float32(model)
+        onnx.save(model, str(path))
+    return path
+
+
+def as_float32(model: onnx.ModelProto) -> None:
+    """Make every bfloat16 value of a model a float32 one, in place; its weights keep their rounded values.
+
+    ONNX Runtime computes no bfloat16 on a CPU. What is left of the precision is the rounding of the weights.
+    """
+    half, single = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
+
+    def widen(tensor: onnx.TensorProto) -> None:
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        assert not (values.view(np.uint32) & 0xFFFF).any(), "rounded to bfloat16"
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+    rounded = [tensor for tensor in model.graph.initializer if tensor.data_type == half]
+    for tensor in rounded:
+        widen(tensor)
+    for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == half:
+                attribute.i = single
+            if attribute.t.data_type == half:
+                widen(attribute.t)
+    for info in [*model.graph.value_info, *(info for function in model.functions for info in function.value_info)]:
+        if info.type.tensor_type.elem_type == half:
+            info.type.tensor_type.elem_type = single
+    assert {info.type.tensor_type.elem_type for info in model.graph.output} == {single}, "outputs stay float32"
+    assert len(rounded) > len(model.graph.initializer) / 2, "it was no bfloat16 model"
+    assert "BFLOAT16" not in str(model.graph.value_info)
+
+
+# --- hand-made ones -------------------------------------------------------------------------------------------------
+
+ENGINE = b"not for TensorRT to read: it must be refused, or accepted, before anybody does"
+LIBRARY = b"not a library either"
+
+MANIFEST = Manifest(
+    TINY, default_input(TINY), "logits", tuple("abcdefg"), "fp16", None, False, ("norm",), "tiny.pth", "00ff", 1,
+    {"torch": "2.9"}, "2026-01-01T00:00:00+00:00", {"cosine": 1.0},
+)  # fmt: skip
+
+RTX_BUILD = EngineBuild(
+    backend="tensorrt_rtx", backend_version="1.7.1.116", cuda_version="13", gpu=None, compute_capability=None,
+    targets=(), os="Linux", arch="x86_64", hardware_compatible="none", version_compatible=False, workspace_mib=None,
+    optimization_level=None, timing_cache=False, layers=False,
+)  # fmt: skip
+
+TENSORRT_BUILD = replace(
+    RTX_BUILD, backend="tensorrt", backend_version="11.1.0.99", gpu="NVIDIA H200", compute_capability="9.0"
+)
+
+SIDECAR = Sidecar(
+    engine_sha256=hashlib.sha256(ENGINE).hexdigest(),
+    engine_size=len(ENGINE),
+    onnx="lit.engine.onnx",
+    onnx_sha256="ab" * 32,
+    build=RTX_BUILD,
+    profiles=((1, 8, 32),),
+    inputs=(TensorSpec("images", "float32", ("batch", 3, 64, 64)),),
+    outputs=(TensorSpec("logits", "float32", ("batch", 7)),),
+    plugin=None,
+    inspections=(Inspection("network", {"float16": 26}, 0, 854),),
+    parity=None,
+    rebuild="lit-deploy export --ckpt lit.engine.onnx --format trt --out lit.engine",
+    manifest=MANIFEST,
+)
+
+BESIDE = EnginePlugin(
+    "DeformableTokenMerging", "1", "lit_deploy", "liblit_deploy_tensorrt.so", hashlib.sha256(LIBRARY).hexdigest(), False
+)
+"""A plugin whose library lies beside the engine."""
+
+RTX_4090 = Gpu("NVIDIA GeForce RTX 4090", "8.9", "13.0")
+H200 = Gpu("NVIDIA H200", "9.0", "13.0")
+
+
+def host_with(gpu: Gpu = RTX_4090, version: str | None = "1.7.1.116", **changes: Any) -> Host:
+    """A machine on which both back ends have the given version."""
+    fitting = Host(lambda backend: version, lambda: gpu, None, (Path("/searched/plugin.so"),), "Linux", "x86_64")
+    return replace(fitting, **changes)
+
+
+def write_engine(folder: Path, sidecar: Sidecar = SIDECAR) -> Path:
+    """Write the hand-made engine and its sidecar."""
+    path = folder / "lit.engine"
+    path.write_bytes(ENGINE)
+    sidecar_path(path).write_text(sidecar.to_json())
+    return path
