@@ -26,10 +26,13 @@ import argparse
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a plain checkout need not be installed
 
 import torch
 from gpu_parity import CudaLauncher, Launch
@@ -65,6 +68,12 @@ def traffic(size: int, channels: int, batch: int, element_size: int) -> int:
 def buffer_sets(bytes_per_run: int, cache: int) -> int:
     """Sets of buffers to rotate through, so that four times the L2 cache lies between two uses of one."""
     return max(2, math.ceil(4 * cache / bytes_per_run))
+
+
+def copy_rows(sets: int, count: int, device: str) -> Tensor:
+    """Random bytes ``[sets, count]``; every row begins on a boundary of 256 bytes, where copies are fastest."""
+    row = -(-count // 256) * 256
+    return torch.randint(0, 255, (sets, row), device=device, dtype=torch.uint8)[:, :count]
 
 
 def quartiles(values: Sequence[float]) -> dict[str, float]:
@@ -135,8 +144,7 @@ class Bench:
         weights = parameters(channels, 1, dtype, self.device)
         x = torch.randn(sets, self.batch, size, size, channels, device=self.device, dtype=dtype)
         y = torch.empty(sets, self.batch, size // 2, size // 2, 4 * channels, device=self.device, dtype=dtype)
-        source = torch.randint(0, 255, (sets, moved // 2), device=self.device, dtype=torch.uint8)
-        target = torch.empty_like(source)
+        source, target = copy_rows(sets, moved // 2, self.device), copy_rows(sets, moved // 2, self.device)
         contenders: dict[str, Contender] = {
             "kernel": lambda i: self.launch(x[i], weights["offset_weight"], weights["offset_bias"], y[i]),
             "copy": lambda i: target[i].copy_(source[i]),
@@ -307,6 +315,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print(f"SKIPPED: PyTorch {torch.__version__} sees no CUDA device")
         return 0
+    torch.set_float32_matmul_precision("highest")  # some containers of PyTorch come with TensorFloat-32 on
     device = torch.cuda.get_device_properties(0)
     rounds = MIN_ROUNDS if options.quick else 40
     report = {

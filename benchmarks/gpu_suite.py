@@ -7,6 +7,7 @@ section takes the others, or the report, with it. Nothing here imports torch.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -19,11 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_deploy import native
+from lit_deploy import native, trt
 from lit_deploy.doctor import installed_version
-from lit_deploy.errors import first_line
+from lit_deploy.errors import LitDeployError, first_line
 
 ROOT = Path(__file__).resolve().parent.parent
+LAUNCHER = "liblit_deploy_cuda.so"
+LAUNCHER_VARIABLE = "LIT_DEPLOY_CUDA_LAUNCHER"
+"""Names the launcher to the tests, which look in build/native otherwise."""
 SKIPPED = "SKIPPED: "
 """A program that prints a line with this word, and ends well, had to leave out what the rest of the line names."""
 
@@ -82,6 +86,8 @@ class Suite:
         quick: fewer repetitions.
         deadline: ``time.monotonic()`` at which the budget is spent.
         device: where networks run; the tests of the suite have nothing but a ``cpu``.
+        values: what the section that runs now has measured so far; kept however it ends.
+        failures: gates that it did not meet so far; it fails at its end, but goes on until then.
     """
 
     gpu: Gpu
@@ -91,10 +97,17 @@ class Suite:
     quick: bool = False
     deadline: float = field(default_factory=lambda: time.monotonic() + 600)
     device: str = "cuda"
+    values: Values = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
     def seconds_left(self) -> float:
         """Seconds of the budget that are left."""
         return self.deadline - time.monotonic()
+
+    def gate(self, name: str, failure: str) -> None:
+        """Have the section fail at its end if there is a failure to tell of (empty for none)."""
+        if failure:
+            self.failures.append(f"{name}: {failure}")
 
     def built(self, name: str) -> Path:
         """The compiled library or program of that name; Skip where it was not built."""
@@ -127,6 +140,7 @@ class Suite:
 
         Raises:
             SectionFailed: it was not done in time; it and all that it started are ended then.
+            Skip: the same, but only because the budget was spent.
         """
         limit = max(1.0, min(seconds, self.seconds_left()))
         with contextlib.ExitStack() as stack:
@@ -145,11 +159,15 @@ class Suite:
         try:
             out, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            raise SectionFailed(f"{Path(command[0]).name} was not done within {limit:.0f} s and was ended") from None
+            ended = f"{Path(command[0]).name} was not done within {limit:.0f} s and was ended"
+            if limit < seconds:
+                raise Skip(f"{ended}, as the budget of the whole run was spent") from None
+            raise SectionFailed(ended) from None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a process that the driver holds cannot be killed
+                process.wait(10)
         return process.returncode, (out or "") + (errors or "")
 
     def run_well(
@@ -174,10 +192,12 @@ class Suite:
         variables = {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
+            **rtx_library_path(),
         }
         for name, variable in (
             (native.LIBRARY_NAME, native.ENVIRONMENT_VARIABLE),
             (native.PLUGIN_NAME, native.PLUGIN_VARIABLE),
+            (LAUNCHER, LAUNCHER_VARIABLE),
         ):
             if (path := self.find_built(name)) is not None:
                 variables[variable] = str(path)
@@ -219,6 +239,7 @@ def run_section(section: Section, suite: Suite) -> Outcome:
     status: Status = "run"
     reason: str | None = None
     values: Values = {}
+    suite.values, suite.failures = {}, []
     try:
         if suite.seconds_left() < section.seconds:
             raise Skip(
@@ -232,7 +253,10 @@ def run_section(section: Section, suite: Suite) -> Outcome:
         status, reason, values = "failed", str(error), error.values
     except Exception as error:  # the one place where a crash is caught: it belongs to this section alone
         status, reason = "failed", f"{type(error).__name__}: {first_line(error)}"
-    return Outcome(section.name, section.what, status, reason, round(time.monotonic() - start, 1), values)
+    if suite.failures:
+        status, reason = "failed", "; ".join([*suite.failures, *([reason] if reason else [])])
+    seconds = round(time.monotonic() - start, 1)
+    return Outcome(section.name, section.what, status, reason, seconds, {**suite.values, **values})
 
 
 def need(*distributions: str) -> None:
@@ -240,6 +264,18 @@ def need(*distributions: str) -> None:
     missing = [name for name in distributions if installed_version(name) is None]
     if missing:
         raise Skip(f"not installed: {', '.join(missing)}")
+
+
+@functools.cache
+def rtx_library_path() -> dict[str, str]:
+    """The library path with which TensorRT-RTX finds itself, where it is installed; see ``trt.process_environment``."""
+    if trt.installed_version("tensorrt_rtx") is None:
+        return {}
+    try:
+        path = trt.process_environment("tensorrt_rtx").get("LD_LIBRARY_PATH")
+    except (LitDeployError, OSError):  # engines without our plugin run all the same
+        return {}
+    return {"LD_LIBRARY_PATH": path} if path else {}
 
 
 def find_tool(name: str) -> str | None:

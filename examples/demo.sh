@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What `make demo` runs: the trained digits model from checkpoint to predictions, then LIT-S exported and measured.
+# What `make demo` runs: the trained digits model from checkpoint to predictions, then LIT-S exported, as an engine
+# too, and measured.
 # LIT_CKPT=/path/to/lit_s.pth uses the real weights instead of seeded ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,11 +13,12 @@ digits=examples/01_digits
 say lit-deploy export --ckpt "$digits/digits.pth" --labels "$digits/labels.txt" --input uint8 --out "$out/digits.onnx"
 say python "$digits/digits_data.py" "$out/digits"
 say lit-deploy verify "$out/digits.onnx" --ckpt "$digits/digits.pth" --images "$out/digits" --limit 360 --layers --plot "$out/digits_layers.png"
-say python "$digits/evaluate.py" "$digits/digits.pth" "$out/digits.onnx"
+say lit-deploy evaluate "$out/digits.onnx" --ckpt "$digits/digits.pth" --images "$out/digits"
 say lit-deploy predict "$out/digits.onnx" "$out"/digits/{0/0000,2/0826,5/0032,7/0884}.png --top 3
 
 checkpoint=${LIT_CKPT:-$out/lit_s.pth}
 [ -n "${LIT_CKPT:-}" ] || say python -m lit_deploy.seeded lit_s "$checkpoint"
 say lit-deploy export --ckpt "$checkpoint" --out "$out/lit_s.onnx"
 say lit-deploy inspect "$out/lit_s.onnx"
+say lit-deploy export --ckpt "$checkpoint" --format trt --precision fp16 --out "$out/lit_s.engine"
 say lit-deploy bench "$out/lit_s.onnx" --ckpt "$checkpoint" --rounds "${DEMO_ROUNDS:-10}" --plot "$out/lit_s.png"

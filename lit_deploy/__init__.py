@@ -21,6 +21,7 @@ _PUBLIC = {
     "SessionOptions": "lit_deploy.runtime.session",
     "Sidecar": "lit_deploy.sidecar",
     "deformable_token_merging": "lit_deploy.ops.library",
+    "evaluate_artifacts": "lit_deploy.evaluate",
     "export_checkpoint": "lit_deploy.export",
     "export_engine": "lit_deploy.export",
     "load_checkpoint": "lit_deploy.checkpoints",

@@ -189,11 +189,13 @@ def with_layer_outputs(model: Any, path: Path) -> None:
     half = {name for name in layers if known[name].type.tensor_type.elem_type != onnx.TensorProto.FLOAT}
     for node in model.graph.node:
         for values in (node.input, node.output):
-            values[:] = [f"{value}/half" if value in half else value for value in values]
+            for index, value in enumerate(values):
+                if value in half:
+                    values[index] = f"{value}/half"
     for name in layers:
         if name in half:
             model.graph.node.append(
-                onnx.helper.make_node("Cast", [f"{name}/half"], [name], f"{name}/Cast", to=onnx.TensorProto.FLOAT)
+                onnx.helper.make_node("Cast", [f"{name}/half"], [name], f"{name}/half/Cast", to=onnx.TensorProto.FLOAT)
             )
             known[name].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         model.graph.output.append(known[name])

@@ -63,7 +63,7 @@ def bench_files(
         contenders = contenders_for(artifacts, checkpoint, device, allow_engine_code)
         return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
     with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as folder:
-        contenders = default_contenders(Path(folder), checkpoint, device, progress)
+        contenders = default_contenders(Path(folder), checkpoint, device, progress, batches)
         return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
 
 

@@ -8,7 +8,6 @@ from whoever is measured. Serving ONNX Runtime or OpenVINO imports no torch.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -31,10 +30,11 @@ from lit_deploy import errors
 from lit_deploy.artifact import Manifest
 from lit_deploy.errors import LitDeployError, first_line
 from lit_deploy.preprocessing import normalize
+from lit_deploy.processes import die_with_parent, ending, worker_command, worker_environment
 from lit_deploy.runtime.session import Phases, Session, SessionOptions, TimedSession, open_session
 from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
 
-COMMAND = (sys.executable, "-m", "lit_deploy.bench_worker")
+COMMAND = worker_command("lit_deploy.bench_worker")
 WARM_UP_SECONDS, WARM_UP_RUNS = 0.5, 3
 
 
@@ -47,8 +47,6 @@ class Worker:
 
     def __init__(self, label: str, environment: Mapping[str, str] | None = None) -> None:
         self.label = label
-        package_root = str(Path(__file__).resolve().parent.parent)
-        paths = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
         self._process = subprocess.Popen(
             [*COMMAND, str(os.getpid())],
@@ -56,7 +54,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             bufsize=0,
-            env={**(os.environ if environment is None else environment), "PYTHONPATH": paths},
+            env=worker_environment(dict(os.environ if environment is None else environment)),
             start_new_session=True,  # its own group: Ctrl-C reaches the parent only, and signals reach its helpers too
         )
         self.pid = self._process.pid
@@ -119,9 +117,8 @@ class Worker:
         lines = self._stderr.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it left no message")
         if code == -signal.SIGKILL:
-            return "was killed, most often for lack of memory; try a smaller batch"
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"{how} in the middle of the benchmark ({last}); leave this contender out or mend it"
+            return ending(code)
+        return f"{ending(code)} in the middle of the benchmark ({last}); leave this contender out or mend it"
 
 
 def seeded_feed(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
@@ -261,18 +258,9 @@ def _time_runs(
     return times, phases
 
 
-def _die_with_parent(parent: int) -> None:
-    """Have Linux kill this process when its parent dies, even if it is stopped at that moment."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            raise SystemExit(1)
-
-
 def main() -> None:
     """Serve the parent named by the only argument (its process id) over standard input and output."""
-    _die_with_parent(int(sys.argv[1]))
+    die_with_parent(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not land between the replies
     _serve(sys.stdin, replies)

@@ -87,10 +87,10 @@ def export(
     from lit_deploy import report
     from lit_deploy.export import export_checkpoint, export_engine
     from lit_deploy.exporters.onnx import OnnxOptions
-    from lit_deploy.exporters.tensorrt import DEFAULT_PROFILE, EngineOptions
+    from lit_deploy.exporters.tensorrt import EngineOptions
 
     given = [p for p in context.params if (source := context.get_parameter_source(p)) and source.name == "COMMANDLINE"]
-    profile = DEFAULT_PROFILE
+    profile = None
     if format == "onnx":
         _refuse(given, opt.ENGINE_OPTIONS, "is for engines; add --format trt")
         size = None if batch == "dynamic" else _batch("--batch", batch, "'dynamic' or a number of images")
@@ -115,7 +115,7 @@ def export(
                 options, stem = None, stem.removesuffix(".engine")
             build = EngineOptions(
                 None if builder == "auto" else builder, profile, plugin, embed_plugin, hardware_compatible,
-                version_compatible, tuple(target.split(",")) if target else (), workspace, optimization_level,
+                version_compatible, _targets(target), workspace, optimization_level,
                 timing_cache, layers,
             )  # fmt: skip
             result = export_engine(
@@ -147,6 +147,7 @@ def verify(
         raise UsageError("--plot draws the error per layer; add --layers")
     if plot is not None:
         report.check_chart(plot)
+    _restart_if_needed(artifact)
     options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
     result = verify_artifact(artifact, ckpt, images=images, limit=limit, layers=layers, options=options)
     if plot is not None:
@@ -199,6 +200,53 @@ def bench(
 
 
 @app.command()
+def evaluate(
+    artifacts: opt.EvaluateArtifacts,
+    images: opt.EvaluateImages,
+    ckpt: opt.EvaluateCkpt = None,
+    labels_file: opt.EvaluateLabelsFile = None,
+    folders: opt.EvaluateFolders = "auto",
+    limit: opt.EvaluateLimit = None,
+    batch: opt.EvaluateBatch = 32,
+    workers: opt.EvaluateWorkers = None,
+    state: opt.EvaluateState = None,
+    device: opt.Device = "cpu",
+    threads: opt.Threads = None,
+    library: opt.Library = None,
+    allow_engine_code: opt.EngineCode = False,
+    min_top1: opt.EvaluateMinTop1 = None,
+    min_agreement: opt.EvaluateMinAgreement = None,
+    json: opt.Json = False,
+    markdown: opt.BenchMarkdown = False,
+) -> None:
+    """Measure accuracy on a folder of images, and how far files agree. Goes on where it was killed."""
+    from lit_deploy import report
+    from lit_deploy.evaluate import check_gates, evaluate_artifacts
+    from lit_deploy.runtime.session import SessionOptions
+
+    if json and markdown:
+        raise UsageError("--json and --markdown are two forms of one report; choose one")
+    top1, agreement = _share("--min-top1", min_top1), _share("--min-agreement", min_agreement)
+    if agreement is not None and len(artifacts) + (ckpt is not None) < 2:
+        raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
+    for artifact in artifacts:
+        _restart_if_needed(artifact)
+    for artifact in artifacts:
+        _restart_if_needed(artifact)
+    options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
+    with report.steps() as progress:
+        result = evaluate_artifacts(
+            artifacts, images, ckpt, labels_file=labels_file, folders=folders, batch=batch, workers=workers,
+            limit=limit, state=state, options=options, progress=progress,
+        )  # fmt: skip
+    if json:
+        report.show(report.as_json(result))
+    else:
+        report.show(report.evaluate_markdown(result) if markdown else report.evaluate_table(result))
+    check_gates(result, top1, agreement)
+
+
+@app.command()
 def predict(
     artifact: opt.Artifact,
     images: opt.PredictImages,
@@ -214,6 +262,7 @@ def predict(
     from lit_deploy.predict import predict_images
     from lit_deploy.runtime.session import SessionOptions
 
+    _restart_if_needed(artifact)
     options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
     predictions = predict_images(artifact, images, top, options)
     report.show(report.as_json(predictions) if json else report.predictions_table(predictions))
@@ -249,11 +298,28 @@ def doctor(json: opt.Json = False) -> None:
     raise typer.Exit(diagnosis.exit_code)
 
 
+def _restart_if_needed(artifact: str) -> None:
+    """An RTX engine that calls a plugin needs a library path that only a new process can have."""
+    from lit_deploy.cuda import find_gpu
+    from lit_deploy.sidecar import ENGINE_SUFFIXES, read_sidecar
+    from lit_deploy.trt import restart_with_rtx_library
+
+    if Path(artifact).suffix.lower() in ENGINE_SUFFIXES and find_gpu() is not None:
+        sidecar = read_sidecar(Path(artifact))
+        if sidecar.build.backend == "tensorrt_rtx" and sidecar.plugin is not None:
+            restart_with_rtx_library()
+
+
 def _refuse(given: list[str], options: tuple[str, ...], why: str) -> None:
     for name in given:
         if name in options:
             shown = "--plugin/--no-plugin" if name == "plugin" else f"--{name.replace('_', '-')}"
             raise UsageError(f"{shown} {why}")
+
+
+def _targets(text: str | None) -> tuple[str, ...]:
+    """Compute capabilities as given, each once."""
+    return () if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
 def _profile(text: str) -> tuple[int, int, int]:
@@ -267,6 +333,13 @@ def _batch(option: str, text: str, expected: str) -> int:
     if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_BATCH:
         raise UsageError(f"{option} is '{text}', expected {expected} (1 to {MAX_BATCH})")
     return int(text)
+
+
+def _share(option: str, percent: float | None) -> float | None:
+    """A gate as a share; one that was meant as a share already would let everything pass."""
+    if percent is not None and 0 < percent <= 1:
+        raise UsageError(f"{option} is {percent:g}, expected percent, e.g. {option} 99")
+    return None if percent is None else percent / 100
 
 
 def _fail(error: LitDeployError) -> NoReturn:

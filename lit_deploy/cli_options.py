@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lit_deploy.specs import MAX_BATCH
+
 ENGINE = "Engine (--format trt)"
 ENGINE_OPTIONS = (
     "builder", "plugin", "embed_plugin", "target", "hardware_compatible", "version_compatible", "workspace",
@@ -237,3 +239,104 @@ BenchMarkdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdow
 BenchPlot = Annotated[Path | None, typer.Option(help="Draw a chart: PNG, SVG or PDF.", rich_help_panel="Report")]
 PredictImages = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...", show_default=False)]
 PredictTop = Annotated[int, typer.Option(help="Classes per image.", min=1)]
+
+EVALUATE_IMAGES = "Images"
+GATES = "Gates (exit code 1)"
+EvaluateArtifacts = Annotated[
+    list[str], typer.Argument(help="Exported files, engines or checkpoints.", metavar="FILE...", show_default=False)
+]
+EvaluateImages = Annotated[
+    Path,
+    typer.Option(
+        help="Folder with one sub-folder of images per class, or, with --labels-file, of images.",
+        show_default=False,
+        rich_help_panel=EVALUATE_IMAGES,
+    ),
+]
+EvaluateCkpt = Annotated[
+    str | None,
+    typer.Option(
+        "--ckpt",
+        help="Also evaluate PyTorch on this checkpoint, and compare the files with it; with the first file when left "
+        "out.",
+        metavar="CKPT",
+        show_default=False,
+    ),
+]
+EvaluateLabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text: a file and its class (name, or index from 0) on every line; or only classes, for the images in "
+        "sorted order.",
+        show_default=False,
+        rich_help_panel=EVALUATE_IMAGES,
+    ),
+]
+EvaluateFolders = Annotated[
+    Literal["auto", "name", "index", "order"],
+    typer.Option(
+        help="What names of class folders are: the file's labels, class indices from 0, or sorted in the order of "
+        "the classes (as torchvision's ImageFolder); auto takes the first that fits.",
+        rich_help_panel=EVALUATE_IMAGES,
+    ),
+]
+EvaluateLimit = Annotated[
+    int | None,
+    typer.Option(
+        help="Most images, evenly spaced; all when left out.",
+        min=1,
+        show_default=False,
+        rich_help_panel=EVALUATE_IMAGES,
+    ),
+]
+EvaluateBatch = Annotated[
+    int,
+    typer.Option(
+        help="Images per batch; a file of a fixed batch gets its own number.",
+        min=1,
+        max=MAX_BATCH,
+        rich_help_panel="Run",
+    ),
+]
+EvaluateWorkers = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads that decode and resize images; all cores when left out.",
+        min=1,
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+EvaluateState = Annotated[
+    Path | None,
+    typer.Option(
+        help="File that finished batches are added to, and that a killed evaluation goes on from; one in the cache "
+        "folder, until the evaluation is complete, when left out.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+EvaluateMinTop1 = Annotated[
+    float | None,
+    typer.Option(
+        "--min-top1",
+        help="Least top-1 accuracy of every file, in percent, e.g. 81.",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        show_default=False,
+        rich_help_panel=GATES,
+    ),
+]
+EvaluateMinAgreement = Annotated[
+    float | None,
+    typer.Option(
+        help="Least share of images with the reference's prediction, in percent, e.g. 99.",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        show_default=False,
+        rich_help_panel=GATES,
+    ),
+]

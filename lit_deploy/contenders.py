@@ -12,8 +12,8 @@ from lit_deploy.artifact import read_manifest
 from lit_deploy.doctor import cpp_compiler, installed_version
 from lit_deploy.errors import LitDeployError, UsageError
 from lit_deploy.key_layout import OFFICIAL_SPECS
-from lit_deploy.runtime.session import ENGINE_SUFFIXES, Device
-from lit_deploy.sidecar import preflight, read_sidecar, this_host
+from lit_deploy.runtime.session import Device
+from lit_deploy.sidecar import ENGINE_SUFFIXES, preflight, read_sidecar, this_host
 from lit_deploy.specs import Progress
 from lit_deploy.trt import BACKENDS, process_environment
 
@@ -59,6 +59,7 @@ def default_contenders(
     checkpoint: str | Path | None = None,
     device: Device = "cpu",
     progress: Progress = lambda step: None,
+    batches: Sequence[int] = (1, 8),
 ) -> tuple[Contender, ...]:
     """Export a checkpoint and list everything that could run it on this machine.
 
@@ -68,6 +69,7 @@ def default_contenders(
         device: where to run. On ``cuda`` everything but the reference, PyTorch eager, computes in float16, OpenVINO
             does not take part, and an engine is built where TensorRT can be had.
         progress: called with the name of each step as it begins.
+        batches: batch sizes that an engine is to take.
     """
     from lit_deploy.checkpoints import load_checkpoint
     from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
@@ -79,7 +81,7 @@ def default_contenders(
         save_checkpoint(make_state(OFFICIAL_SPECS["lit_s"]), checkpoint, form="model")
     loaded = load_checkpoint(checkpoint)
     if device == "cuda":
-        return _on_gpu(loaded, folder, progress)
+        return _on_gpu(loaded, folder, progress, batches)
     exported, portable = folder / f"{loaded.spec.name}.onnx", folder / f"{loaded.spec.name}_portable.onnx"
     for path, options in ((exported, OnnxOptions()), (portable, OnnxOptions(portable=True))):
         progress(f"export {path.name}")
@@ -134,7 +136,7 @@ def contenders_for(
     return tuple(contenders)
 
 
-def _on_gpu(loaded: Checkpoint, folder: Path, progress: Progress) -> tuple[Contender, ...]:
+def _on_gpu(loaded: Checkpoint, folder: Path, progress: Progress, batches: Sequence[int]) -> tuple[Contender, ...]:
     """Everything that runs a checkpoint on CUDA: the float32 reference first, then its float16 rivals."""
     from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
 
@@ -146,7 +148,7 @@ def _on_gpu(loaded: Checkpoint, folder: Path, progress: Progress) -> tuple[Conte
         Contender("PyTorch torch.compile fp16", loaded.path, "torch.compile-fp16", "cuda"),
         _with_library("ONNX Runtime + lit-deploy kernel", exported, "cuda"),
         Contender("ONNX Runtime", exported, "onnxruntime-stock", "cuda", _missing_ort()),
-        *_built(exported, engine, progress),
+        *_built(exported, engine, progress, batches),
     )
 
 
@@ -157,13 +159,16 @@ def _on_pytorch(checkpoint: str | Path, device: Device) -> tuple[Contender, ...]
     return eager, Contender("PyTorch eager fp16", checkpoint, "torch-fp16", device)
 
 
-def _built(exported: Path, engine: Path, progress: Progress) -> tuple[Contender, ...]:
+def _built(exported: Path, engine: Path, progress: Progress, batches: Sequence[int]) -> tuple[Contender, ...]:
     """The contenders on an engine that is built now; one unavailable contender where it cannot be."""
     from lit_deploy.export import export_engine
+    from lit_deploy.exporters.tensorrt import EngineOptions
 
+    ordered = sorted(batches)
+    options = EngineOptions(profile=(ordered[0], ordered[len(ordered) // 2], ordered[-1]))
     progress(f"build {engine.name}")
     try:
-        export_engine(exported, engine, verify=False, progress=progress)
+        export_engine(exported, engine, engine=options, verify=False, progress=progress)
     except LitDeployError as error:
         return (Contender("TensorRT", engine, "engine", "cuda", str(error)),)
     return _on_tensorrt("", engine, allow_code=False)
@@ -203,7 +208,7 @@ def _with_library(label: str, source: str | Path, device: Device) -> Contender:
     if library is None:
         reason = f"the custom-op library is not built: {native.BUILD_COMMAND}"
     elif device == "cuda" and not native.has_cuda_kernel(library):
-        reason = f"the custom-op library was built without nvcc and holds no CUDA kernel: {native.BUILD_COMMAND}"
+        reason = f"the custom-op library holds no CUDA kernel for this GPU and driver: {native.BUILD_COMMAND}"
     return Contender(label, source, "onnxruntime", device, reason)
 
 

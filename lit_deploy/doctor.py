@@ -173,7 +173,7 @@ def _package(distribution: str, least: str, required: bool) -> Check:
     if version is None:
         purpose = f" ({PURPOSE[distribution]})" if distribution in PURPOSE else ""
         return Check(distribution, absent, f"not installed{purpose}", remedy=install)
-    if _numbers(version) < _numbers(least):
+    if trt.numbers(version) < trt.numbers(least):
         return Check(distribution, absent, f"{version}, older than {least}", remedy=install)
     return Check(distribution, "ok", version)
 
@@ -185,7 +185,7 @@ def _onnxruntime() -> Check:
     if ort is None:
         return Check("onnxruntime", "missing", problem, remedy=install)
     version, providers = ort.__version__, ", ".join(ort.get_available_providers())
-    if _numbers(version) < _numbers(ONNXRUNTIME_MINIMUM):
+    if trt.numbers(version) < trt.numbers(ONNXRUNTIME_MINIMUM):
         return Check("onnxruntime", "missing", f"{version}, older than {ONNXRUNTIME_MINIMUM}", remedy=install)
     if len(distributions) > 1:
         return Check(
@@ -240,7 +240,7 @@ def _backend(name: trt.BackendName) -> Check:
     backend, version = trt.BACKENDS[name], trt.installed_version(name)
     if version is None:
         return Check(backend.title, "optional", "not installed (builds and runs engines)", remedy=backend.install)
-    if _numbers(version) < _numbers(backend.least):
+    if trt.numbers(version) < trt.numbers(backend.least):
         return Check(backend.title, "optional", f"{version}, older than {backend.least}", remedy=backend.install)
     return Check(backend.title, "ok", version)
 
@@ -340,12 +340,6 @@ def _gpu() -> Check:
     if gpus:
         return Check("GPU", "ok", "; ".join(gpus))
     return Check("GPU", "optional", "no NVIDIA GPU or driver; everything but engines runs on the CPU")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Leading numeric components, enough to compare releases: ``2.13.0+cpu`` is (2, 13, 0)."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, match.group().split("."))) if match else ()
 
 
 def _cpuinfo(field: str) -> str:

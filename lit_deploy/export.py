@@ -18,7 +18,7 @@ from lit_deploy.errors import LitDeployError, MissingDependency, ParityFailed, U
 from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
 from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx, ready_to_build
 from lit_deploy.runtime.session import SessionOptions
-from lit_deploy.sidecar import Sidecar, onnx_path, preflight, sidecar_path, this_host
+from lit_deploy.sidecar import ENGINE_SUFFIXES, Sidecar, onnx_path, preflight, sidecar_path, this_host
 from lit_deploy.specs import Progress
 from lit_deploy.verify import VerifyReport, verify_artifact
 
@@ -109,14 +109,17 @@ def export_engine(
         UsageError, CheckpointError, ArtifactError, ExportError, MissingDependency: as their names say; the same.
     """
     out, engine = Path(out), engine or EngineOptions()
-    if out.suffix.lower() not in (".engine", ".plan"):
+    if out.suffix.lower() not in ENGINE_SUFFIXES:
         raise UsageError(f"the output is {out.name}, expected a name that ends in .engine")
     given = Path(source).suffix.lower() == ".onnx"
     if given and options is not None:
         raise UsageError(f"{source} is exported already, so what is in its graph cannot be chosen any more")
     options = options or OnnxOptions()
-    check_target(out)
+    for target in (out, onnx_path(out), sidecar_path(out), *filter(None, [engine.timing_cache])):
+        check_target(target)
     if not given:
+        if options.batch is not None and engine.profile is not None:
+            raise UsageError(f"a batch of {options.batch} is asked for and a profile as well; give one of the two")
         ready_to_build(engine, portable=options.portable)  # minutes before the builder would say the same
     report, unchecked = None, "--no-verify"
     if given:
@@ -139,7 +142,7 @@ def export_engine(
         model_part.write_bytes(model)
         sidecar_part.write_text(sidecar.to_json() + "\n", encoding="utf-8")
         engine_report = None
-        if verify and not given and (reason := _cannot_run(part, sidecar)):
+        if verify and not given and (reason := _cannot_run(part, out, sidecar)):
             unchecked = reason if report is not None else f"{unchecked}; {reason}"
         elif verify and not given:
             progress("verify the engine against PyTorch")
@@ -181,14 +184,15 @@ def _checked(part: Path, checkpoint: str | Path, out: Path, options: SessionOpti
     return report
 
 
-def _cannot_run(engine: Path, sidecar: Sidecar) -> str:
+def _cannot_run(engine: Path, final: Path, sidecar: Sidecar) -> str:
     """Why an engine that was just built cannot run here; empty when it can."""
     if find_gpu() is None:
         return "no GPU here, so the engine itself was not run"
     try:
         preflight(engine, sidecar, this_host(), allow_host_code=True)
     except LitDeployError as error:
-        return f"the engine itself was not run: {error}"
+        sentence = str(error).replace(str(engine), str(final)).partition("; build it again")[0]
+        return f"the engine itself was not run: {sentence}"
     if sidecar.plugin is not None and sidecar.build.backend == "tensorrt_rtx" and not trt.rtx_library_is_found():
         return f"the engine itself was not run: start the process with LD_LIBRARY_PATH={trt.rtx_library_folder()}"
     return ""
@@ -196,10 +200,10 @@ def _cannot_run(engine: Path, sidecar: Sidecar) -> str:
 
 @contextlib.contextmanager
 def _atomic_family(out: Path) -> Iterator[tuple[Path, Path, Path]]:
-    """Temporary paths of an engine, its ONNX file and its sidecar; all get their names, or none does.
+    """Temporary paths of an engine, its ONNX file and its sidecar; they get their names when all three are whole.
 
-    The engine is named last: one that is there has its sidecar, and a sidecar never passes for that of another engine,
-    as it holds the engine's hash.
+    Should the process die between two renames, an older engine is left with a newer sidecar. That is never mistaken
+    for a pair: a sidecar holds the hash of its engine.
     """
     with contextlib.ExitStack() as stack:
         part = stack.enter_context(atomic_path(out))

@@ -11,7 +11,7 @@ from typing import Any
 from lit_deploy.artifact import manifest_of, metadata_of, read_onnx
 from lit_deploy.checkpoints import load_checkpoint, sha256_of
 from lit_deploy.key_layout import mac_count, parameter_count
-from lit_deploy.sidecar import read_sidecar
+from lit_deploy.sidecar import ENGINE_SUFFIXES, read_sidecar
 
 
 def inspect_file(source: str | Path) -> dict[str, Any]:
@@ -25,15 +25,17 @@ def inspect_file(source: str | Path) -> dict[str, Any]:
     suffix = Path(source).suffix.lower()
     if suffix == ".onnx":
         return _onnx(Path(source))
-    if suffix in (".engine", ".plan"):
+    if suffix in ENGINE_SUFFIXES:
         return _engine(Path(source))
     return _checkpoint(source)
 
 
 def _engine(path: Path) -> dict[str, Any]:
     sidecar = read_sidecar(path)
-    description = {**asdict(sidecar), **asdict(sidecar.manifest)}
-    del description["manifest"]
+    engine, network = asdict(sidecar), asdict(sidecar.manifest)
+    del engine["manifest"]
+    parity = {"engine_parity": engine.pop("parity"), "onnx_parity": network.pop("parity")}
+    description = {**engine, **network, **parity}
     return {
         "kind": "lit-deploy engine",
         "file": str(path),

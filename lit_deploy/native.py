@@ -49,7 +49,7 @@ def find_plugin() -> Path | None:
 
 def _named(variable: str) -> Path | None:
     named = os.environ.get(variable)
-    return Path(named) if named else None
+    return Path(named).resolve() if named else None  # a bare name would be looked for on the library path
 
 
 def _searched(name: str, variable: str) -> tuple[Path, ...]:

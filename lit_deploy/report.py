@@ -25,6 +25,7 @@ from lit_deploy.errors import BuildFailed, ParityFailed, StateDictMismatch
 # cli.py knows one module for everything that is shown.
 from lit_deploy.plots import bench_plot, check_chart, layers_plot
 from lit_deploy.report_bench import bench_from_json, bench_markdown, bench_table
+from lit_deploy.report_evaluate import evaluate_markdown, evaluate_table
 from lit_deploy.runtime.session import input_specs
 from lit_deploy.sidecar import target_of
 from lit_deploy.trt import BACKENDS
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
     from lit_deploy.sidecar import Sidecar
     from lit_deploy.verify import VerifyReport
 
-__all__ = ["bench_from_json", "bench_markdown", "bench_plot", "bench_table", "check_chart", "layers_plot"]
+__all__ = [
+    "bench_from_json", "bench_markdown", "bench_plot", "bench_table", "check_chart", "evaluate_markdown",
+    "evaluate_table", "layers_plot",
+]  # fmt: skip
 
 PIPED_WIDTH = 140
 """Columns of a table that goes to a file or a pipe."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from lit_deploy.checkpoints import sha256_of
 from lit_deploy.cuda import Gpu, require_gpu
 from lit_deploy.errors import ArtifactError, MissingDependency
 from lit_deploy.specs import TensorSpec
-from lit_deploy.trt import BACKENDS, BackendName, installed_version, numbers
+from lit_deploy.trt import BACKENDS, RTX_TARGETS, BackendName, installed_version, numbers
 
+ENGINE_SUFFIXES = (".engine", ".plan")
 Compatibility = Literal["none", "ampere+"]
 
 
@@ -50,7 +52,7 @@ class EngineBuild:
 
     Attributes:
         backend, backend_version: who built it, with the full version.
-        cuda_version: CUDA version of the driver that built it, None where it was built without a GPU.
+        cuda_version: major CUDA version that the back end was made for, None where its package does not tell.
         gpu, compute_capability: the GPU it was built on, None where it was built without one.
         targets: compute capabilities that TensorRT-RTX was told to build for; empty for its own choice.
         os, arch: as Python's ``platform`` names them.
@@ -108,7 +110,6 @@ class Sidecar:
         plugin: None when no plugin is called.
         inspections: what was found in what was built.
         parity: metrics of the engine against PyTorch, or None where it could not be run after the build.
-        rebuild: command that makes the engine again, from the ONNX file beside it.
         manifest: the network itself, as in the ONNX file.
     """
 
@@ -123,7 +124,6 @@ class Sidecar:
     plugin: EnginePlugin | None
     inspections: tuple[Inspection, ...]
     parity: dict[str, Any] | None
-    rebuild: str
     manifest: Manifest
 
     def to_json(self) -> str:
@@ -135,12 +135,12 @@ class Sidecar:
 
 def sidecar_path(engine: Path) -> Path:
     """``lit_s.engine.json`` for ``lit_s.engine``."""
-    return engine.with_name(engine.name + ".json")
+    return engine.with_name(f"{engine.name}.json")
 
 
 def onnx_path(engine: Path) -> Path:
     """``lit_s.engine.onnx`` for ``lit_s.engine``: what it was made from."""
-    return engine.with_name(engine.name + ".onnx")
+    return engine.with_name(f"{engine.name}.onnx")
 
 
 def read_sidecar(engine: Path) -> Sidecar:
@@ -148,6 +148,8 @@ def read_sidecar(engine: Path) -> Sidecar:
     if not engine.is_file():
         raise ArtifactError(f"{engine} is not a file; expected an engine written by `lit-deploy export --format trt`")
     path = sidecar_path(engine)
+    if not path.exists():  # a link to an engine, as `current.engine`, has its sidecar where the engine is
+        path = sidecar_path(engine.resolve())
     try:
         text = path.read_bytes()
     except OSError:
@@ -171,6 +173,40 @@ def read_sidecar(engine: Path) -> Sidecar:
 def here() -> tuple[str, str]:
     """Operating system and architecture of this machine, as Python's ``platform`` names them."""
     return platform.system(), platform.machine()
+
+
+def rebuild_command(
+    engine: Path, sidecar: Sidecar, gpu: Gpu | None = None, batch: tuple[int, int, int] | None = None
+) -> str:
+    """The command that makes an engine again, from the ONNX file beside it.
+
+    Args:
+        engine: the engine as it is named now.
+        sidecar: how it was built.
+        gpu: the GPU it is to run on, where that is not the one it was built for.
+        batch: another profile.
+    """
+    if not onnx_path(engine).exists():  # a link to the engine
+        engine = engine.resolve()
+    build, plugin = sidecar.build, sidecar.plugin
+    backend, targets = build.backend, build.targets
+    if gpu is not None and backend == "tensorrt_rtx":
+        if gpu.compute_capability in RTX_TARGETS:
+            targets = (gpu.compute_capability,)
+        else:
+            backend, targets = "tensorrt", ()
+    words = ["lit-deploy", "export", "--ckpt", str(onnx_path(engine)), "--format", "trt", "--out", str(engine)]
+    words += ["--builder", backend]
+    if sidecar.profiles:
+        words += ["--batch", ":".join(map(str, batch or sidecar.profiles[0]))]
+    words.append("--no-plugin" if plugin is None else "--embed-plugin" if plugin.embedded else "--plugin")
+    words += ["--hardware-compatible"] if build.hardware_compatible == "ampere+" else []
+    words += ["--version-compatible"] if build.version_compatible else []
+    words += ["--target", ",".join(targets)] if targets else []
+    words += ["--workspace", str(build.workspace_mib)] if build.workspace_mib is not None else []
+    words += ["--optimization-level", str(build.optimization_level)] if build.optimization_level is not None else []
+    words += ["--layers"] if build.layers else []
+    return shlex.join(words)
 
 
 @dataclass(frozen=True)
@@ -210,7 +246,7 @@ def preflight(engine: Path, sidecar: Sidecar, host: Host, *, allow_host_code: bo
         ArtifactError: it cannot run here; the sentence ends with the command that builds it again.
         MissingDependency: no GPU, no back end, or no plugin library.
     """
-    build, again = sidecar.build, f"build it again here: {sidecar.rebuild}"
+    build, again = sidecar.build, f"build it again here: {rebuild_command(engine, sidecar)}"
     title = BACKENDS[build.backend].title
     if (build.os, build.arch) != (host.os, host.arch):
         raise ArtifactError(f"{engine} was built for {build.os} {build.arch}, this is {host.os} {host.arch}; {again}")
@@ -237,7 +273,8 @@ def preflight(engine: Path, sidecar: Sidecar, host: Host, *, allow_host_code: bo
     if not _gpu_fits(build, gpu):
         raise ArtifactError(
             f"{engine} was built for {target_of(build)}, here is {gpu.name} "
-            f"(compute capability {gpu.compute_capability}); {again}"
+            f"(compute capability {gpu.compute_capability}); "
+            f"build it again here: {rebuild_command(engine, sidecar, gpu)}"
         )
     return gpu
 
@@ -251,15 +288,12 @@ def _release_fits(build: EngineBuild, version: str) -> bool:
 
 
 def _gpu_fits(build: EngineBuild, gpu: Gpu) -> bool:
-    here = numbers(gpu.compute_capability)
     if build.hardware_compatible == "ampere+":
-        return here >= (8, 0)
+        return numbers(gpu.compute_capability) >= (8, 0)
     if build.backend == "tensorrt_rtx":
-        if build.targets:
-            return gpu.compute_capability in build.targets
-        # its own choice is every target of its except 7.5; data centre GPUs are none of them
-        return here >= (8, 0) and here not in ((9, 0), (10, 0), (10, 3))
-    return gpu.compute_capability == build.compute_capability
+        return gpu.compute_capability in (build.targets or RTX_TARGETS)
+    # TensorRT warns that engines are not to be moved between models, even where the compute capability is the same
+    return (gpu.name, gpu.compute_capability) == (build.gpu, build.compute_capability)
 
 
 def target_of(build: EngineBuild) -> str:
@@ -267,7 +301,7 @@ def target_of(build: EngineBuild) -> str:
     if build.hardware_compatible == "ampere+":
         return "compute capability 8.0 and above"
     if build.backend == "tensorrt_rtx":
-        return f"compute capability {', '.join(build.targets)}" if build.targets else "RTX GPUs (8.0, 8.6, 8.9, 12.x)"
+        return f"RTX GPUs of compute capability {', '.join(build.targets or RTX_TARGETS)}"
     return f"{build.gpu} (compute capability {build.compute_capability})"
 
 
@@ -292,5 +326,6 @@ def _check_plugin(engine: Path, sidecar: Sidecar, host: Host, allow_host_code: b
         raise ArtifactError(
             f"{engine} was built with another plugin library than {host.library} "
             f"(SHA-256 {plugin.sha256[:12]} expected); "
-            f"set {native.PLUGIN_VARIABLE} to the one it was built with, or build it again here: {sidecar.rebuild}"
+            f"set {native.PLUGIN_VARIABLE} to the one it was built with, or build it again here: "
+            f"{rebuild_command(engine, sidecar)}"
         )

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 from lit_deploy.cuda import find_gpu
 from lit_deploy.downloads import cache_dir
-from lit_deploy.errors import MissingDependency, UsageError
+from lit_deploy.errors import MissingDependency, UsageError, first_line
 
 BackendName = Literal["tensorrt", "tensorrt_rtx"]
 
@@ -60,18 +61,31 @@ BACKENDS: dict[BackendName, Backend] = {
     ),
 }
 
+RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0", "12.1")
+"""What TensorRT-RTX builds for. It also knows 7.5, but no float32 product there, which the patch embedding is."""
+
+DTYPES = {
+    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "UINT8": "uint8",
+    "BOOL": "bool", "INT8": "int8", "FP8": "float8e4m3",
+}  # fmt: skip
+"""NumPy's names (ml_dtypes' where NumPy has none) of the types of TensorRT."""
+
 Severity = Literal["internal error", "error", "warning", "info", "verbose"]
+_RESTARTED = "LIT_DEPLOY_RESTARTED"
 _SEVERITIES: tuple[Severity, ...] = ("internal error", "error", "warning", "info", "verbose")
 
 
 def installed_version(backend: BackendName) -> str | None:
     """Version of an installed back end from package metadata, without loading it; None when it is absent."""
-    if not any(importlib.util.find_spec(name) for name in BACKENDS[backend].modules):
+    specs = (importlib.util.find_spec(name) for name in BACKENDS[backend].modules)
+    if not any(spec is not None and spec.origin for spec in specs):  # any folder of that name is a package too
         return None
     for distribution in BACKENDS[backend].distributions:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(distribution)
-    return str(load(backend).__version__)  # installed without metadata, as from NVIDIA's archive
+    with contextlib.suppress(MissingDependency):  # a folder of that name that has an ``__init__.py``
+        return str(load(backend).__version__)  # installed without metadata, as from NVIDIA's archive
+    return None
 
 
 def cuda_version(backend: BackendName) -> str | None:
@@ -119,7 +133,9 @@ def load(backend: BackendName) -> Any:
         except ModuleNotFoundError:
             continue
         except (ImportError, OSError) as error:  # a library that it needs is missing
-            problem = f"is installed but does not load ({str(error).splitlines()[0]})"
+            problem = f"is installed but does not load ({first_line(error)})"
+            continue
+        if not hasattr(module, "__version__"):  # a folder of that name
             continue
         if numbers(module.__version__) < numbers(known.least):
             problem = f"{module.__version__} is older than {known.least}, the least that is supported"
@@ -160,6 +176,14 @@ def rtx_library_is_found() -> bool:
     except OSError:
         return False
     return True
+
+
+def restart_with_rtx_library() -> None:
+    """Start this program again, in its place, if TensorRT-RTX would not find itself (see ``process_environment``)."""
+    if rtx_library_is_found() or _RESTARTED in os.environ:
+        return
+    environment = {**process_environment("tensorrt_rtx"), _RESTARTED: "1"}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def rtx_library_folder() -> Path:
@@ -205,9 +229,14 @@ def load_plugin(registry: Any, library: Path, name: str, version: str, namespace
     Raises:
         UsageError: the file is no TensorRT plugin library, or lacks the creator.
     """
-    if registry.get_creator(name, version, namespace) is not None:
+
+    def known() -> bool:  # get_creator would log an error where there is none
+        wanted = (name, version, namespace)
+        return any((c.name, c.plugin_version, c.plugin_namespace) == wanted for c in registry.all_creators)
+
+    if known():
         return  # loading the same library twice is an error in TensorRT
     if registry.load_library(str(library)) is None:
         raise UsageError(f"TensorRT cannot load {library}: it is no plugin library, or was built for another machine")
-    if registry.get_creator(name, version, namespace) is None:
+    if not known():
         raise UsageError(f"{library} holds no plugin {namespace}::{name} version {version}; build it again")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +19,30 @@ from exported import export_of
 from golden import TINY
 from onnx import numpy_helper
 
-from lit_deploy.artifact import Manifest
+import lit_deploy
+from lit_deploy.artifact import Manifest, read_manifest
 from lit_deploy.checkpoints import load_checkpoint
-from lit_deploy.cuda import Gpu
+from lit_deploy.cuda import Gpu, find_gpu
 from lit_deploy.export import export_engine
 from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint
 from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.native import PLUGIN_BUILD_COMMAND, find_plugin
-from lit_deploy.sidecar import EngineBuild, EnginePlugin, Host, Inspection, Sidecar, onnx_path, sidecar_path
+from lit_deploy.sidecar import (
+    EngineBuild,
+    EnginePlugin,
+    Host,
+    Inspection,
+    Sidecar,
+    onnx_path,
+    read_sidecar,
+    sidecar_path,
+)
 from lit_deploy.specs import TensorSpec, default_input
 from lit_deploy.trt import BACKENDS, installed_version
+
+ROOT = Path(lit_deploy.__file__).parents[1]
+TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""What TensorRT's tensors are of, by our precisions."""
 
 needs_rtx = pytest.mark.skipif(
     installed_version("tensorrt_rtx") is None,
@@ -67,6 +85,41 @@ def engine_of(checkpoint: Path, build: EngineOptions = PORTABLE, **options: Any)
 def family(engine: Path) -> tuple[Path, Path, Path]:
     """The three files of an engine: itself, its ONNX file, its sidecar."""
     return engine, onnx_path(engine), sidecar_path(engine)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def command_line(arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run ``lit-deploy`` as a process, in a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
+    return subprocess.run(
+        [sys.executable, "-m", "lit_deploy.cli", *arguments], cwd=folder, env=environment, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def check_files(engine: Path) -> Sidecar:
+    """Everything in a sidecar that can be held against something else than the code that wrote it."""
+    sidecar = read_sidecar(engine)
+    made_from = onnx_path(engine)
+    assert (sidecar.engine_sha256, sidecar.engine_size) == (sha256(engine), engine.stat().st_size)
+    assert (sidecar.onnx, sidecar.onnx_sha256) == (made_from.name, sha256(made_from))
+    assert sidecar.manifest == read_manifest(made_from)
+    onnx.checker.check_model(str(made_from))
+    build = sidecar.build
+    assert build.backend == "tensorrt_rtx"
+    assert build.backend_version == installed_version("tensorrt_rtx")
+    assert (build.os, build.arch) == (platform.system(), platform.machine())
+    gpu = find_gpu()
+    assert (build.gpu, build.compute_capability) == ((gpu.name, gpu.compute_capability) if gpu else (None, None))
+    assert Sidecar.to_json(sidecar) + "\n" == sidecar_path(engine).read_text(encoding="utf-8")
+    graph = onnx.load(str(made_from)).graph
+    names = [[value.name for value in values] for values in (graph.input, graph.output)]
+    assert [spec.name for spec in sidecar.inputs] == names[0]
+    assert [spec.name for spec in sidecar.outputs][: len(names[1])] == names[1]
+    return sidecar
 
 
 def bf16_as_float32(checkpoint: Path) -> Path:
@@ -140,7 +193,6 @@ SIDECAR = Sidecar(
     plugin=None,
     inspections=(Inspection("network", {"float16": 26}, 0, 854),),
     parity=None,
-    rebuild="lit-deploy export --ckpt lit.engine.onnx --format trt --out lit.engine",
     manifest=MANIFEST,
 )
 

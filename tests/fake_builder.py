@@ -90,6 +90,7 @@ class Behaviour:
 def make_module(behaviour: Behaviour, version: str = "10.16.0.72") -> ModuleType:
     """The module ``tensorrt`` of that behaviour."""
     calls = behaviour.calls
+    builder_flag = enum.Enum("BuilderFlag", ["VERSION_COMPATIBLE", "TF32"])
 
     class Base:
         def __init__(self) -> None:
@@ -126,7 +127,10 @@ def make_module(behaviour: Behaviour, version: str = "10.16.0.72") -> ModuleType
             return SimpleNamespace(desc=lambda: behaviour.parse_errors[index])
 
     class Config:
-        """Attributes that are set are remembered."""
+        """Attributes that are set are remembered; TF32 is on from the start, as in TensorRT."""
+
+        def __init__(self) -> None:
+            calls["flags"] = {builder_flag.TF32}
 
         def __setattr__(self, name: str, value: Any) -> None:
             calls[name] = value
@@ -136,7 +140,10 @@ def make_module(behaviour: Behaviour, version: str = "10.16.0.72") -> ModuleType
             calls["memory"] = (pool, size)
 
         def set_flag(self, flag: Any) -> None:
-            calls.setdefault("flags", []).append(flag)
+            calls["flags"].add(flag)
+
+        def clear_flag(self, flag: Any) -> None:
+            calls["flags"].discard(flag)
 
         def add_optimization_profile(self, profile: Profile) -> int:
             calls["profiles"] = calls.get("profiles", 0) + 1
@@ -160,13 +167,16 @@ def make_module(behaviour: Behaviour, version: str = "10.16.0.72") -> ModuleType
             self.logger = logger
 
         def get_plugin_registry(self) -> Any:
+            creators: list[Any] = []
+
             def load(path: str) -> Any:
                 calls["plugin_library"] = path
+                creators.append(
+                    SimpleNamespace(name="DeformableTokenMerging", plugin_version="1", plugin_namespace="lit_deploy")
+                )
                 return object()
 
-            return SimpleNamespace(
-                load_library=load, get_creator=lambda *name: object() if "plugin_library" in calls else None
-            )
+            return SimpleNamespace(load_library=load, all_creators=creators)
 
         def create_network(self, flags: int) -> Network:
             calls["network_flags"] = flags
@@ -214,7 +224,7 @@ def make_module(behaviour: Behaviour, version: str = "10.16.0.72") -> ModuleType
         "NetworkDefinitionCreationFlag": enum.IntEnum("NetworkDefinitionCreationFlag", flags),
         "ProfilingVerbosity": enum.Enum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "DETAILED"]),
         "MemoryPoolType": enum.Enum("MemoryPoolType", ["WORKSPACE"]),
-        "BuilderFlag": enum.Enum("BuilderFlag", ["VERSION_COMPATIBLE"]),
+        "BuilderFlag": builder_flag,
         "HardwareCompatibilityLevel": enum.Enum("HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS"]),
         "LayerInformationFormat": enum.Enum("LayerInformationFormat", ["ONELINE", "JSON"]),
     }

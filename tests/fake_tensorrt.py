@@ -43,7 +43,7 @@ class FakeTensorRT(ModuleType):
 
     def __init__(self, driver: FakeDriver, name: str = "tensorrt", version: str = VERSION) -> None:
         super().__init__(name)
-        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None, origin="made up")
         self.__version__ = version
         self.driver = driver
         self.runtimes: list[FakeRuntime] = []
@@ -58,19 +58,18 @@ class FakeRuntime:
         assert module.driver.depth == 1, "made without a CUDA context"
         self.module, self.logger = module, logger
         self.engine_host_code_allowed = False
-        self.creators: set[tuple[str, ...]] = set()
+        self.all_creators: list[SimpleNamespace] = []
         self.loaded: list[str] = []
         module.runtimes.append(self)
 
     def get_plugin_registry(self) -> FakeRuntime:
         return self
 
-    def get_creator(self, *key: str) -> Any:
-        return "creator" if key in self.creators else None
-
     def load_library(self, path: str) -> Any:
         self.loaded.append(path)
-        self.creators.add(("DeformableTokenMerging", "1", "lit_deploy"))
+        self.all_creators.append(
+            SimpleNamespace(name="DeformableTokenMerging", plugin_version="1", plugin_namespace="lit_deploy")
+        )
         return "handle"
 
     def deserialize_cuda_engine(self, content: bytes) -> Any:
@@ -231,7 +230,7 @@ def write_engine(
         engine_sha256=sha256_of(engine), engine_size=engine.stat().st_size, onnx=onnx_file.name,
         onnx_sha256=sha256_of(onnx_file), build=EngineBuild(**{**usual, **build}), profiles=profiles,
         inputs=input_specs(manifest), outputs=(*output_specs(manifest), *further), plugin=plugin, inspections=(),
-        parity=None, rebuild=f"lit-deploy export --onnx {onnx_file.name} --format trt", manifest=manifest,
+        parity=None, manifest=manifest,
     )  # fmt: skip
     sidecar_path(engine).write_text(sidecar.to_json())
     return sidecar

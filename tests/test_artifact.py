@@ -270,6 +270,16 @@ def test_layers_become_outputs(precision: str, checkpoint_file: Callable[[str], 
     assert {value.type.tensor_type.elem_type for value in model.graph.output} == {onnx.TensorProto.FLOAT}
     added = [node.op_type for node in model.graph.node][len(before) :]
     assert added == (["Cast"] * len(layers) if precision == "fp16" else [])
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names), "ONNX Runtime refuses two nodes of one name"
+
+
+def test_layers_of_a_graph_whose_names_are_damaged(checkpoint_file: Callable[[str], Path]) -> None:
+    """Names that are no UTF-8 come as bytes; those that need no change are left alone, for the back end to judge."""
+    path = export_of(checkpoint_file("tiny"), precision="fp16")
+    model = onnx.load_from_string(path.read_bytes().replace(b"head.bias", b"head.b\xe4as"))
+    with_layer_outputs(model, path)
+    assert b"head.b\xe4as" in model.SerializeToString()
 
 
 def test_a_layer_that_the_graph_lacks(tiny: Path) -> None:

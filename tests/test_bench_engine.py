@@ -21,6 +21,7 @@ from lit_deploy.checkpoints import load_checkpoint
 from lit_deploy.contenders import Contender, contenders_for, default_contenders
 from lit_deploy.errors import ExportError, UsageError
 from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
+from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.runtime.session import SessionOptions, TimingSettings, open_session
 from lit_deploy.seeded import make_state, save_checkpoint
 from lit_deploy.sidecar import sidecar_path
@@ -125,7 +126,10 @@ def test_everything_on_one_checkpoint_on_cuda(
     monkeypatch.setattr(native, "has_cuda_kernel", lambda library: False)
     monkeypatch.setattr(native, "find_library", lambda: Path("library.so"))
 
-    def build(source: Path, out: Path, **options: object) -> None:
+    profiles: list[tuple[int, int, int] | None] = []
+
+    def build(source: Path, out: Path, *, engine: EngineOptions, **options: object) -> None:
+        profiles.append(engine.profile)
         write_engine(source, out)
 
     monkeypatch.setattr("lit_deploy.export.export_engine", build)
@@ -141,6 +145,10 @@ def test_everything_on_one_checkpoint_on_cuda(
     ]
     assert {c.device for c in chosen} == {"cuda"}
     assert "holds no CUDA kernel" in str(chosen[3].unavailable)
+
+    for batches in ((128,), (64, 1, 8), (2, 2)):
+        default_contenders(tmp_path, checkpoint, "cuda", batches=batches)
+    assert profiles == [(1, 8, 8), (128, 128, 128), (1, 8, 64), (2, 2, 2)], "it takes what is going to be measured"
 
     def fail(*arguments: object, **options: object) -> None:
         raise ExportError("no TensorRT here")

@@ -23,11 +23,13 @@ from test_predict import broken_images, odd_images
 import lit_deploy
 from lit_deploy import cli
 from lit_deploy.artifact import read_manifest
+from lit_deploy.errors import UsageError
+from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.seeded import make_state, save_checkpoint, synthetic_image
 
 CheckpointFile = Callable[[str], Path]
 ROOT = Path(lit_deploy.__file__).parents[1]
-COMMANDS = ("export", "verify", "bench", "predict", "inspect", "models", "doctor")
+COMMANDS = ("export", "verify", "evaluate", "bench", "predict", "inspect", "models", "doctor")
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,7 @@ WRONG = [
     ("export --ckpt http://example.org/lit_s.pth", "https"),
     ("export --ckpt {ckpt} --precision bf16", "bf16 is for engines: add --format trt"),
     ("export --ckpt {ckpt} --layers", "--layers is for engines; add --format trt"),
-    ("export --ckpt {ckpt} --no-plugin", "--plugin is for engines; add --format trt"),
+    ("export --ckpt {ckpt} --no-plugin", "error: --plugin/--no-plugin is for engines; add --format trt"),
     ("export --ckpt {ckpt} --embed-plugin", "--embed-plugin is for engines; add --format trt"),
     ("export --ckpt {ckpt} --builder tensorrt_rtx", "--builder is for engines; add --format trt"),
     ("export --ckpt {ckpt} --optimization-level 3", "--optimization-level is for engines; add --format trt"),
@@ -315,6 +317,7 @@ WRONG = [
     (f"{TRT} {{ckpt}} --batch 0", "--batch is '0'"),
     (f"{TRT} {{ckpt}} --target 9.0", "the target is '9.0', expected compute capabilities of"),
     (f"{TRT} {{ckpt}} --target 8.6,,8.9", "the target is ''"),
+    (f"{TRT} {{ckpt}} --target=", "the target is ''"),
     (f"{TRT} {{ckpt}} --embed-plugin --no-plugin", "embedded and left out at once"),
     (f"{TRT} {{onnx}} --precision fp16", "--precision is decided already in tiny.onnx; export the checkpoint again"),
     (f"{TRT} {{onnx}} --portable", "--portable is decided already"),
@@ -388,6 +391,21 @@ def test_usage_errors(command: str, run: Run) -> None:
     assert outcome.code == 2, outcome
     assert "Traceback" not in outcome.err + outcome.out
     assert re.search("Usage|Error", outcome.err + outcome.out)
+
+
+def test_targets_as_people_write_them(run: Run, places: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spaces after commas, and one of them twice: each is built for once, in the order given."""
+    built: list[EngineOptions] = []
+
+    def build(source: str, out: Path, options: object, engine: EngineOptions, **more: object) -> None:
+        built.append(engine)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("lit_deploy.export.export_engine", build)
+    for target in (["--target", "8.6, 8.9,8.6 , 12.0"], []):
+        assert_one_sentence(run("export", "--format", "trt", "--ckpt", places["ckpt"], *target), "enough")
+    assert [engine.targets for engine in built] == [("8.6", "8.9", "12.0"), ()]
+    assert [engine.profile for engine in built] == [None, None], "the builder's own, where none is given"
 
 
 def test_missing_keys_are_listed(run: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The kernel's logic is tested without a GPU by the emulation in plugins/tests (ct
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import struct
@@ -22,9 +23,10 @@ from lit_deploy.ops.reference import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = ROOT / "plugins" / "kernels"
-LAUNCHER = ROOT / "build" / "native" / "liblit_deploy_cuda.so"
+LAUNCHER = Path(os.environ.get("LIT_DEPLOY_CUDA_LAUNCHER") or ROOT / "build" / "native" / "liblit_deploy_cuda.so")
 ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)  # machine code; and PTX of the last
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)  # machine code
+PTX = (80, 120)  # for what lies between, and for what comes later
 
 Launch = Callable[..., int]
 
@@ -60,12 +62,12 @@ def test_compiles_for_every_architecture_without_warnings_or_spills(element: str
         pytest.skip(f"CUDA {release[1]}.{release[2]} does not know compute capability 12.0; 12.8 or newer does")
     command = ["nvcc", "-std=c++17", "-O3", "-Xcompiler", "-Wall,-Wextra", "--Werror", "all-warnings", "-Xptxas", "-v"]
     command += [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
-    command += [f"-gencode=arch=compute_{ARCHITECTURES[-1]},code=compute_{ARCHITECTURES[-1]}"]
+    command += [f"-gencode=arch=compute_{number},code=compute_{number}" for number in PTX]
     target = tmp_path / "kernel.o"
     command += ["-c", str(KERNELS / f"deformable_token_merging_cuda_{element}.cu"), "-o", str(target)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert device_code(target) == {*(("elf", number) for number in ARCHITECTURES), ("ptx", ARCHITECTURES[-1])}
+    assert device_code(target) == {*(("elf", number) for number in ARCHITECTURES), *(("ptx", number) for number in PTX)}
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", result.stdout + result.stderr)
     assert len(spills) == 2 * len(ARCHITECTURES), result.stderr  # the path of 16-byte accesses, and the other one
     assert set(spills) == {("0", "0")}, result.stderr
@@ -73,6 +75,8 @@ def test_compiles_for_every_architecture_without_warnings_or_spills(element: str
 
 @needs_launcher
 def test_library_holds_code_for_what_it_was_configured_for() -> None:
+    if not (LAUNCHER.parent / "CMakeCache.txt").is_file():
+        pytest.skip(f"{LAUNCHER} is not in the folder where it was built")
     cache = (LAUNCHER.parent / "CMakeCache.txt").read_text()
     configured = re.search(r"^CMAKE_CUDA_ARCHITECTURES:\w+=(.+)$", cache, re.MULTILINE)
     assert configured is not None, "build/native was configured without CUDA"
@@ -252,10 +256,11 @@ def test_gpu_more_than_two_to_the_31_elements(launch: Launch) -> None:
     shape = (1, 4096, 4098, 136)  # 2.28e9 elements of one image: every index needs 64 bits
     if torch.cuda.mem_get_info()[0] < 12e9:
         pytest.skip("less than 12 GB of free GPU memory")
-    x = torch.randn(shape, dtype=torch.float16, device="cuda")
+    x = torch.randn(shape, dtype=torch.float16, device="cuda", generator=torch.Generator("cuda").manual_seed(31))
     _, weight, bias, _ = inputs((1, 2, 2, 136), torch.float16)
     y = torch.empty((1, 2048, 2049, 4 * 136), dtype=torch.float16, device="cuda")
     assert launch(x, weight, bias, y) == 0
     # The last rows alone, as a map of their own: away from its upper border its samples are the same.
     part = reference(x[:, -64:].float(), weight.float(), bias.float())[:, 16:]
-    assert torch.allclose(y[:, -16:].float(), part, rtol=2e-3, atol=2e-3)
+    # float32 holds positions around 4096 to 2^-12 pixels, and neighbours may be some 8 apart: 2e-3 is to be expected.
+    assert torch.allclose(y[:, -16:].float(), part, rtol=2e-3, atol=4e-3)

@@ -50,6 +50,9 @@ def run(command: list[str] | str, folder: Path, **variables: str) -> str:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").mkdir()
+    for label in ("tench", "goldfish"):
+        (folder / "val" / label).mkdir(parents=True)
+        Image.fromarray(synthetic_image(1, label, 300, 400)).save(folder / "val" / label / "0.jpg")
     for name in ("photo.jpg", "other.png"):
         Image.fromarray(synthetic_image(1, name, 300, 400)).save(folder / "photos" / name)
     return folder
@@ -100,6 +103,7 @@ def test_demo(tmp_path: Path) -> None:
     printed = run(["bash", str(ROOT / "examples" / "demo.sh")], ROOT, DEMO_DIR=str(tmp_path), DEMO_ROUNDS="2")
     assert (tmp_path / "lit_s.onnx").exists()
     assert (tmp_path / "lit_s.png").exists()
+    assert (tmp_path / "lit_s.engine").stat().st_size > 50e6
     rows = re.findall(r"digits\.(pth|onnx) +│ +([\d.]+)% │ +(\d+) │ +(\d+) │", printed)
     assert [row[0] for row in rows] == ["pth", "onnx"], printed
     assert all(float(accuracy) > 97 and int(differ) == 0 for _, accuracy, _, differ in rows)

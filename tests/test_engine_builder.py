@@ -7,9 +7,13 @@ builds is in ``test_engine_export``.
 from __future__ import annotations
 
 import enum
+import itertools
 import os
+import random
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +21,7 @@ from typing import Any
 import fake_builder
 import onnx
 import pytest
-from engines import needs_rtx
+from engines import ROOT, needs_rtx
 from exported import export_of
 from fake_builder import Behaviour, DataType, Layer, LayerType
 
@@ -96,6 +100,25 @@ def test_the_stand_in_has_the_names_of_the_real_module() -> None:
         assert hasattr(real.DataType, member.name)
     for kind in LayerType:
         assert hasattr(real.LayerType, kind.name)
+    configuration = vars(real.IBuilderConfig)
+    assert {"set_flag", "clear_flag", "add_optimization_profile", "create_timing_cache"} <= configuration.keys()
+
+
+TF32 = """
+from lit_deploy import trt
+module = trt.load("tensorrt_rtx")
+config = module.Builder(trt.make_logger(module, lambda severity, message: None)).create_builder_config()
+print(config.get_flag(module.BuilderFlag.TF32))
+config.clear_flag(module.BuilderFlag.TF32)
+print(config.get_flag(module.BuilderFlag.TF32))
+"""
+
+
+@needs_rtx
+def test_the_real_builder_begins_with_tf32() -> None:
+    """What the stand-in does as well; in a process of its own, as everything that is really TensorRT's."""
+    done = subprocess.run([sys.executable, "-c", TF32], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["True", "False"]
 
 
 # ------------------------------------------------------------------------------------------------ the calls
@@ -111,8 +134,9 @@ def test_a_plain_build(builder: Any) -> None:
     assert calls["profile"] == {"images": ((1, 64, 64, 3), (8, 64, 64, 3), (32, 64, 64, 3))}
     assert calls["profiles"] == 1
     assert calls["profiling_verbosity"].name == "DETAILED"
+    assert calls["flags"] == set(), "TF32 is off, and nothing else is on"
     untouched = {
-        "flags", "memory", "builder_optimization_level", "hardware_compatibility_level", "plugins_to_serialize",
+        "memory", "builder_optimization_level", "hardware_compatibility_level", "plugins_to_serialize",
         "old_cache", "num_compute_capabilities", "plugin_library", "deserialised",
     }  # fmt: skip
     assert calls.keys() & untouched == set(), "what was not asked for stays TensorRT's own choice"
@@ -135,7 +159,7 @@ def test_every_setting_arrives(builder: Any, tmp_path: Path) -> None:
     assert "profile" not in calls, "a fixed batch needs none"
     assert (calls["memory"][0].name, calls["memory"][1]) == ("WORKSPACE", 48 * 1024**2)
     assert calls["builder_optimization_level"] == 5
-    assert [flag.name for flag in calls["flags"]] == ["VERSION_COMPATIBLE"]
+    assert [flag.name for flag in calls["flags"]] == ["VERSION_COMPATIBLE"], "and no TF32"
     assert calls["hardware_compatibility_level"].name == "AMPERE_PLUS"
     assert calls["plugin_library"] == str(tmp_path / "plugin.so")
     assert calls["plugins_to_serialize"] == [str(tmp_path / "plugin.so")]
@@ -337,3 +361,31 @@ def test_a_second_outermost_phase_does_not_run_backwards(monitor: tuple[Any, lis
             watch.step_complete(name, step)
         watch.phase_finish(name)
     assert percentages(steps) == [0, 50, 100]
+
+
+def test_threads_mix(monitor: tuple[Any, list[str]]) -> None:
+    """TensorRT calls from several threads: none stumbles over another's phases, and percentages still ascend."""
+    watch, steps = monitor
+    watch.phase_start("Build", None, 1000)
+    completed = itertools.count()
+
+    def work(number: int) -> None:
+        for turn in range(150):
+            names = [f"Phase {number}.{turn}.{depth}" for depth in range(4)]
+            for name, parent in zip(names, ["Build", *names], strict=False):
+                watch.phase_start(name, parent, 3)
+                watch.step_complete(name, random.Random(turn).randrange(3))
+            for name in reversed(names):
+                watch.phase_finish(name)
+            watch.step_complete("Build", next(completed))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(work, range(6))) == [None] * 6
+    finally:
+        sys.setswitchinterval(before)
+    found = percentages(steps)
+    assert found == sorted(set(found)), "each once, in order"
+    assert found[-1] >= 89, "900 of 1000 steps"

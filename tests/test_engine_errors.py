@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,11 @@ import numpy as np
 import pytest
 from exported import export_of
 from fake_cuda import FakeDriver
-from fake_tensorrt import FakeTensorRT, modules, write_engine
+from fake_tensorrt import FakeContext, FakeTensorRT, modules, write_engine
 
 from lit_deploy import native, trt
 from lit_deploy.checkpoints import sha256_of
-from lit_deploy.errors import ArtifactError, LitDeployError, MissingDependency
+from lit_deploy.errors import ArtifactError, LitDeployError, MissingDependency, UsageError
 from lit_deploy.runtime.session import SessionOptions, TimedSession, open_session
 from lit_deploy.sidecar import EnginePlugin, Sidecar, sidecar_path
 
@@ -88,8 +92,46 @@ def test_tensorrt_says_why(engine: Path, fake_trt: FakeTensorRT) -> None:
     with open_session(engine) as session:
         session.run({"images": IMAGES[:1]})
         fake_trt.contexts[0].pending = 1
-        with pytest.raises(ArtifactError, match=r"failed on the GPU with batch 2 \(the context is running\)"):
+        with pytest.raises(ArtifactError, match=r"failed on the GPU with batch 2 \(.*: the context is running\)"):
             session.run({"images": IMAGES[:2]})
+
+
+def test_everyone_hears_of_their_own_failure(
+    engine: Path, fake_trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads fail at once: TensorRT has one logger for both, and the sentences are not exchanged."""
+    both = threading.Barrier(2, timeout=30)
+
+    def refuse(self: FakeContext, name: str, shape: tuple[int, ...]) -> bool:
+        self.engine.runtime.logger.log(1, f"nothing fits {shape[0]} images\nand more")
+        both.wait()
+        return False
+
+    monkeypatch.setattr(FakeContext, "set_input_shape", refuse)
+
+    def sentence(count: int) -> str:
+        with pytest.raises(ArtifactError) as caught:
+            session.run({"images": IMAGES[:count]})
+        return str(caught.value)
+
+    with open_session(engine) as session, ThreadPoolExecutor(2) as pool:
+        for _ in range(3):  # what was said before is forgotten
+            for count, words in zip((2, 5), pool.map(sentence, (2, 5)), strict=True):
+                assert f"failed on the GPU with batch {count} (" in words
+                assert f": nothing fits {count} images); if memory" in words
+
+
+def test_closing_after_the_gpu_is_lost(engine: Path, fake_trt: FakeTensorRT) -> None:
+    """Nothing can be given back any more; the session ends without a word, and holds on to nothing of TensorRT's."""
+    with open_session(engine) as session:
+        session.run({"images": IMAGES[:1]})
+        fake_trt.driver.broken = "cuCtxPushCurrent"
+    with pytest.raises(UsageError, match="not open"):
+        _ = session.outputs
+    kept = [weakref.ref(what) for what in (fake_trt.contexts.pop(), fake_trt.runtimes.pop())]
+    gc.collect()
+    assert [reference() for reference in kept] == [None, None]
+    assert "context" not in fake_trt.driver.live.values(), "the device's context is let go of all the same"
 
 
 def changed(engine: Path, change: Callable[[Sidecar], Sidecar], sidecar: Sidecar) -> None:

@@ -2,78 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
-from engines import PLUGIN, PORTABLE, engine_of, family, needs_plugin, needs_rtx
+from engines import PORTABLE, TYPES, check_files, engine_of, family, needs_rtx
 from exported import edited, export_of
 from golden import NAMES
 
-import lit_deploy
-from lit_deploy import native
 from lit_deploy.artifact import read_manifest, set_manifest
 from lit_deploy.cuda import Gpu, find_gpu
-from lit_deploy.errors import BuildFailed, ExportError, MissingDependency, UsageError
+from lit_deploy.errors import BuildFailed, ExportError, MissingDependency
 from lit_deploy.export import export_engine
 from lit_deploy.exporters import tensorrt as exporter
 from lit_deploy.exporters.onnx import OnnxOptions
-from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx, rebuild_command
-from lit_deploy.sidecar import Inspection, Sidecar, onnx_path, read_sidecar, sidecar_path
+from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx
+from lit_deploy.sidecar import Inspection, onnx_path, rebuild_command
 from lit_deploy.specs import TensorSpec
-from lit_deploy.trt import installed_version
 
 CheckpointFile = Callable[[str], Path]
-ROOT = Path(lit_deploy.__file__).parents[1]
-TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def command_line(arguments: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run ``lit-deploy`` as a process, in a folder."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **variables}
-    return subprocess.run(
-        [sys.executable, "-m", "lit_deploy.cli", *arguments], cwd=folder, env=environment, capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
-
-
-def check_files(engine: Path) -> Sidecar:
-    """Everything in a sidecar that can be held against something else than the code that wrote it."""
-    sidecar = read_sidecar(engine)
-    made_from = onnx_path(engine)
-    assert (sidecar.engine_sha256, sidecar.engine_size) == (sha256(engine), engine.stat().st_size)
-    assert (sidecar.onnx, sidecar.onnx_sha256) == (made_from.name, sha256(made_from))
-    assert sidecar.manifest == read_manifest(made_from)
-    onnx.checker.check_model(str(made_from))
-    build = sidecar.build
-    assert build.backend == "tensorrt_rtx"
-    assert build.backend_version == installed_version("tensorrt_rtx")
-    assert (build.os, build.arch) == (platform.system(), platform.machine())
-    gpu = find_gpu()
-    assert (build.gpu, build.compute_capability) == ((gpu.name, gpu.compute_capability) if gpu else (None, None))
-    assert Sidecar.to_json(sidecar) + "\n" == sidecar_path(engine).read_text(encoding="utf-8")
-    graph = onnx.load(str(made_from)).graph
-    names = [[value.name for value in values] for values in (graph.input, graph.output)]
-    assert [spec.name for spec in sidecar.inputs] == names[0]
-    assert [spec.name for spec in sidecar.outputs][: len(names[1])] == names[1]
-    return sidecar
-
-
 # --------------------------------------------------------------------------------------------- the official networks
 
 
@@ -136,9 +88,7 @@ def test_precisions(name: str, precision: str, checkpoint_file: CheckpointFile) 
     assert sidecar.manifest.precision == precision
     assert set(sidecar.inspections[0].products) == {TYPES[precision]}
     assert {spec.dtype for spec in sidecar.inputs + sidecar.outputs} == {"float32"}
-    gpu = find_gpu()
-    known = {"13", "12", gpu.driver_cuda if gpu else None}
-    assert sidecar.build.cuda_version in known
+    assert sidecar.build.cuda_version in ("12", "13", None), "the package's CUDA, and never the driver's"
 
 
 @needs_rtx
@@ -156,7 +106,6 @@ def test_fixed_batch(checkpoint_file: CheckpointFile) -> None:
     assert sidecar.profiles == ()
     assert sidecar.inputs[0].shape == (3, 3, 64, 64)
     assert sidecar.outputs[0].shape == (3, 7)
-    assert "--batch" not in sidecar.rebuild
 
 
 @needs_rtx
@@ -178,7 +127,6 @@ def test_debug_build(checkpoint_file: CheckpointFile) -> None:
     assert len(names) == 11
     assert {spec.dtype for spec in sidecar.outputs} == {"float32"}
     assert [value.name for value in onnx.load(str(onnx_path(engine))).graph.output] == ["logits"]
-    assert shlex.split(sidecar.rebuild)[-1] == "--layers"
 
 
 @needs_rtx
@@ -219,75 +167,6 @@ def test_progress(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     assert shares == sorted(shares)
     assert len(set(shares)) > 5
     assert shares[-1] > 50
-
-
-# ------------------------------------------------------------------------------------------------ building again
-
-
-def without_chance(sidecar: Sidecar) -> Sidecar:
-    """A sidecar without what differs between two builds of the same."""
-    return replace(sidecar, engine_sha256="", engine_size=0)
-
-
-@needs_rtx
-@pytest.mark.parametrize(
-    ("build", "options"),
-    [
-        (PORTABLE, {"precision": "fp16"}),
-        (replace(PORTABLE, layers=True, targets=("8.9", "12.0"), workspace_mib=32, optimization_level=1), {"batch": 2}),
-    ],
-    ids=["plain", "every option"],
-)
-def test_the_rebuild_command_rebuilds(
-    build: EngineOptions, options: dict[str, Any], checkpoint_file: CheckpointFile, tmp_path: Path
-) -> None:
-    """It runs as it stands, beside the ONNX file alone, and makes an engine of the same description."""
-    engine = engine_of(checkpoint_file("tiny"), build, **options)
-    before = read_sidecar(engine)
-    onnx_path(tmp_path / engine.name).write_bytes(onnx_path(engine).read_bytes())
-    program, *arguments = shlex.split(before.rebuild)
-    assert program == "lit-deploy"
-    done = command_line(arguments, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in family(engine))
-    after = check_files(tmp_path / engine.name)
-    assert without_chance(after) == without_chance(before)
-    assert abs(after.engine_size - before.engine_size) < 0.01 * before.engine_size
-
-
-def test_rebuild_commands_hold_every_option(checkpoint_file: CheckpointFile) -> None:
-    manifest = read_manifest(export_of(checkpoint_file("tiny")))
-    options = EngineOptions("tensorrt", (1, 2, 3), True, True, True, True, (), 12, 4, Path("/a b/times.cache"), True)
-    words = shlex.split(rebuild_command("a b.engine", manifest, options))
-    assert words[:9] == [
-        "lit-deploy", "export", "--ckpt", "a b.engine.onnx", "--format", "trt", "--out", "a b.engine", "--builder"
-    ]  # fmt: skip
-    assert words[9:] == [
-        "tensorrt", "--batch", "1:2:3", "--plugin", "--embed-plugin", "--hardware-compatible", "--version-compatible",
-        "--layers", "--workspace", "12", "--optimization-level", "4", "--timing-cache", "/a b/times.cache",
-    ]  # fmt: skip
-    assert "--plugin" not in rebuild_command("a.engine", manifest, EngineOptions()), "what was left open stays open"
-
-
-@needs_rtx
-def test_the_onnx_file_beside_it_is_a_source(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
-    """``--ckpt x.engine.onnx`` makes ``x.engine`` here, without PyTorch; the graph is taken as it is."""
-    source = tmp_path / "from" / "net.engine.onnx"
-    source.parent.mkdir()
-    source.write_bytes(export_of(checkpoint_file("tiny")).read_bytes())
-    script = "import sys; sys.modules['torch'] = None; from lit_deploy.cli import main; main()"
-    work = tmp_path / "work"
-    work.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", script, "export", "--ckpt", str(source), "--format", "trt", "--no-plugin"],
-        cwd=work, env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(work)) == ["net.engine", "net.engine.json", "net.engine.onnx"]
-    check_files(work / "net.engine")
-    for word in ("net.engine", "TensorRT-RTX", "1:8:32", "float32", "was taken as it is"):
-        assert word in done.stdout, word
 
 
 # -------------------------------------------------------------------------------- what was built is what was asked
@@ -338,11 +217,11 @@ def test_one_product_in_another_precision_is_refused(checkpoint_file: Checkpoint
             True,
             "network has 0 plugin layers, expected 3; the parser",
         ),
-        (Inspection("engine", {"float16": 9, "float32": 5}, 1, 99), True, "engine has 1 plugin layers, expected 3"),
+        (Inspection("network", {"float16": 9}, 1, 99), True, "network has 1 plugin layers, expected 3"),
         (Inspection("network", {"float16": 9}, 3, 99), False, "network has 3 plugin layers, expected 0"),
         (Inspection("network", {}, 0, 99), False, "the matrix products of the network are: none"),
         (Inspection("network", {"float16": 9, "float32": 1}, 0, 99), False, "are: 9 float16, 1 float32"),
-        (Inspection("engine", {"float32": 9}, 0, 99), False, "the matrix products of the engine are: 9 float32"),
+        (Inspection("engine", {"float32": 9, "other": 1}, 0, 99), False, "layers return: 9 float32, 1 other"),
     ],
 )
 def test_inspections_that_are_refused(
@@ -357,8 +236,25 @@ def test_inspections_that_pass(checkpoint_file: CheckpointFile) -> None:
     manifest = replace(read_manifest(export_of(checkpoint_file("tiny"))), precision="fp16")
     exporter._check_inspection(Inspection("network", {"float16": 9}, 0, 99), manifest, False)
     exporter._check_inspection(Inspection("network", {"float16": 9}, 3, 99), manifest, True)
-    # an engine's layers may well give float32: norms, softmax and the outputs
-    exporter._check_inspection(Inspection("engine", {"float16": 9, "float32": 5}, 0, 99), manifest, False)
+
+
+@pytest.mark.parametrize(
+    ("types", "plugin_layers"),
+    [
+        ({"float16": 9, "float32": 5}, 3),  # norms, softmax and the outputs may well give float32
+        ({"float16": 1, "float32": 99}, 3),
+        ({}, 3),  # a release whose inspector tells no types
+        ({"float16": 9}, 0),  # one that does not name plugins, or splits and fuses them
+        ({"float16": 9}, 7),
+    ],
+)
+@pytest.mark.parametrize("plugin", [False, True])
+def test_what_the_inspector_tells_is_doubted(
+    types: dict[str, int], plugin_layers: int, plugin: bool, checkpoint_file: CheckpointFile
+) -> None:
+    """Its text differs between releases: only a type that is surely wrong fails a build that took minutes."""
+    manifest = replace(read_manifest(export_of(checkpoint_file("tiny"))), precision="fp16")
+    exporter._check_inspection(Inspection("engine", types, plugin_layers, 99), manifest, plugin)
 
 
 # ----------------------------------------------------------------------------------------- TensorRT, by a stand-in
@@ -398,7 +294,7 @@ def test_sidecar_of_a_tensorrt_engine(
     assert (build.gpu, build.compute_capability) == ("NVIDIA A100", "8.0")
     assert (build.hardware_compatible, build.version_compatible) == ("ampere+", True)
     assert [found.source for found in sidecar.inspections] == ["network", "engine"]
-    assert "--hardware-compatible --version-compatible" in sidecar.rebuild
+    assert "--hardware-compatible --version-compatible" in rebuild_command(Path("x.engine"), sidecar)
     cache.unlink()
     engine_from_onnx(source.read_bytes(), read_manifest(source), "x.engine", options)
     assert cache.read_bytes() == b"kernel times", "a cache that is not there is begun"
@@ -415,121 +311,3 @@ def test_tensorrt_needs_a_gpu(checkpoint_file: CheckpointFile, monkeypatch: pyte
     if find_gpu() is None:
         with pytest.raises(MissingDependency, match=r"driver|GPU|CUDA"):
             engine_from_onnx(model, manifest, "x.engine", EngineOptions("tensorrt", plugin=False))
-
-
-# ------------------------------------------------------------------------------------------------- the plugin
-
-
-@needs_plugin
-@pytest.mark.parametrize("embed", [False, True], ids=["beside", "embedded"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_plugin(precision: str, embed: bool, checkpoint_file: CheckpointFile) -> None:
-    """The three mergings are plugin layers; embedded, the engine carries the library."""
-    library = native.find_plugin()
-    assert library is not None
-    beside = engine_of(checkpoint_file("tiny"), PLUGIN, precision=precision)
-    engine = engine_of(checkpoint_file("tiny"), replace(PLUGIN, embed_plugin=embed), precision=precision)
-    sidecar = check_files(engine)
-    plugin = sidecar.plugin
-    assert plugin is not None
-    assert (plugin.name, plugin.version, plugin.namespace) == ("DeformableTokenMerging", "1", "lit_deploy")
-    assert (plugin.library, plugin.sha256, plugin.embedded) == (library.name, sha256(library), embed)
-    network = sidecar.inspections[0]
-    assert network.plugin_layers == 3
-    assert set(network.products) == {TYPES[precision]}
-    portable = read_sidecar(engine_of(checkpoint_file("tiny"), precision=precision)).inspections[0]
-    assert network.layers < portable.layers / 2, "the function is not built as well"
-    if embed:
-        growth = engine.stat().st_size - beside.stat().st_size
-        assert abs(growth - library.stat().st_size) < 0.1 * library.stat().st_size
-
-
-@needs_plugin
-def test_the_plugin_is_used_where_it_is_found(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
-    source = export_of(checkpoint_file("tiny"))
-    result = export_engine(source, tmp_path / "a.engine", None, replace(PLUGIN, plugin=None))
-    assert result.sidecar is not None
-    assert result.sidecar.plugin is not None
-
-
-RECORD = """
-import ctypes, json, os, sys
-from lit_deploy.exporters import tensorrt_builder
-build = tensorrt_builder.build
-def recorded(request, say):
-    facts = build(request, say)
-    library = ctypes.CDLL(request["library"])
-    library.lit_deploy_plugin_calls.restype = ctypes.c_int64
-    names = ("createPlugin", "configurePlugin", "getOutputShapes", "supportsFormatCombination", "enqueue")
-    with open(os.environ["CALLS"], "w") as file:
-        json.dump({name: library.lit_deploy_plugin_calls(name.encode()) for name in names}, file)
-    return facts
-tensorrt_builder.build = recorded
-tensorrt_builder.main()
-"""
-
-
-@needs_plugin
-def test_the_plugins_own_record(
-    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The compiled library itself tells that the builder made and configured it; nothing was run without a GPU."""
-    monkeypatch.setattr(exporter, "COMMAND", (sys.executable, "-c", RECORD))
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls.json"))
-    source = export_of(checkpoint_file("tiny"))
-    engine_from_onnx(source.read_bytes(), read_manifest(source), "a.engine", PLUGIN)
-    calls = json.loads((tmp_path / "calls.json").read_text())
-    for name in ("createPlugin", "configurePlugin", "getOutputShapes"):
-        assert calls[name] >= 3, calls
-    assert calls["supportsFormatCombination"] > 0
-    if find_gpu() is None:
-        assert calls["enqueue"] == 0
-
-
-@needs_plugin
-def test_a_function_taken_for_the_plugin_is_refused(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
-    """Without its namespace on the nodes the parser takes the function; asked for the plugin, that is no success."""
-
-    def change(model: onnx.ModelProto) -> None:
-        for node in model.graph.node:
-            kept = [entry for entry in node.attribute if entry.name not in ("plugin_namespace", "plugin_version")]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-
-    path = edited(export_of(checkpoint_file("tiny")), tmp_path / "plain.onnx", change)
-    with pytest.raises(ExportError, match="plugin"):
-        export_engine(path, tmp_path / "plain.engine", None, PLUGIN)
-    assert os.listdir(tmp_path) == ["plain.onnx"]
-
-
-def test_a_plugin_library_that_is_absent(
-    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporter.trt, "installed_version", lambda backend: "1.7.1.116")
-    monkeypatch.setenv(native.PLUGIN_VARIABLE, str(tmp_path / "absent.so"))
-    source = export_of(checkpoint_file("tiny"))
-    model, manifest = source.read_bytes(), read_manifest(source)
-    wanted = (PLUGIN, replace(PLUGIN, plugin=None), replace(PLUGIN, plugin=None, embed_plugin=True))
-    for options in wanted:  # named, required or embedded: it must be there
-        with pytest.raises(MissingDependency, match=r"not found \(searched .*absent\.so\); build it: .*--no-plugin"):
-            engine_from_onnx(model, manifest, "a.engine", options)
-    portable = replace(manifest, portable=True)
-    for options in (PLUGIN, replace(PLUGIN, plugin=None, embed_plugin=True)):
-        with pytest.raises(UsageError, match="the file is portable, so it holds no operator that a plugin could comp"):
-            engine_from_onnx(model, portable, "a.engine", options)
-
-
-@needs_rtx
-def test_a_library_that_is_no_plugin(
-    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Text, and a real shared library without a creator: one sentence each, from the builder process."""
-    source = export_of(checkpoint_file("tiny"))
-    text = tmp_path / "text.so"
-    text.write_text("not a library")
-    libraries = [text, *filter(None, [native.find_library()])]
-    for library in libraries:
-        monkeypatch.setenv(native.PLUGIN_VARIABLE, str(library))
-        with pytest.raises(UsageError, match=rf"TensorRT cannot load .*{library.name}: it is no plugin library"):
-            export_engine(source, tmp_path / "a.engine", None, PLUGIN)
-    assert os.listdir(tmp_path) == ["text.so"]

@@ -16,8 +16,9 @@ from lit_deploy.errors import UsageError
 from lit_deploy.export import export_engine
 from lit_deploy.exporters import tensorrt as exporter
 from lit_deploy.exporters.onnx import OnnxOptions
-from lit_deploy.exporters.tensorrt import RTX_TARGETS, EngineOptions, engine_from_onnx
+from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx
 from lit_deploy.specs import MAX_BATCH
+from lit_deploy.trt import RTX_TARGETS
 
 CheckpointFile = Callable[[str], Path]
 
@@ -36,6 +37,7 @@ CheckpointFile = Callable[[str], Path]
         ({"targets": ("8.6", "9.0")}, "the target is '9.0', expected compute capabilities of "),
         ({"targets": ("sm_89",)}, "the target is 'sm_89'"),
         ({"targets": ("",)}, "the target is ''"),
+        ({"targets": ("8.6", " 8.9")}, "the target is ' 8.9'"),
     ],
 )
 def test_values_out_of_range(options: dict[str, Any], words: str) -> None:
@@ -78,4 +80,18 @@ def test_a_graph_that_is_decided_already(checkpoint_file: CheckpointFile, tmp_pa
     source = export_of(checkpoint_file("tiny"))
     with pytest.raises(UsageError, match=r"tiny\.onnx is exported already, so what is in its graph cannot be chosen"):
         export_engine(source, tmp_path / "a.engine", OnnxOptions(precision="fp16"), PORTABLE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_profile_for_a_fixed_batch(
+    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be ignored; the profile of a file whose batch is dynamic has a default, and None stands for it."""
+    assert EngineOptions().profile is None
+    monkeypatch.setattr(exporter, "COMMAND", ("/no/builder/is/started",))
+    source = export_of(checkpoint_file("tiny"), batch=3)
+    for profile in ((3, 3, 3), (1, 8, 32)):
+        with pytest.raises(UsageError) as caught:
+            export_engine(source, tmp_path / "a.engine", None, replace(PORTABLE, profile=profile))
+        assert str(caught.value) == "the ONNX file is for batches of 3 only, so it takes no profile; drop --batch"
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -15,22 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import ENGINE, PORTABLE, SIDECAR, family, needs_rtx
+from engines import PORTABLE, ROOT, family, needs_rtx
 from exported import export_of
 
-import lit_deploy
-from lit_deploy import export as export_module
 from lit_deploy import native
 from lit_deploy.artifact import read_manifest
 from lit_deploy.errors import BuildFailed, ExportError, LitDeployError, MissingDependency, UsageError
-from lit_deploy.export import export_engine
 from lit_deploy.exporters import tensorrt as exporter
-from lit_deploy.exporters.onnx import OnnxOptions
 from lit_deploy.exporters.tensorrt import engine_from_onnx
-from lit_deploy.sidecar import Sidecar, onnx_path, read_sidecar, sidecar_path
 
 CheckpointFile = Callable[[str], Path]
-ROOT = Path(lit_deploy.__file__).parents[1]
 
 
 # ------------------------------------------------------------------------- a command that is stopped in mid-build
@@ -285,93 +278,3 @@ def test_the_builder_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n", "its start is part of every build"
-
-
-# ----------------------------------------------------------------------------------------------- places and files
-
-
-@pytest.fixture
-def prebuilt(checkpoint_file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An ONNX file whose build is replaced by a result; the writing is real."""
-
-    def stored(model: bytes, manifest: Any, name: str, options: Any, progress: Any) -> tuple[bytes, Sidecar]:
-        progress("build")
-        return ENGINE, SIDECAR
-
-    monkeypatch.setattr(export_module, "engine_from_onnx", stored)
-    return export_of(checkpoint_file("tiny"))
-
-
-def test_unwritable_places_are_refused_before_the_build(prebuilt: Path, tmp_path: Path) -> None:
-    steps: list[str] = []
-    (tmp_path / "folder.engine").mkdir()
-    absent = Path("/proc/a.engine")  # root may write anywhere but there
-    if os.geteuid():
-        (tmp_path / "locked").mkdir(mode=0o500)
-        absent = tmp_path / "locked" / "a.engine"
-    for target in (tmp_path / "absent" / "a.engine", tmp_path / "folder.engine", absent):
-        for source, options in ((prebuilt, None), (prebuilt.with_suffix(".pth"), OnnxOptions())):
-            with pytest.raises(UsageError, match=f"cannot write {re.escape(str(target))}: "):
-                export_engine(source, target, options, progress=steps.append)
-    assert steps == []
-    assert os.listdir(tmp_path / "folder.engine") == []
-
-
-def test_names(prebuilt: Path, tmp_path: Path) -> None:
-    for name in ("a.onnx", "a", "engine"):
-        with pytest.raises(UsageError, match=rf"the output is {name}, expected a name that ends in \.engine"):
-            export_engine(prebuilt, tmp_path / name)
-    export_engine(prebuilt, tmp_path / "A.PLAN")
-    assert sorted(os.listdir(tmp_path)) == ["A.PLAN", "A.PLAN.json", "A.PLAN.onnx"]
-
-
-def test_a_disk_that_fills_up(prebuilt: Path, tmp_path: Path) -> None:
-    """The operating system refuses the second of three files: none of them gets its name."""
-    out = tmp_path / "a.engine"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for path in family(out):
-        path.write_text("old")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(ENGINE) + 1000, hard))
-    try:
-        with pytest.raises(UsageError, match=r"cannot write .*a\.engine.*: File too large"):
-            export_engine(prebuilt, out)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert {path.read_text() for path in family(out)} == {"old"}
-    assert len(os.listdir(tmp_path)) == 3
-
-
-@pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()])
-def test_a_failure_before_the_end_leaves_the_old_files(
-    error: BaseException, prebuilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "a.engine"
-    for path in family(out):
-        path.write_text("old")
-
-    def fail(self: Sidecar) -> str:
-        raise error
-
-    monkeypatch.setattr(Sidecar, "to_json", fail)
-    with pytest.raises(type(error)):
-        export_engine(prebuilt, out)
-    assert {path.read_text() for path in family(out)} == {"old"}
-    assert len(os.listdir(tmp_path)) == 3
-
-
-def test_the_engine_gets_its_name_last(prebuilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped between the renames, there is no engine without its sidecar."""
-    renamed: list[str] = []
-
-    def rename(part: Path, final: Path, real: Callable[..., None] = os.replace) -> None:
-        renamed.append(Path(final).name)
-        real(part, final)
-
-    monkeypatch.setattr(os, "replace", rename)
-    export_engine(prebuilt, tmp_path / "a.engine")
-    assert renamed[-1] == "a.engine"
-    assert sorted(renamed) == sorted(os.listdir(tmp_path)) == ["a.engine", "a.engine.json", "a.engine.onnx"]
-    assert read_sidecar(tmp_path / "a.engine") == SIDECAR
-    assert (tmp_path / "a.engine").read_bytes() == ENGINE
-    assert onnx_path(tmp_path / "a.engine").read_bytes() == prebuilt.read_bytes()
-    assert sidecar_path(tmp_path / "a.engine").read_text().endswith("}\n")

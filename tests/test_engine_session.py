@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from exported import export_of
 from fake_cuda import MS_PER_MEGABYTE, FakeDriver
@@ -94,7 +95,9 @@ def test_batch_outside_every_profile(exported: Path, tmp_path: Path, fake_driver
                 session.run({"images": IMAGES[:count]})
             assert f"got a batch of {count} images" in str(caught.value)
             assert "built for 2 to 3 and 6 to 8" in str(caught.value)
-            assert f"--batch {min(count, 2)}:{count}:8 in: lit-deploy export" in str(caught.value)
+            command = str(caught.value).partition("or build it again: ")[2]
+            assert command.startswith(f"lit-deploy export --ckpt {path}.onnx --format trt --out {path} ")
+            assert command.endswith(f" --batch {min(count, 2)}:{count}:8 --no-plugin")
         assert session.run({"images": IMAGES[:2]})["logits"].shape == (2, 7)
 
 
@@ -132,6 +135,36 @@ def test_raw_pixels_and_top5(checkpoint_file: CheckpointFile, tmp_path: Path, fa
     assert found["classes"].dtype == np.int64
     assert np.array_equal(wanted["classes"], found["classes"])
     assert close(wanted["scores"], found["scores"])
+
+
+def test_outputs_are_told_apart_by_name(
+    checkpoint_file: CheckpointFile, tmp_path: Path, fake_driver: FakeDriver
+) -> None:
+    """An engine may list its outputs in another order than the ONNX file and the sidecar."""
+    source = export_of(checkpoint_file("tiny"), input="uint8", output="top5")
+    turned = onnx.load(str(source))
+    outputs = list(turned.graph.output)
+    turned.graph.ClearField("output")
+    turned.graph.output.extend(reversed(outputs))
+    write_engine(source, tmp_path / "a.engine", content=turned.SerializeToString())
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    with open_session(source) as one, open_session(tmp_path / "a.engine") as other:
+        wanted, found = one.run({"images": pixels}), other.run({"images": pixels})
+    assert list(found) == list(wanted) == ["scores", "classes"]
+    assert np.array_equal(wanted["classes"], found["classes"])
+    assert close(wanted["scores"], found["scores"])
+
+
+def test_link(engine: Path, expected: np.ndarray, tmp_path: Path) -> None:
+    """A service that opens ``current.engine`` finds the sidecar of the engine it leads to."""
+    folder = tmp_path / "service"
+    folder.mkdir()
+    (folder / "current.engine").symlink_to(engine)
+    with open_session(folder / "current.engine") as session:
+        assert close(session.run({"images": IMAGES})["logits"], expected)
+        with pytest.raises(UsageError) as caught:
+            session.run({"images": IMAGES[[0] * 9]})
+    assert f"--ckpt {engine}.onnx --format trt --out {engine} " in str(caught.value), "the link is not built over"
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -288,4 +321,6 @@ def test_the_fakes_offer_what_is_there() -> None:
     assert hasattr(real.CudaGraphStrategy, "WHOLE_GRAPH_CAPTURE")
     assert hasattr(real.IRuntimeConfig, "cuda_graph_strategy")
     for name in ("FLOAT", "HALF", "UINT8", "INT8", "INT32", "INT64", "BOOL"):
-        assert engine_session._DTYPES[name] == np.dtype(real.nptype(getattr(real.DataType, name))).name
+        assert trt.DTYPES[name] == np.dtype(real.nptype(getattr(real.DataType, name))).name
+        assert trt.DTYPES[name] in engine_session.NUMPY_TYPES
+    assert [name for name in trt.DTYPES if not hasattr(real.DataType, name)] == []

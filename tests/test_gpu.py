@@ -17,7 +17,7 @@ from lit_deploy.contenders import contenders_for
 from lit_deploy.cuda import find_gpu
 from lit_deploy.doctor import gpu_names
 from lit_deploy.export import export_engine
-from lit_deploy.exporters.tensorrt import RTX_TARGETS, EngineOptions
+from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.native import PLUGIN_BUILD_COMMAND, find_plugin
 from lit_deploy.report import as_json
 from lit_deploy.runtime.session import SessionOptions, open_session
@@ -38,7 +38,7 @@ def test_pytorch_on_cuda(
         pytest.skip(f"PyTorch {torch.__version__} is built without CUDA")
     with open_session(checkpoint_file("lit_s"), SessionOptions(device="cuda")) as session:
         logits = session.run({"images": golden_input})["logits"]
-    # TensorFloat-32 is off for matrix products by default: float32 sums in another order
+    # TensorFloat-32 is off: float32 only sums in another order
     assert float(np.abs(logits - golden("lit_s")["logits"]).max()) <= 1e-4
 
 
@@ -51,10 +51,7 @@ def test_onnxruntime_on_cuda(checkpoint_file: Callable[[str], Path], precision: 
     path = export_of(checkpoint_file("lit_s"), precision=precision)
     report = verify_artifact(path, checkpoint_file("lit_s"), options=SessionOptions(device="cuda"))
     assert "cuda" in report.tested
-    assert report.output.cosine >= report.tolerance.cosine
-    assert report.top1 == 1
-    # TensorFloat-32 products may exceed the float32 limit; the report says by how much
-    print(precision, report.output, report.reasons)
+    assert report.verdict == "pass", report.reasons
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +64,7 @@ def engine_backend() -> trt.BackendName:
         return "tensorrt"
     if trt.installed_version("tensorrt_rtx") is None:
         pytest.skip("neither TensorRT nor TensorRT-RTX is installed")
-    if gpu.compute_capability not in RTX_TARGETS:
+    if gpu.compute_capability not in trt.RTX_TARGETS:
         pytest.skip(f"TensorRT-RTX does not build for {gpu.name} (compute capability {gpu.compute_capability})")
     return "tensorrt_rtx"
 

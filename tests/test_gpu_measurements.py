@@ -207,6 +207,16 @@ def test_buffers_exceed_the_cache() -> None:
             assert sets * moved >= 4 * cache
 
 
+def test_copies_begin_where_they_are_fastest() -> None:
+    for size, channels, _ in gpu_bandwidth.MERGES:
+        for element in (2, 4):
+            count = gpu_bandwidth.traffic(size, channels, gpu_bandwidth.BATCH, element) // 2
+            assert count % 256, "so the rows have to be filled up"
+    rows = gpu_bandwidth.copy_rows(3, 1000, "cpu")
+    assert rows.shape == (3, 1000)
+    assert {rows[i].data_ptr() - rows.data_ptr() for i in range(3)} == {0, 1024, 2048}
+
+
 def test_turns_alternate_and_ratios_are_taken_within_a_round() -> None:
     order: list[str] = []
 

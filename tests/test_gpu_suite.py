@@ -1,8 +1,7 @@
-"""The GPU suite where there is no GPU: what it reports, what it skips, and that failures stay failures."""
+"""The GPU suite where there is no GPU: what it reports and skips, and that failures stay failures."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -10,38 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from exported import export_of
+from engines import needs_rtx
+from gpu_modules import DEVICE, ROOT, Section, SectionFailed, Skip, gpu, gpu_suite, kernel_sections, make_suite, program
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-gpu, gpu_suite, kernel_sections, network_sections = (
-    importlib.import_module(name) for name in ("gpu", "gpu_suite", "gpu_kernel_sections", "gpu_network_sections")
-)
-Section, Skip, SectionFailed, Suite = (
-    getattr(gpu_suite, name) for name in ("Section", "Skip", "SectionFailed", "Suite")
-)
-DEVICE = gpu_suite.Gpu("NVIDIA H200", "143771 MiB", "580.1", "9.0")
+from lit_deploy import cuda
 
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Any:
-    """A suite whose folder of built libraries is empty."""
-    for name in ("native", "work"):
-        (tmp_path / name).mkdir()
-    return Suite(DEVICE, tmp_path / "native", True, tmp_path / "work")
-
-
-def program(path: Path, text: str) -> Path:
-    """An executable shell script."""
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
+    return make_suite(tmp_path)
 
 
 def modified(folder: Path) -> dict[str, int]:
@@ -53,8 +33,9 @@ def modified(folder: Path) -> dict[str, int]:
 
 def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
     before = modified(ROOT / "benchmarks" / "results")
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py"]
-    environment = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    # -S and -E: a plain checkout, with nothing installed and no PYTHONPATH
+    command = [sys.executable, "-S", "-E", ROOT / "benchmarks" / "gpu.py"]
+    environment = {**os.environ, "PATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert result.returncode == 2
     assert result.stdout == ""
@@ -73,6 +54,24 @@ def test_the_gpu_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.Mon
     assert found == DEVICE
     assert (found.slug, found.architecture) == ("nvidia_h200", "90")
     assert gpu.results_file(found).name == "gpu_nvidia_h200.json"
+
+
+@pytest.mark.parametrize("line", ["NVIDIA H200, [N/A], 580.1, [N/A]", "Field compute_cap is not a valid field", ""])
+def test_the_driver_is_asked_where_nvidia_smi_does_not_tell(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "nvidia-smi", f'echo "{line}"')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(gpu.cuda, "find_gpu", lambda: cuda.Gpu("NVIDIA H200", "9.0", "13.0"))
+    assert gpu.find_gpu() == gpu_suite.Gpu("NVIDIA H200", "not known", "not known", "9.0")
+
+
+@pytest.mark.parametrize("script", ["gpu_parity.py", "gpu_bandwidth.py"])
+def test_the_scripts_start_alone(script: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, ROOT / "benchmarks" / script, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def failing(_: Any) -> dict[str, Any]:
@@ -123,6 +122,56 @@ def test_a_failure_is_recorded_and_the_suite_goes_on(tmp_path: Path, monkeypatch
     assert [path.name for path in output.parent.iterdir()] == ["report.json"]
 
 
+def test_a_run_that_is_ended_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(_: Any) -> dict[str, Any]:
+        raise SystemExit(143)
+
+    monkeypatch.setitem(FAKES, "ended", Section("ended", "is ended", ended))
+    output = tmp_path / "report.json"
+    with pytest.raises(SystemExit):
+        run_suite(monkeypatch, output, ("failing", "ended", "working"))
+    report = json.loads(output.read_text())
+    assert report["failed"] == ["failing"]
+    assert report["skipped"] == ["ended", "working"]
+    assert "ended from outside" in report["sections"][-1]["reason"]
+
+
+def test_sigterm_ends_what_it_started(tmp_path: Path) -> None:
+    program(tmp_path / "nvidia-smi", 'echo "NVIDIA H200, 1 MiB, 580.1, 9.0"')
+    program(tmp_path / kernel_sections.HARNESS, f"sleep 60 & echo $! > {tmp_path}/child; wait")
+    (tmp_path / "liblit_deploy_tensorrt.so").touch()
+    output = tmp_path / "report.json"
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--native", tmp_path, "--only", "harness"]
+    command += ["--output", output]
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    wait_for((tmp_path / "child").exists)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert json.loads(output.read_text())["skipped"] == ["build", "harness"]
+    wait_for(lambda: has_ended(tmp_path / "child"))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (tmp_path / "results").write_text("not a folder: nothing can be written in it, whoever asks")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(gpu.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(gpu, "find_gpu", lambda: DEVICE)
+    monkeypatch.setattr(gpu, "results_file", lambda device: tmp_path / "results" / "gpu.json")
+    monkeypatch.setattr(gpu, "BUILD_FOLDER", tmp_path / "results" / "build")
+    assert gpu.main([], (FAKES["working"],)) == 0
+    report = tmp_path / "temporary" / "lit-deploy-gpu" / "gpu.json"
+    assert json.loads(report.read_text())["failed"] == []
+    assert f"wrote {report}" in capsys.readouterr().out
+
+
+def test_no_git_is_no_clean_checkout(suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    values = gpu.machine(suite)
+    assert values["commit"] is None
+    assert values["changed_files"] is None
+
+
 def test_a_skip_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_suite(monkeypatch, tmp_path / "report.json", ("skipping", "working")) == 0
 
@@ -157,7 +206,7 @@ def test_a_spent_budget_skips_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (
             ["--only", "parity,bandwith"],
-            "'bandwith', which is no section; expected some of parity, bandwidth, sanitizer",
+            "'bandwith', which is no section; expected some of parity, bandwidth, harness",
         ),
         (["--native", "/no/such/folder"], "/no/such/folder, which is no folder"),
     ],
@@ -169,17 +218,48 @@ def test_usage_errors(arguments: list[str], words: str, capsys: pytest.CaptureFi
     assert words in capsys.readouterr().err
 
 
+def test_what_was_measured_and_missed_is_kept_when_the_rest_is_skipped(suite: Any) -> None:
+    def section(running: Any) -> dict[str, Any]:
+        running.values["first"] = 1
+        running.gate("first", "")
+        running.gate("second", "is wrong")
+        raise Skip("no time")
+
+    outcome = gpu_suite.run_section(Section("two", "", section), suite)
+    assert (outcome.status, outcome.reason, outcome.values) == ("failed", "second: is wrong; no time", {"first": 1})
+    outcome = gpu_suite.run_section(FAKES["working"], suite)
+    assert (outcome.status, outcome.values) == ("run", {"value": 1.5}), "nothing of the section before"
+
+
 # --- programs that sections run ---------------------------------------------------------------------------------------
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def has_ended(file: Path) -> bool:
+    """Whether the process is gone, or dead, whose number the file holds."""
+    stat = Path(f"/proc/{file.read_text().strip()}/stat")
+    try:
+        return stat.read_text().split()[2] == "Z"
+    except OSError:
+        return True
 
 
 def test_a_program_that_hangs_is_ended_with_all_it_started(suite: Any, tmp_path: Path) -> None:
     with pytest.raises(SectionFailed, match="sh was not done within 1 s"):
         suite.run(["/bin/sh", "-c", f"sleep 60 & echo $! > {tmp_path}/child; wait"], 1)
-    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
-    end = time.monotonic() + 5
-    while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not child.exists() or child.read_text().split()[2] == "Z"
+    wait_for(lambda: has_ended(tmp_path / "child"))
+
+
+def test_a_program_that_the_budget_ended_is_no_failure(suite: Any) -> None:
+    suite.deadline = time.monotonic() + 1
+    with pytest.raises(Skip, match=r"within 1 s and was ended, as the budget of the whole run was spent"):
+        suite.run(["/bin/sleep", "30"], 20)
 
 
 def test_the_exit_code_and_the_last_words_of_a_program(suite: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -191,201 +271,27 @@ def test_the_exit_code_and_the_last_words_of_a_program(suite: Any, capfd: pytest
 
 
 def test_programs_use_this_checkout_and_the_built_libraries(suite: Any) -> None:
-    script = "import lit_deploy, os; print(lit_deploy.__file__, os.environ.get('LIT_DEPLOY_LIBRARY'))"
-    inside = suite.native / "onnxruntime"
-    inside.mkdir()
-    library = inside / "liblit_deploy_onnxruntime.so"
-    library.touch()
-    output = suite.run_well([sys.executable, "-c", script], 30)
-    assert output.split() == [str(ROOT / "lit_deploy" / "__init__.py"), str(library)]
-
-
-@pytest.mark.parametrize("name", ["parity", "bandwidth", "sanitizer", "harness"])
-def test_sections_skip_what_was_not_built(suite: Any, name: str) -> None:
-    (section,) = (section for section in gpu.SECTIONS if section.name == name)
-    outcome = gpu_suite.run_section(section, suite)
-    assert outcome.status == "skipped"
-    assert "it was not built" in outcome.reason
-
-
-def test_build_skips_what_is_missing(suite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Skip, match="--native names built libraries"):
-        kernel_sections.build(suite)
-    suite.given = False
-    monkeypatch.setattr(kernel_sections, "find_tool", lambda name: None if name == "nvcc" else name)
-    with pytest.raises(Skip, match="not found: nvcc"):
-        kernel_sections.build(suite)
-
-
-def test_build_failure_shows_the_log(
-    suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    cmake = program(tmp_path / "cmake", 'echo "$@"; echo "nvcc fatal: unsupported"; exit 1')
-    monkeypatch.setattr(kernel_sections, "find_tool", lambda name: str(cmake))
-    suite.given = False
-    with pytest.raises(SectionFailed, match=r"cmake ended with exit code 1 \(nvcc fatal: unsupported\)"):
-        kernel_sections.build(suite)
-    assert "-DCMAKE_CUDA_ARCHITECTURES=90" in capfd.readouterr().out
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_parity_and_bandwidth_without_a_device(suite: Any) -> None:
-    (suite.native / kernel_sections.LAUNCHER).touch()
-    for section in (kernel_sections.parity, kernel_sections.bandwidth):
-        with pytest.raises(Skip, match="sees no CUDA device"):
-            section(suite)
-
-
-@pytest.mark.parametrize(
-    ("text", "status", "words"),
-    [
-        ('echo "ERROR SUMMARY: 0 errors"', "run", None),
-        ('echo "ERROR SUMMARY: 2 errors"; exit 66', "failed", "memcheck ended with exit code 66"),
-        ('echo "Error: Device not supported"; exit 1', "skipped", "not supported"),
-    ],
-)
-def test_sanitizer(
-    suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, status: str, words: str | None
-) -> None:
-    (suite.native / kernel_sections.LAUNCHER).touch()
-    tool = program(tmp_path / "compute-sanitizer", text)
-    monkeypatch.setattr(kernel_sections, "find_tool", lambda name: str(tool))
-    outcome = gpu_suite.run_section(Section("sanitizer", "", kernel_sections.sanitizer), suite)
-    assert outcome.status == status
-    assert outcome.reason is None if words is None else words in outcome.reason
-    if status == "run":
-        assert set(outcome.values["checks"]) == {"memcheck", "racecheck", "synccheck"}
-
-
-@pytest.mark.parametrize(
-    ("text", "status"),
-    [
-        ('test -s "$2" && basename "$1"', "run"),
-        ('echo "SKIPPED: enqueue (no CUDA device)"', "skipped"),
-        ('echo "1 of 33 cases failed"; exit 1', "failed"),
-    ],
-)
-def test_harness(suite: Any, text: str, status: str) -> None:
-    """It is handed the plugin and the golden cases."""
-    (suite.native / "liblit_deploy_tensorrt.so").touch()
-    program(suite.native / kernel_sections.HARNESS, text)
-    outcome = gpu_suite.run_section(Section("harness", "", kernel_sections.harness), suite)
-    assert outcome.status == status, outcome
-    if status == "run":
-        assert outcome.values["output"] == ["liblit_deploy_tensorrt.so"]
-
-
-def test_build_tells_what_it_left_out(suite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (
-        "  The TensorRT plugin is NOT built: no headers (10.0 or newer; pip\\n  packages carry none).  To get them: ..."
-    )
-    cmake = program(tmp_path / "cmake", f"printf '{text}\\n'; touch {suite.native}/{kernel_sections.LAUNCHER}")
-    monkeypatch.setattr(kernel_sections, "find_tool", lambda name: str(cmake))
-    suite.given = False
-    values = kernel_sections.build(suite)
-    sentence = "The TensorRT plugin is NOT built: no headers (10.0 or newer; pip packages carry none)."
-    assert values["left_out"] == [sentence]
-    assert values["built"][kernel_sections.LAUNCHER] == kernel_sections.LAUNCHER
-    (suite.native / kernel_sections.LAUNCHER).unlink()
-    program(tmp_path / "cmake", "true")
-    with pytest.raises(SectionFailed, match=r"made no liblit_deploy_cuda\.so"):
-        kernel_sections.build(suite)
-
-
-def test_a_missing_package_is_named() -> None:
-    with pytest.raises(Skip, match=r"^not installed: no-such-package$"):
-        gpu_suite.need("torch", "no-such-package")
-
-
-# --- networks ---------------------------------------------------------------------------------------------------------
-
-
-def test_speed_ups_over_every_pytorch_baseline() -> None:
-    def measurement(label: str, kind: str, precision: str, batch: int, *round_ms: float) -> dict[str, Any]:
-        return {"label": label, "kind": kind, "precision": precision, "batch": batch, "round_ms": list(round_ms)}
-
-    report = {
-        "measurements": [
-            measurement("eager", "torch", "fp32", 1, 8, 80, 8),
-            measurement("eager half", "torch", "fp16", 1, 4, 40, 4),
-            measurement("compiled", "torch.compile", "fp32", 1, 6, 60, 6),
-            measurement("ort", "onnxruntime", "fp16", 1, 2, 20, 2),
-            measurement("ort", "onnxruntime", "fp16", 8, 2, 2, 2),
-        ]
+    names = {
+        "LIT_DEPLOY_LIBRARY": "liblit_deploy_onnxruntime.so",
+        "LIT_DEPLOY_PLUGIN": "liblit_deploy_tensorrt.so",
+        "LIT_DEPLOY_CUDA_LAUNCHER": "liblit_deploy_cuda.so",
     }
-    rows = {(row["contender"], row["baseline"]): row["speedup"] for row in network_sections.over_pytorch(report)}
-    assert rows["ort", "eager, fp32"] == 4
-    assert rows["ort", "eager half, fp16"] == 2
-    assert ("ort", "compiled, fp32") not in rows
-    assert len(rows) == 6, "batch 8 has no baseline"
+    inside = suite.native / "inside"
+    inside.mkdir()
+    for name in names.values():
+        (inside / name).touch()
+    script = f"import lit_deploy, os; print(lit_deploy.__file__, *[os.environ[name] for name in {list(names)}])"
+    output = suite.run_well([sys.executable, "-c", script], 30)
+    assert output.split() == [str(ROOT / "lit_deploy" / "__init__.py"), *(str(inside / n) for n in names.values())]
 
 
-@pytest.mark.parametrize(
-    ("installed", "capability", "words"),
-    [
-        ((), "9.0", "neither `tensorrt` nor `tensorrt_rtx`"),
-        (("tensorrt_rtx",), "9.0", "does not target compute capability 9.0"),
-        (("tensorrt_rtx",), "8.9", None),
-        (("tensorrt", "tensorrt_rtx"), "9.0", None),
-    ],
-)
-def test_which_tensorrt_serves_which_gpu(
-    monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], capability: str, words: str | None
-) -> None:
-    trt: ModuleType = importlib.import_module("lit_deploy.trt")
-    monkeypatch.setattr(trt, "installed_version", lambda name: "11.0" if name in installed else None)
-    if words is None:
-        assert network_sections.engine_backend(capability) == installed[0]
-        return
-    with pytest.raises(Skip, match=words):
-        network_sections.engine_backend(capability)
+def test_the_launcher_that_the_suite_names_is_the_one_that_is_tested(suite: Any) -> None:
+    (suite.native / gpu_suite.LAUNCHER).write_text("no library")
+    script = "import sys; sys.path[:0] = ['tests']; import test_cuda_kernel; print(test_cuda_kernel.LAUNCHER)"
+    assert suite.run_well([sys.executable, "-c", script], 60).strip() == str(suite.native / gpu_suite.LAUNCHER)
 
 
-def test_a_file_is_verified_and_measured(
-    suite: Any, checkpoint_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a section does with each file, on the CPU; the reports hold what the section reads of them."""
-    monkeypatch.setattr(network_sections, "BATCHES", "2")
-    suite.device, suite.quick = "cpu", True
-    checkpoint = checkpoint_file("tiny")
-    path = export_of(checkpoint)
-    values, failure = network_sections.verified(suite, path, checkpoint, "--no-library")
-    assert failure == ""
-    assert values["verdict"] == "pass"
-    assert values["output"]["relative"] < values["tolerance"]["relative"]
-    missing = suite.work / "missing.onnx"
-    assert "verify ended with exit code 2 (error: " in network_sections.verified(suite, missing, checkpoint)[1]
-    rows = network_sections.benched(suite, [path], checkpoint)["over_pytorch_eager"]
-    assert {row["batch"] for row in rows} == {2}
-    assert {row["precision"] for row in rows} >= {"fp32"}
-    assert all(row["speedup"] > 0 for row in rows)
-
-
-def test_onnxruntime_without_its_cuda_provider(suite: Any) -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has the CUDA provider")
-    with pytest.raises(Skip, match=r"has no CUDAExecutionProvider, only .*CPUExecutionProvider"):
-        network_sections.onnxruntime(suite)
-
-
-def test_counts_of_a_test_run(suite: Any, tmp_path: Path) -> None:
-    module = tmp_path / "test_three.py"
-    module.write_text(
-        "import pytest\ndef test_good(): pass\ndef test_bad(): assert 0\ndef test_not(): pytest.skip('no device')\n"
-    )
-    results = tmp_path / "results.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={results}", module]
-    code, _ = suite.run(command, 60)
-    counts = network_sections.test_counts(results)
-    assert code == 1
-    assert counts["passed"] == 1
-    assert [name.split("::")[1] for name in counts["failed"]] == ["test_bad"]
-    assert list(counts["skipped"].values()) == ["no device"]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_marked_tests_that_were_all_skipped_are_no_pass(suite: Any) -> None:
-    with pytest.raises(Skip, match=r"every test was skipped: .*GPU"):
-        network_sections.tests(suite)
+@needs_rtx
+def test_programs_find_tensorrt_rtx(suite: Any) -> None:
+    script = "import ctypes; ctypes.CDLL('libtensorrt_rtx.so'); print('found')"
+    assert suite.run_well([sys.executable, "-c", script], 30).strip() == "found"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from engines import BESIDE, SIDECAR, write_engine
 from exported import export_of
 from golden import TINY
 
@@ -62,6 +64,28 @@ def test_few_labels_are_all_shown(checkpoint_file: CheckpointFile, tmp_path: Pat
     assert told["output"] == "top5"
     save_checkpoint(make_state(TINY), tmp_path / "LIT.PTH")
     assert inspect_file(tmp_path / "LIT.PTH")["kind"] == "LIT checkpoint", "the content counts, not the ending"
+
+
+def test_engine(tmp_path: Path) -> None:
+    """The sidecar and the manifest in one; both know a parity, and each is told as what it is."""
+    measured = replace(SIDECAR, parity={"cosine": 0.9, "verdict": "pass"}, plugin=BESIDE)
+    path = write_engine(tmp_path, measured)
+    link = tmp_path / "current.engine"
+    link.symlink_to(path)
+    for source in (path, link):
+        told = inspect_file(source)
+        assert (told["kind"], told["file"]) == ("lit-deploy engine", str(source))
+        assert told["engine_parity"] == {"cosine": 0.9, "verdict": "pass"}
+        assert told["onnx_parity"] == {"cosine": 1.0}
+        assert "parity" not in told
+        assert "manifest" not in told
+        assert told["build"]["backend"] == "tensorrt_rtx"
+        assert told["plugin"]["sha256"] == BESIDE.sha256
+        assert (told["precision"], told["profiles"], told["model"]["num_classes"]) == ("fp16", ((1, 8, 32),), 7)
+        assert told["labels"] == ["a", "b", "c", "... 7 in all"]
+        json.dumps(told)
+    write_engine(tmp_path)
+    assert inspect_file(path)["engine_parity"] is None, "it was not run; the ONNX file was"
 
 
 @pytest.mark.parametrize("name", ["lit.engine", "lit.plan"])

@@ -17,12 +17,12 @@ PACKAGE = Path(lit_deploy.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BOTTOM = {
-    "errors", "specs", "labels", "preprocessing", "checkpoints", "key_layout", "recognition", "downloads", "native",
-    "cuda", "trt",
+    "errors", "specs", "labels", "processes", "preprocessing", "checkpoints", "key_layout", "recognition",
+    "downloads", "native", "cuda", "trt", "datasets", "evaluate_state",
 }  # fmt: skip
 WORKFLOWS = {
     "export", "verify", "bench", "bench_result", "bench_worker", "contenders", "predict", "inspection", "doctor",
-    "report", "plots",
+    "report", "plots", "evaluate", "evaluate_result", "report_evaluate",
 }  # fmt: skip
 HEAVY = {
     "torch", "onnxruntime", "onnx", "onnxscript", "openvino", "matplotlib", "safetensors",

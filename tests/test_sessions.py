@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,10 @@ from test_artifact import bad_files
 
 from lit_deploy import native
 from lit_deploy.artifact import read_manifest
+from lit_deploy.checkpoints import load_checkpoint
 from lit_deploy.errors import ArtifactError, CheckpointError, LitDeployError, MissingDependency, UsageError
+from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
+from lit_deploy.runtime import onnxruntime as onnxruntime_session
 from lit_deploy.runtime.session import Session, SessionOptions, open_session
 from lit_deploy.seeded import synthetic_image
 
@@ -95,6 +99,25 @@ def test_layers(library: bool, checkpoint_file: CheckpointFile) -> None:
     assert offsets == {f"layers.{i}.downsample" for i in range(3)}
 
 
+@pytest.mark.parametrize("library", KERNELS)
+def test_layers_of_half_precision(library: bool, checkpoint_file: CheckpointFile) -> None:
+    """Layers are float32 whatever the file computes in, so that nobody compares them in ten bits."""
+    checkpoint = checkpoint_file("tiny")
+    half = SessionOptions(layers=True, library=library)
+    with (
+        open_session(checkpoint, SessionOptions(layers=True)) as reference,
+        open_session(export_of(checkpoint, precision="fp16"), half) as session,
+    ):
+        expected, got = (s.run({"images": IMAGES}) for s in (reference, session))
+        assert list(got) == ["logits", *session.manifest.layers]
+        assert {spec.dtype for spec in session.outputs} == {"float32"}
+    for name, value in got.items():
+        assert value.dtype == np.float32, name
+        difference = np.abs(value - expected[name]).max() / np.abs(expected[name]).max()
+        assert difference < 1e-2, name
+    assert np.abs(got["norm"] - expected["norm"]).max() > 1e-6 * np.abs(expected["norm"]).max(), "it is half precision"
+
+
 def test_threads_at_once(source: Path) -> None:
     """Eight callers share one session: each gets exactly what it gets alone."""
     feeds = [np.roll(IMAGES, shift, axis=0)[: 1 + shift % 3] for shift in range(8)] * 3
@@ -162,6 +185,61 @@ def test_empty_batch(source: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- kernel and device
+
+
+def test_float32_products_on_cuda_are_float32(checkpoint_file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFloat-32 is off in both back ends, cuDNN stays on, and the process gets its own setting back."""
+    import torch
+
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    loaded: list[bool] = []
+    ort: Any = SimpleNamespace(get_available_providers=lambda: [cuda, cpu], preload_dlls=lambda: loaded.append(True))
+    assert onnxruntime_session._providers(ort, "cpu") == [cpu]
+    assert loaded == []
+    assert onnxruntime_session._providers(ort, "cuda") == [(cuda, {"use_tf32": "0"}), cpu]
+    assert loaded == [True], "CUDA's libraries, which nobody else has loaded where PyTorch is not"
+
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    seen: list[tuple[bool, bool, bool]] = []
+    usual = convolutions.allow_tf32, products.allow_tf32
+    try:
+        for before in ((True, False), (False, True)):
+            convolutions.allow_tf32, products.allow_tf32 = before
+            with open_session(checkpoint_file("tiny")) as session:
+                model: Any = session._model  # type: ignore[attr-defined]
+                model.register_forward_hook(
+                    lambda *_: seen.append((convolutions.enabled, convolutions.allow_tf32, products.allow_tf32))
+                )
+                with ThreadPoolExecutor(4) as pool:
+                    list(pool.map(lambda _: session.run({"images": IMAGES}), range(8)))
+            assert (convolutions.allow_tf32, products.allow_tf32) == before
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = usual
+    assert seen == [(True, False, False)] * 16
+
+
+def test_a_provider_that_does_not_start(checkpoint_file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would go on with the CPU; asked for CUDA, that is no session."""
+    monkeypatch.setattr(onnxruntime_session, "_providers", lambda ort, device: ["CPUExecutionProvider"])
+    session = open_session(export_of(checkpoint_file("tiny")), SessionOptions(device="cuda", library=False))
+    with pytest.raises(MissingDependency, match="could not start CUDAExecutionProvider "):
+        session.__enter__()
+
+
+@needs_library
+def test_a_library_named_by_a_relative_path(
+    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare file name is one of this folder; the dynamic linker alone would look for it everywhere else."""
+    path, library = export_of(checkpoint_file("tiny")), native.find_library()
+    assert library is not None
+    (tmp_path / "copy.so").write_bytes(library.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for name in ("copy.so", "./copy.so"):
+        monkeypatch.setenv(native.ENVIRONMENT_VARIABLE, name)
+        assert native.searched_paths() == (tmp_path / "copy.so",)
+        with open_session(path) as session:
+            assert session.description.endswith("(lit-deploy kernel)")
 
 
 @needs_library
@@ -322,6 +400,20 @@ def test_graphs_that_do_not_fit(
     with pytest.raises(ArtifactError) as caught:
         session.__enter__()
     assert "\n" not in str(caught.value)
+
+
+def test_bf16_is_for_engines(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
+    """The ONNX file beside a bf16 engine is whole, but ONNX Runtime computes no bf16 on a CPU."""
+    path = tmp_path / "lit.engine.onnx"
+    write_onnx(onnx_from_checkpoint(load_checkpoint(checkpoint_file("tiny")), OnnxOptions(precision="bf16"))[0], path)
+    assert read_manifest(path).precision == "bf16"
+    for options in (SessionOptions(), SessionOptions(library=False, layers=True)):
+        with pytest.raises(UsageError) as caught:
+            open_session(path, options).__enter__()
+        assert str(caught.value) == (
+            f"{path} is of bf16, which ONNX Runtime does not compute on cpu; "
+            "build an engine of it: lit-deploy export --format trt"
+        )
 
 
 def test_layers_that_are_not_there(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:

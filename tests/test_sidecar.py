@@ -1,53 +1,41 @@
-"""The sidecar and the preflight: every reason why an engine cannot run here is one sentence, before TensorRT is loaded.
+"""The sidecar file: written, read back whatever happened to it, and turned into the command that builds again.
 
-Machines and engines are made by hand, so that every reason can be met on any machine; real sidecars are looked at in
-``test_engine_export``.
+Engines are made by hand; real sidecars are looked at in ``test_engine_export``, real builds by that command in
+``test_engine_rebuild``.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import subprocess
+import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
-from engines import (
-    BESIDE,
-    ENGINE,
-    H200,
-    LIBRARY,
-    RTX_4090,
-    SIDECAR,
-    TENSORRT_BUILD,
-    host_with,
-    write_engine,
-)
+import typer.main
+from engines import BESIDE, ENGINE, H200, RTX_4090, SIDECAR, TENSORRT_BUILD, host_with, write_engine
 from exported import refused_at_most_in_one_sentence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_deploy import sidecar as sidecar_module
+from lit_deploy import cli
 from lit_deploy.artifact import FORMAT
-from lit_deploy.cuda import Gpu, find_gpu
-from lit_deploy.errors import ArtifactError, LitDeployError, MissingDependency
-from lit_deploy.native import PLUGIN_VARIABLE
+from lit_deploy.cuda import Gpu
+from lit_deploy.errors import ArtifactError
 from lit_deploy.sidecar import (
-    Host,
+    EnginePlugin,
     Sidecar,
     here,
     onnx_path,
     preflight,
     read_sidecar,
+    rebuild_command,
     sidecar_path,
-    target_of,
-    this_host,
 )
-from lit_deploy.trt import BACKENDS, installed_version
+from lit_deploy.trt import BACKENDS, RTX_TARGETS
 
 TENSORRT_MODULES = [name for backend in BACKENDS.values() for name in backend.modules]
 
@@ -62,27 +50,6 @@ def _tensorrt_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     return write_engine(tmp_path)
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Path:
-    path = tmp_path / "liblit_deploy_tensorrt.so"
-    path.write_bytes(LIBRARY)
-    return path
-
-
-def no_gpu() -> NoReturn:
-    raise MissingDependency("no NVIDIA driver was found (libcuda.so.1)")
-
-
-def refusal(engine: Path, sidecar: Sidecar, host: Host, **options: Any) -> str:
-    """The one sentence that an engine is refused with."""
-    with pytest.raises(LitDeployError) as caught:
-        preflight(engine, sidecar, host, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert caught.value.exit_code == 2
-    return message
 
 
 # ------------------------------------------------------------------------------------------------------ the file
@@ -109,6 +76,7 @@ def test_round_trip(sidecar: Sidecar, tmp_path: Path) -> None:
     written = json.loads(sidecar.to_json())
     assert written["format"] == FORMAT
     assert written["manifest"]["model"]["embed_dims"] == [8, 16, 32, 32]
+    assert "rebuild" not in written, "a command written once would name a file that has been moved since"
     assert sidecar.to_json().count("\n") > 50, "for people to read as well"
 
 
@@ -164,305 +132,116 @@ def test_any_damage_is_survived(engine: Path, data: st.DataObject) -> None:
         preflight(engine, read_sidecar(engine), host_with())
 
 
-# ------------------------------------------------------------------------------------------------- what fits
+def test_a_link_to_an_engine(engine: Path, tmp_path: Path) -> None:
+    """``current.engine -> lit.engine``: the sidecar of the engine that the link leads to, over any number of links."""
+    elsewhere = tmp_path / "service"
+    elsewhere.mkdir()
+    (elsewhere / "first.engine").symlink_to(engine)
+    (elsewhere / "current.engine").symlink_to("first.engine")
+    assert read_sidecar(elsewhere / "current.engine") == SIDECAR
+    assert preflight(elsewhere / "current.engine", SIDECAR, host_with()) == RTX_4090
+    own = replace(SIDECAR, onnx="of_the_link.onnx")
+    sidecar_path(elsewhere / "current.engine").write_text(own.to_json())
+    assert read_sidecar(elsewhere / "current.engine") == own, "one beside the link is meant for it"
+    engine.unlink()
+    with pytest.raises(ArtifactError, match=r"current\.engine is not a file"):
+        read_sidecar(elsewhere / "current.engine")
 
 
-@pytest.mark.parametrize(
-    ("build", "gpu"),
-    [
-        ({}, RTX_4090),
-        ({}, Gpu("A100", "8.0", "13.2")),
-        ({}, Gpu("RTX 5090", "12.0", "14.0")),
-        ({"targets": ("7.5", "8.9")}, RTX_4090),
-        ({"targets": ("7.5", "8.9")}, Gpu("T4", "7.5", "13.0")),
-        ({"cuda_version": "12"}, RTX_4090),
-        ({"cuda_version": None}, RTX_4090),
-        ({"cuda_version": "13.3"}, RTX_4090),  # minor versions are compatible
-        ({"backend": "tensorrt", "gpu": "H200", "compute_capability": "9.0"}, H200),
-        ({"backend": "tensorrt", "gpu": "H200", "compute_capability": "9.0"}, Gpu("H100", "9.0", "13.0")),
-        ({"backend": "tensorrt", "compute_capability": "8.6", "hardware_compatible": "ampere+"}, H200),
-    ],
-)
-def test_an_engine_that_fits_is_accepted(build: dict[str, Any], gpu: Gpu, engine: Path) -> None:
-    sidecar = replace(SIDECAR, build=replace(SIDECAR.build, **build))
-    assert preflight(engine, sidecar, host_with(gpu)) == gpu
+# ------------------------------------------------------------------------------------------------ building again
 
 
-def test_plugins_that_fit(engine: Path, library: Path) -> None:
-    assert preflight(engine, replace(SIDECAR, plugin=BESIDE), host_with(library=library)) == RTX_4090
-    embedded = replace(SIDECAR, plugin=replace(BESIDE, embedded=True))
-    assert preflight(engine, embedded, host_with(), allow_host_code=True) == RTX_4090
-    assert preflight(engine, SIDECAR, host_with(library=library)) == RTX_4090, "a library that is not needed"
+def parsed(command: str) -> dict[str, Any]:
+    """What ``lit-deploy export`` takes a rebuild command for, as its parameters."""
+    program, name, *words = shlex.split(command)
+    assert (program, name) == ("lit-deploy", "export")
+    export = typer.main.get_command(cli.app).commands["export"]  # type: ignore[attr-defined]
+    parameters: dict[str, Any] = export.make_context(name, words).params
+    return parameters
 
 
-@pytest.mark.parametrize(
-    ("built", "installed", "compatible", "fits"),
-    [
-        ("1.7.1.116", "1.7.1.116", False, True),
-        ("1.7.1.116", "1.7.1", False, False),
-        ("1.7.1.116", "1.7.2.1", False, False),
-        ("1.7.1.116", "1.6.0.9", False, False),
-        ("11.1.0.99", "11.1.0.99", True, True),
-        ("11.1.0.99", "11.4.0.1", True, True),
-        ("11.1.0.99", "11.0.9.99", True, False),
-        ("11.1.0.99", "12.0.0.1", True, False),
-        ("10.9.0.34", "11.1.0.99", True, False),
-        ("10.9.0.34", "10.16.1.2", True, True),  # 16 is more than 9, although "16" sorts before "9"
-        ("10.9.0.34", "10.16.1.2", False, False),
-        ("unknown", "10.16.1.2", True, False),
-    ],
-)
-def test_releases(built: str, installed: str, compatible: bool, fits: bool, engine: Path) -> None:
-    """The same release; a version-compatible engine also runs on later ones of the same major version."""
-    build = replace(TENSORRT_BUILD, backend_version=built, version_compatible=compatible)
-    sidecar, host = replace(SIDECAR, build=build), host_with(H200, installed)
-    if fits:
-        assert preflight(engine, sidecar, host, allow_host_code=True) == H200
-    else:
-        message = refusal(engine, sidecar, host)
-        assert f"was built by TensorRT {built}, here is {installed}; " in message
-        assert message.endswith(sidecar.rebuild)
+def options_of(command: str) -> str:
+    """A rebuild command without its beginning, which names the files."""
+    return command.partition(" --builder ")[2]
 
 
-# -------------------------------------------------------------------------------------------- what does not fit
-
-Fault = tuple[Callable[[Path, Sidecar, Host], tuple[Sidecar, Host]], type[LitDeployError], str, bool]
-"""What to change, and the refusal: its type, how its sentence reads, whether it ends with the rebuild command."""
-
-
-def build_fault(**changes: Any) -> Callable[[Path, Sidecar, Host], tuple[Sidecar, Host]]:
-    return lambda engine, sidecar, host: (replace(sidecar, build=replace(sidecar.build, **changes)), host)
-
-
-def host_fault(**changes: Any) -> Callable[[Path, Sidecar, Host], tuple[Sidecar, Host]]:
-    return lambda engine, sidecar, host: (sidecar, replace(host, **changes))
-
-
-def plugin_fault(**changes: Any) -> Callable[[Path, Sidecar, Host], tuple[Sidecar, Host]]:
-    return lambda engine, sidecar, host: (replace(sidecar, plugin=replace(BESIDE, **changes)), host)
-
-
-def content_fault(change: Callable[[bytes], bytes]) -> Callable[[Path, Sidecar, Host], tuple[Sidecar, Host]]:
-    def apply(engine: Path, sidecar: Sidecar, host: Host) -> tuple[Sidecar, Host]:
-        engine.write_bytes(change(engine.read_bytes()))
-        return sidecar, host
-
-    return apply
-
-
-def wrong_library(engine: Path, sidecar: Sidecar, host: Host) -> tuple[Sidecar, Host]:
-    other = engine.with_name("other.so")
-    other.write_bytes(LIBRARY + b"!")
-    return replace(sidecar, plugin=BESIDE), replace(host, library=other)
-
-
-CUDA_12 = replace(RTX_4090, driver_cuda="12.8")
-FAULTS: dict[str, Fault] = {
-    "another operating system": (
-        build_fault(os="Windows"), ArtifactError, "was built for Windows x86_64, this is Linux x86_64; ", True
-    ),
-    "another architecture": (
-        build_fault(arch="aarch64"), ArtifactError, "was built for Linux aarch64, this is Linux x86_64; ", True
-    ),
-    "no back end": (
-        host_fault(version_of=lambda backend: None), MissingDependency,
-        "needs TensorRT-RTX 1.7.1.116, which is not installed; run: pip install 'lit-deploy[rtx]'", False,
-    ),
-    "another release": (
-        host_fault(version_of=lambda backend: "1.8.0.2"), ArtifactError,
-        "was built by TensorRT-RTX 1.7.1.116, here is 1.8.0.2; ", True,
-    ),
-    "truncated": (
-        content_fault(lambda content: content[:-5]), ArtifactError,
-        f"is not the file its sidecar describes (damaged or replaced; {len(ENGINE) - 5} bytes); ", True,
-    ),
-    "replaced by one of the same size": (
-        content_fault(lambda content: content.replace(b"not", b"now")), ArtifactError,
-        f"is not the file its sidecar describes (damaged or replaced; {len(ENGINE)} bytes); ", True,
-    ),
-    "code without permission": (
-        plugin_fault(embedded=True), ArtifactError,
-        "carries its plugin inside, so opening it runs code from the file; if you trust it, add --allow-engine-code "
-        "(allow_engine_code=True)", False,
-    ),
-    "no plugin library": (
-        plugin_fault(), MissingDependency,
-        "needs the plugin library liblit_deploy_tensorrt.so, which was not found (searched /searched/plugin.so); "
-        f"copy it there or set {PLUGIN_VARIABLE}, or build it: ", False,
-    ),
-    "another plugin library": (
-        wrong_library, ArtifactError,
-        f"other.so (SHA-256 {BESIDE.sha256[:12]} expected); set {PLUGIN_VARIABLE} to the one it was built with, or ",
-        True,
-    ),
-    "no GPU": (host_fault(gpu=no_gpu), MissingDependency, "no NVIDIA driver was found", False),
-    "an older driver": (
-        host_fault(gpu=lambda: CUDA_12), ArtifactError,
-        "was built with CUDA 13, the driver here knows 12.8; update the driver, or ", True,
-    ),
-    "RTX on Hopper": (
-        host_fault(gpu=lambda: H200), ArtifactError,
-        "was built for RTX GPUs (8.0, 8.6, 8.9, 12.x), here is NVIDIA H200 (compute capability 9.0); ", True,
-    ),
-    "RTX on Turing": (
-        host_fault(gpu=lambda: Gpu("T4", "7.5", "13.0")), ArtifactError, "here is T4 (compute capability 7.5); ", True
-    ),
-    "RTX on Blackwell's data centre GPU": (
-        host_fault(gpu=lambda: Gpu("B200", "10.0", "13.0")), ArtifactError, "here is B200 (compute capability", True
-    ),
-    "RTX built for others": (
-        build_fault(targets=("8.6", "12.0")), ArtifactError, "was built for compute capability 8.6, 12.0, here is", True
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_refusals(name: str, engine: Path) -> None:
-    """Each with its own sentence: what was found, what was expected, and what mends it."""
-    apply, kind, words, rebuild = FAULTS[name]
-    sidecar, host = apply(engine, SIDECAR, host_with())
-    message = refusal(engine, sidecar, host)
-    assert words in message
-    assert message.endswith(SIDECAR.rebuild) == rebuild
-    with pytest.raises(kind):
-        preflight(engine, sidecar, host)
-    if kind is ArtifactError:
-        assert message.startswith(str(engine)), "which file"
-
-
-@pytest.mark.parametrize(
-    ("build", "gpu", "words"),
-    [
-        ({}, Gpu("A100", "8.0", "13.0"), "built for NVIDIA H200 (compute capability 9.0), here is A100"),
-        ({"hardware_compatible": "ampere+"}, Gpu("T4", "7.5", "13.0"), "built for compute capability 8.0 and above"),
-    ],
-)
-def test_tensorrt_on_another_gpu(build: dict[str, Any], gpu: Gpu, words: str, engine: Path) -> None:
-    sidecar = replace(SIDECAR, build=replace(TENSORRT_BUILD, **build))
-    message = refusal(engine, sidecar, host_with(gpu, "11.1.0.99"))
-    assert words in message
-    assert message.endswith(SIDECAR.rebuild)
-    assert target_of(sidecar.build) in message
-
-
-def test_the_runtime_inside_a_version_compatible_engine_is_code_too(engine: Path) -> None:
-    build = replace(TENSORRT_BUILD, version_compatible=True)
-    host = host_with(H200, "11.1.0.99")
-    assert "carries a runtime inside, so opening it runs code from the file; " in refusal(
-        engine, replace(SIDECAR, build=build), host
+def test_rebuild_command(engine: Path) -> None:
+    """What the sidecar records is asked for again, in words that the command line takes."""
+    command = rebuild_command(engine, SIDECAR)
+    assert command == (
+        f"lit-deploy export --ckpt {engine.resolve()}.onnx --format trt --out {engine.resolve()} "
+        "--builder tensorrt_rtx --batch 1:8:32 --no-plugin"
     )
-    both = replace(SIDECAR, build=build, plugin=replace(BESIDE, embedded=True))
-    assert "carries its plugin and a runtime inside, so opening it" in refusal(engine, both, host)
-    assert preflight(engine, both, host, allow_host_code=True) == H200
-
-
-def test_permission_is_for_the_code_alone(engine: Path) -> None:
-    """``--allow-engine-code`` opens nothing else: a replaced engine stays refused."""
-    sidecar = replace(SIDECAR, plugin=replace(BESIDE, embedded=True))
-    engine.write_bytes(ENGINE + b"!")
-    assert "is not the file its sidecar describes" in refusal(engine, sidecar, host_with(), allow_host_code=True)
-
-
-def test_what_costs_least_is_asked_first(engine: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading the sidecar, then package metadata, then the size, then files, and the GPU last."""
-    asked: list[str] = []
-
-    def hashed(path: Path, real: Callable[[Path], str] = sidecar_module.sha256_of) -> str:
-        asked.append(f"hash of {path.name}")
-        return real(path)
-
-    def version(backend: str) -> str:
-        asked.append("version")
-        return "1.7.1.116"
-
-    def gpu() -> Gpu:
-        asked.append("GPU")
-        return RTX_4090
-
-    monkeypatch.setattr(sidecar_module, "sha256_of", hashed)
-    host = replace(host_with(version_of=version, library=library), gpu=gpu)
-    sidecar = replace(SIDECAR, plugin=BESIDE)
-
-    preflight(engine, sidecar, host)
-    assert asked == ["version", "hash of liblit_deploy_tensorrt.so", "hash of lit.engine", "GPU"]
-    asked.clear()
-    refusal(engine, build_fault(os="Windows")(engine, sidecar, host)[0], host)
-    assert asked == []
-    refusal(engine, build_fault(backend_version="1.6.0")(engine, sidecar, host)[0], host)
-    assert asked == ["version"]
-    asked.clear()
-    refusal(engine, replace(sidecar, plugin=replace(BESIDE, embedded=True)), host)
-    assert asked == ["version"], "no gigabyte is hashed to ask for a permission"
-    asked.clear()
-    engine.write_bytes(ENGINE[:-1])
-    refusal(engine, sidecar, host)
-    assert "hash of lit.engine" not in asked, "the size told"
-    assert "GPU" not in asked
-    asked.clear()
-    engine.write_bytes(ENGINE[::-1])
-    refusal(engine, sidecar, host)
-    assert asked[-1] == "hash of lit.engine", "the GPU is not asked about another engine"
-
-
-# ----------------------------------------------------------------------------------------------- this machine
-
-
-def test_this_host(monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
-    monkeypatch.undo()  # back ends may be asked for, not loaded
-    monkeypatch.setenv(PLUGIN_VARIABLE, str(library))
-    host = this_host()
-    assert (host.os, host.arch) == here()
-    assert (host.library, host.searched) == (library, (library,))
-    assert host.version_of("tensorrt_rtx") == installed_version("tensorrt_rtx")
-    if find_gpu() is None:
-        with pytest.raises(MissingDependency):
-            host.gpu()
-    else:
-        assert host.gpu() == find_gpu()
-
-
-OPENED = """
-import sys
-from pathlib import Path
-from lit_deploy.errors import LitDeployError
-from lit_deploy.runtime.session import open_session
-for path in sys.argv[1:]:
-    try:
-        with open_session(path):
-            print("opened")
-    except LitDeployError as error:
-        print(error)
-print(sorted({"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "torch"} & set(sys.modules)))
-"""
-
-
-def test_a_session_refuses_before_it_loads_tensorrt(tmp_path: Path) -> None:
-    """The same through ``open_session``, in a process of its own: nothing of TensorRT, nor torch, is imported."""
-    system, machine = here()
-    version = installed_version("tensorrt_rtx") or "1.7.1.116"
-    build = replace(SIDECAR.build, os=system, arch=machine, backend_version=version)
-    fitting = replace(SIDECAR, build=build)
-    cases = {
-        "foreign": (replace(fitting, build=replace(build, os="Windows")), "was built for Windows"),
-        "older": (replace(fitting, build=replace(build, backend_version="1.2.3")), "1.2.3"),
-        "replaced": (replace(fitting, engine_sha256="0" * 64), "sidecar describes|not installed"),
-        "embedded": (replace(fitting, plugin=replace(BESIDE, embedded=True)), "allow-engine-code|not installed"),
-    }
-    paths = []
-    for name, (sidecar, _) in cases.items():
-        folder = tmp_path / name
-        folder.mkdir()
-        paths.append(write_engine(folder, sidecar))
-    done = subprocess.run(
-        [sys.executable, "-c", OPENED, *map(str, paths)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=Path(sidecar_module.__file__).parents[1],
+    build = replace(
+        TENSORRT_BUILD, hardware_compatible="ampere+", version_compatible=True, workspace_mib=12, optimization_level=0,
+        timing_cache=True, layers=True,
+    )  # fmt: skip
+    command = rebuild_command(engine, replace(SIDECAR, build=build, profiles=((1, 2, 3),), plugin=BESIDE))
+    assert options_of(command) == (
+        "tensorrt --batch 1:2:3 --plugin --hardware-compatible --version-compatible --workspace 12 "
+        "--optimization-level 0 --layers"
     )
-    *lines, loaded = done.stdout.splitlines()
-    assert len(lines) == len(cases), done.stdout + done.stderr
-    for line, (_, words) in zip(lines, cases.values(), strict=True):
-        assert any(word in line for word in words.split("|")), line
-    assert loaded == "[]"
+    asked = parsed(command)
+    assert (asked["builder"], asked["batch"], asked["plugin"], asked["layers"]) == ("tensorrt", "1:2:3", True, True)
+    assert (asked["hardware_compatible"], asked["version_compatible"]) == (True, True)
+    assert (asked["workspace"], asked["optimization_level"]) == (12, 0), "0 is a level, not a blank"
+    assert asked["ckpt"] == f"{asked['out']}.onnx"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "word"),
+    [(None, "--no-plugin"), (BESIDE, "--plugin"), (replace(BESIDE, embedded=True), "--embed-plugin")],
+    ids=["portable", "beside", "embedded"],
+)
+def test_rebuilt_as_it_was_settled(plugin: EnginePlugin | None, word: str, engine: Path) -> None:
+    """Whether a plugin was found by chance or asked for: the next build must not depend on chance."""
+    command = rebuild_command(engine, replace(SIDECAR, plugin=plugin))
+    assert {"--no-plugin", "--plugin", "--embed-plugin"} & set(command.split()) == {word}
+    asked = parsed(command)
+    assert (asked["plugin"], asked["embed_plugin"]) == {
+        "--no-plugin": (False, False), "--plugin": (True, False), "--embed-plugin": (None, True)
+    }[word]  # fmt: skip
+
+
+def test_rebuilt_for_other_batches(engine: Path) -> None:
+    assert " --batch 1:40:40 " in rebuild_command(engine, SIDECAR, batch=(1, 40, 40))
+    fixed = replace(SIDECAR, profiles=())
+    assert "--batch" not in rebuild_command(engine, fixed), "the ONNX file has that size, and takes no other"
+    assert "--batch" not in rebuild_command(engine, fixed, RTX_4090, (1, 2, 3))
+
+
+def test_rebuilt_where_the_engine_lies_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Renamed and moved with its family, named from another folder, or through a link: the paths are those of today."""
+    folder = tmp_path / "a folder; with 'quotes'"
+    folder.mkdir()
+    written = write_engine(folder)
+    engine = written.rename(folder / "new name.engine")
+    sidecar_path(written).rename(sidecar_path(engine))
+    onnx_path(engine).write_bytes(b"what it was made from")
+    asked = parsed(rebuild_command(engine, SIDECAR))
+    assert (asked["ckpt"], asked["out"]) == (str(onnx_path(engine)), engine)
+    monkeypatch.chdir(folder)
+    asked = parsed(rebuild_command(Path("new name.engine"), SIDECAR))
+    assert (asked["ckpt"], asked["out"]) == ("new name.engine.onnx", Path("new name.engine"))
+    link = tmp_path / "current.engine"
+    link.symlink_to(engine)
+    asked = parsed(rebuild_command(link, SIDECAR))
+    assert (asked["ckpt"], asked["out"]) == (str(onnx_path(engine)), engine), "not over the link"
+
+
+@pytest.mark.parametrize("capability", RTX_TARGETS)
+def test_rebuilt_for_another_rtx_gpu(capability: str, engine: Path) -> None:
+    sidecar = replace(SIDECAR, build=replace(SIDECAR.build, targets=("8.6", "8.9"), workspace_mib=8))
+    assert options_of(rebuild_command(engine, sidecar)).endswith(" --target 8.6,8.9 --workspace 8")
+    command = rebuild_command(engine, sidecar, Gpu("any", capability, "13.0"))
+    assert options_of(command) == f"tensorrt_rtx --batch 1:8:32 --no-plugin --target {capability} --workspace 8"
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.7", "9.0", "10.0", "11.0"])
+def test_rebuilt_for_a_gpu_that_rtx_does_not_build_for(capability: str, engine: Path) -> None:
+    """TensorRT takes over, which builds for the GPU it runs on and refuses targets."""
+    sidecar = replace(SIDECAR, build=replace(SIDECAR.build, targets=("8.6",)))
+    command = rebuild_command(engine, sidecar, Gpu("any", capability, "13.0"))
+    assert options_of(command) == "tensorrt --batch 1:8:32 --no-plugin"
+    there = replace(SIDECAR, build=TENSORRT_BUILD)
+    assert options_of(rebuild_command(engine, there, H200)) == "tensorrt --batch 1:8:32 --no-plugin"

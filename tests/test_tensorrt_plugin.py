@@ -139,12 +139,15 @@ def test_fetching_takes_the_pinned_commit_or_nothing(tmp_path: Path) -> None:
 
 
 def is_current(folder: Path) -> bool:
-    """Are library and harness of a build folder newer than every source they are made of?"""
-    products = [folder / LIBRARY, folder / HARNESS]
-    sources = [path for name in ("kernels", "tensorrt") for path in (PLUGINS / name).rglob("*") if path.is_file()]
-    sources += PLUGINS.glob("tests/tensorrt_*")
-    newest = max(path.stat().st_mtime for path in sources)
-    return all(path.is_file() and path.stat().st_mtime >= newest for path in products)
+    """Are library and harness of a build folder newer than the sources that each of them is made of?"""
+    sources = {
+        LIBRARY: [*PLUGINS.glob("kernels/deformable_token_merging_cuda*"), *PLUGINS.glob("tensorrt/*.[ch]*")],
+        HARNESS: [*PLUGINS.glob("tests/tensorrt_*"), *PLUGINS.glob("tests/golden_file.*")],
+    }
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_mtime >= max(path.stat().st_mtime for path in paths)
+        for name, paths in sources.items()
+    )
 
 
 @pytest.fixture(scope="module")

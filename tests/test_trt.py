@@ -8,17 +8,18 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from engines import needs_rtx
+from engines import BESIDE, RTX_4090, SIDECAR, TENSORRT_BUILD, needs_rtx, write_engine
 
-from lit_deploy import trt
+from lit_deploy import cli, trt
 from lit_deploy.cuda import Gpu
 from lit_deploy.errors import MissingDependency, UsageError
+from lit_deploy.sidecar import Sidecar
 
 GPU = Gpu("NVIDIA A100", "8.0", "13.0")
 
@@ -26,7 +27,7 @@ GPU = Gpu("NVIDIA A100", "8.0", "13.0")
 def module_of(version: str) -> ModuleType:
     module = ModuleType("tensorrt")
     module.__version__ = version  # type: ignore[attr-defined]
-    module.__spec__ = SimpleNamespace()  # type: ignore[assignment]
+    module.__spec__ = SimpleNamespace(origin="tensorrt.py")  # type: ignore[assignment]
     return module
 
 
@@ -84,6 +85,30 @@ def test_versions_of_packages_that_are_not_here(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     packages["tensorrt-cu12"] = "10.16.0.72"
     assert trt.installed_version("tensorrt") is None, "metadata without a module is no installation"
+
+
+@pytest.mark.parametrize("inside", [None, "notes.txt", "__init__.py"], ids=["empty", "files", "package"])
+def test_a_folder_of_that_name_is_no_tensorrt(
+    inside: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``tensorrt/`` in the folder that one works in: Python would import it, and it is nothing."""
+    folder = tmp_path / "tensorrt"
+    folder.mkdir()
+    if inside is not None:
+        (folder / inside).write_text("")
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert trt.installed_version("tensorrt") is None
+        with pytest.raises(MissingDependency, match=r"^TensorRT is not installed; run: "):
+            trt.load("tensorrt")
+    finally:
+        sys.modules.pop("tensorrt", None)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +206,66 @@ def test_no_library_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
         trt.rtx_library_folder()
 
 
+RESTART = """
+import os, sys
+from lit_deploy import trt
+if len(sys.argv) > 3:
+    trt.process_environment = lambda backend: dict(os.environ)  # a path that does not help
+print("start", trt.rtx_library_is_found(), sys.argv[1:], flush=True)
+trt.restart_with_rtx_library()
+print("go on", trt.rtx_library_is_found(), os.getpid() == int(os.environ["PID"]), flush=True)
+"""
+
+
+@needs_rtx
+@pytest.mark.parametrize("how", ["-c", "file", "module"])
+def test_a_restarted_program_finds_the_library(how: str, tmp_path: Path) -> None:
+    """The same program with the same arguments in the same process, once; and not at all where nothing is missing."""
+    (tmp_path / "program.py").write_text(RESTART)
+    command = {"-c": ["-c", RESTART], "file": [str(tmp_path / "program.py")], "module": ["-m", "program"]}[how]
+    command = ["sh", "-c", 'PID=$$ exec "$@"', "sh", sys.executable, "-X", "utf8", *command]
+    root = Path(trt.__file__).parents[1]
+    bare = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
+    bare |= {"PYTHONPATH": f"{root}:{tmp_path}", "XDG_CACHE_HOME": str(tmp_path)}
+
+    def run(*arguments: str, **variables: str) -> list[str]:
+        environment = {**bare, **variables}
+        done = subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        return done.stdout.splitlines()
+
+    words = ["a b", "--c='d'"]
+    if run(*words)[0].startswith("start True"):
+        pytest.skip("this system finds libtensorrt_rtx.so by itself")
+    assert run(*words) == [f"start False {words}", f"start True {words}", "go on True True"]
+    assert run("1", "2", "3") == ["start False ['1', '2', '3']"] * 2 + ["go on False True"], "it does not try for ever"
+    found = trt.rtx_library_folder()
+    assert run(*words, LD_LIBRARY_PATH=str(found)) == [f"start True {words}", "go on True True"]
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "gpu", "restarted"),
+    [
+        (replace(SIDECAR, plugin=BESIDE), RTX_4090, True),
+        (replace(SIDECAR, plugin=replace(BESIDE, embedded=True)), RTX_4090, True),
+        (replace(SIDECAR, plugin=BESIDE), None, False),  # refused anyhow, and soon
+        (SIDECAR, RTX_4090, False),  # without a plugin nothing looks for the library
+        (replace(SIDECAR, build=TENSORRT_BUILD, plugin=BESIDE), RTX_4090, False),
+    ],
+)
+def test_which_engines_restart_the_command(
+    sidecar: Sidecar, gpu: Gpu | None, restarted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    monkeypatch.setattr("lit_deploy.cuda.find_gpu", lambda: gpu)
+    monkeypatch.setattr(trt, "restart_with_rtx_library", lambda: begun.append(True))
+    engine = write_engine(tmp_path, sidecar)
+    cli._restart_if_needed(str(engine))
+    cli._restart_if_needed(str(engine.rename(tmp_path / "lit.onnx")))
+    assert begun == [True] * restarted
+
+
 # ------------------------------------------------------------------------------------------- logger and plugins
 
 
@@ -208,32 +293,37 @@ def test_severities_are_those_of_the_real_module() -> None:
 class Registry:
     """A plugin registry that does what TensorRT's does: a creator is there after its library was loaded, once."""
 
-    def __init__(self, read: Callable[[Path], set[str]]) -> None:
-        self.read = read
-        self.creators: set[str] = set()
+    def __init__(self, version: str | None) -> None:
+        other = SimpleNamespace(name="NMS", plugin_version="1", plugin_namespace="")
+        self.inside = [SimpleNamespace(name="DeformableTokenMerging", plugin_version=version, plugin_namespace="ours")]
+        self.all_creators = [other]
         self.loaded: list[str] = []
-
-    def get_creator(self, name: str, version: str, namespace: str) -> Any:
-        return object() if f"{namespace}::{name} {version}" in self.creators else None
 
     def load_library(self, path: str) -> Any:
         self.loaded.append(path)
-        found = self.read(Path(path))
-        if not found or found & self.creators:
+        if self.inside[0].plugin_version is None or self.inside[0] in self.all_creators:
             return None
-        self.creators |= found
+        self.all_creators += self.inside
         return object()
 
 
 def test_load_plugin(tmp_path: Path) -> None:
-    wanted = ("DeformableTokenMerging", "1", "lit_deploy")
-    registry = Registry(lambda path: {"lit_deploy::DeformableTokenMerging 1"})
+    wanted = ("DeformableTokenMerging", "1", "ours")
+    registry = Registry("1")
     library = tmp_path / "plugin.so"
     trt.load_plugin(registry, library, *wanted)
     trt.load_plugin(registry, library, *wanted)
     assert registry.loaded == [str(library)], "a second time would be an error in TensorRT"
     with pytest.raises(UsageError, match=r"TensorRT cannot load .*plugin\.so: it is no plugin library, or was built"):
-        trt.load_plugin(Registry(lambda path: set()), library, *wanted)
-    other = Registry(lambda path: {"lit_deploy::DeformableTokenMerging 2"})
-    with pytest.raises(UsageError, match=r"holds no plugin lit_deploy::DeformableTokenMerging version 1; build it"):
-        trt.load_plugin(other, library, *wanted)
+        trt.load_plugin(Registry(None), library, *wanted)
+    with pytest.raises(
+        UsageError, match=r"plugin\.so holds no plugin ours::DeformableTokenMerging version 1; build it"
+    ):
+        trt.load_plugin(Registry("2"), library, *wanted)
+
+
+@needs_rtx
+def test_the_stand_in_has_the_names_of_the_real_registry() -> None:
+    module = trt.load("tensorrt_rtx")
+    assert {"all_creators", "load_library"} <= vars(module.IPluginRegistry).keys()
+    assert {"name", "plugin_version", "plugin_namespace"} <= vars(module.IPluginCreatorV3One).keys()

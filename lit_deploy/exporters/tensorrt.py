@@ -10,10 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-import shlex
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,15 +26,16 @@ from lit_deploy.checkpoints import sha256_of
 from lit_deploy.cuda import Gpu, find_gpu, require_gpu
 from lit_deploy.errors import BuildFailed, ExportError, LitDeployError, MissingDependency, UsageError
 from lit_deploy.ops.schema import DOMAIN, OP_TYPE
+from lit_deploy.processes import ending, worker_command, worker_environment
 from lit_deploy.sidecar import EngineBuild, EnginePlugin, Inspection, Sidecar, here, onnx_path
 from lit_deploy.specs import MAX_BATCH, OP_VERSION, Progress, TensorSpec
-from lit_deploy.trt import BACKENDS, BackendName
+from lit_deploy.trt import BACKENDS, RTX_TARGETS, BackendName
 
-COMMAND = (sys.executable, "-m", "lit_deploy.exporters.tensorrt_builder")
+COMMAND = worker_command("lit_deploy.exporters.tensorrt_builder")
 DEFAULT_PROFILE = (1, 8, 32)
-RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0", "12.1")
-"""TensorRT-RTX also knows 7.5, but no float32 matrix product there, which the patch embedding is."""
 LAST_LINES = 12
+PLUGIN_SAYS = "lit-deploy plugin: "
+"""How the plugin's messages begin on standard error."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class EngineOptions:
 
     Attributes:
         backend: who builds; None for TensorRT where it and a GPU are, else TensorRT-RTX.
-        profile: least, best and largest batch of an ONNX file whose batch is dynamic.
+        profile: least, best and largest batch of an ONNX file whose batch is dynamic; None for 1, 8, 32.
         plugin: True requires our plugin, False leaves it out (the function in the file is built instead, which needs no
             library anywhere), None uses it where its library is found.
         embed_plugin: put the plugin library into the engine.
@@ -59,7 +58,7 @@ class EngineOptions:
     """
 
     backend: BackendName | None = None
-    profile: tuple[int, int, int] = DEFAULT_PROFILE
+    profile: tuple[int, int, int] | None = None
     plugin: bool | None = None
     embed_plugin: bool = False
     hardware_compatible: bool = False
@@ -71,7 +70,7 @@ class EngineOptions:
     layers: bool = False
 
     def __post_init__(self) -> None:
-        low, best, high = self.profile
+        low, best, high = self.profile or DEFAULT_PROFILE
         if not 1 <= low <= best <= high <= MAX_BATCH:
             raise UsageError(
                 f"the batch profile is {low}:{best}:{high}, expected MIN:OPT:MAX in ascending order, 1 to {MAX_BATCH}"
@@ -106,6 +105,8 @@ def engine_from_onnx(
         UsageError: options that the back end does not know. MissingDependency: no back end, GPU or plugin library.
         BuildFailed: the builder refused or died. ExportError: what it built is not what was asked for.
     """
+    if manifest.batch and options.profile is not None:
+        raise UsageError(f"the ONNX file is for batches of {manifest.batch} only, so it takes no profile; drop --batch")
     options, version, gpu, library = ready_to_build(options, portable=manifest.portable)
     backend = options.backend
     assert backend is not None
@@ -123,13 +124,12 @@ def engine_from_onnx(
         onnx=onnx_path(Path(name)).name,
         onnx_sha256=hashlib.sha256(model).hexdigest(),
         build=_described(backend, version, gpu, options),
-        profiles=() if manifest.batch else (options.profile,),
+        profiles=() if manifest.batch else (options.profile or DEFAULT_PROFILE,),
         inputs=msgspec.convert(facts["inputs"], tuple[TensorSpec, ...]),
         outputs=msgspec.convert(facts["outputs"], tuple[TensorSpec, ...]),
         plugin=_described_plugin(library, options),
         inspections=inspections,
         parity=None,
-        rebuild=rebuild_command(name, manifest, options),
         manifest=manifest,
     )
     return engine, sidecar
@@ -156,28 +156,6 @@ def ready_to_build(options: EngineOptions, *, portable: bool) -> tuple[EngineOpt
         raise MissingDependency(f"{BACKENDS[backend].title} is not installed; run: {BACKENDS[backend].install}")
     gpu = require_gpu() if backend == "tensorrt" else find_gpu()
     return options, version, gpu, _plugin_library(portable, options)
-
-
-def rebuild_command(name: str, manifest: Manifest, options: EngineOptions) -> str:
-    """The command that makes the engine again from the ONNX file beside it, on the machine that is to run it."""
-    words = ["lit-deploy", "export", "--ckpt", onnx_path(Path(name)).name, "--format", "trt", "--out", name]
-    if options.backend is not None:
-        words += ["--builder", options.backend]
-    if manifest.batch is None:
-        words += ["--batch", ":".join(map(str, options.profile))]
-    if options.plugin is not None:
-        words.append("--plugin" if options.plugin else "--no-plugin")
-    flags = ("embed_plugin", "hardware_compatible", "version_compatible", "layers")
-    words += [f"--{flag.replace('_', '-')}" for flag in flags if getattr(options, flag)]
-    if options.targets:
-        words += ["--target", ",".join(options.targets)]
-    if options.workspace_mib is not None:
-        words += ["--workspace", str(options.workspace_mib)]
-    if options.optimization_level is not None:
-        words += ["--optimization-level", str(options.optimization_level)]
-    if options.timing_cache is not None:
-        words += ["--timing-cache", str(options.timing_cache)]
-    return shlex.join(words)
 
 
 def _check_backend(backend: BackendName, options: EngineOptions) -> None:
@@ -216,7 +194,7 @@ def _described(backend: BackendName, version: str, gpu: Gpu | None, options: Eng
     return EngineBuild(
         backend=backend,
         backend_version=version,
-        cuda_version=trt.cuda_version(backend) or (gpu.driver_cuda if gpu else None),
+        cuda_version=trt.cuda_version(backend),
         gpu=gpu.name if gpu else None,
         compute_capability=gpu.compute_capability if gpu else None,
         targets=options.targets,
@@ -240,16 +218,17 @@ def _described_plugin(library: Path | None, options: EngineOptions) -> EnginePlu
 def _check_inspection(inspection: Inspection, manifest: Manifest, plugin: bool) -> None:
     """Fail when precision or plugin use is not what was asked for."""
     asked = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[manifest.precision]
-    wrong = {kind: count for kind, count in inspection.products.items() if kind != asked}
-    if not inspection.products.get(asked) or (wrong and inspection.source == "network"):
-        found = ", ".join(f"{count} {kind}" for kind, count in inspection.products.items()) or "none"
-        raise ExportError(
-            f"{manifest.precision} was asked for, but the matrix products of the {inspection.source} are: {found}"
-        )
+    found = ", ".join(f"{count} {kind}" for kind, count in inspection.products.items()) or "none"
+    if inspection.source == "engine":  # told in text that differs between releases: only what is surely wrong counts
+        if inspection.products and asked not in inspection.products:
+            raise ExportError(f"{manifest.precision} was asked for, but the engine's layers return: {found}")
+        return
+    if inspection.products.keys() != {asked}:
+        raise ExportError(f"{manifest.precision} was asked for, but the matrix products of the network are: {found}")
     wanted = 3 if plugin else 0
     if inspection.plugin_layers != wanted:
         raise ExportError(
-            f"the {inspection.source} has {inspection.plugin_layers} plugin layers, expected {wanted}; "
+            f"the network has {inspection.plugin_layers} plugin layers, expected {wanted}; "
             + ("the parser took the function in the file; try --no-plugin" if plugin else "this is a bug")
         )
 
@@ -291,7 +270,7 @@ def _build(
             "engine": engine_fd,
             "cache": cache_fd if cache is not None else None,
             "library": str(library) if library else None,
-            "profile": None if manifest.batch else options.profile,
+            "profile": None if manifest.batch else options.profile or DEFAULT_PROFILE,
             "embed_plugin": options.embed_plugin,
             "hardware_compatible": options.hardware_compatible,
             "version_compatible": options.version_compatible,
@@ -311,12 +290,10 @@ def _converse(
     request: dict[str, Any], descriptors: tuple[int, ...], backend: BackendName, progress: Progress
 ) -> dict[str, Any]:
     """Start the builder process, pass its progress on, and return its last answer."""
-    environment = trt.process_environment(backend)
-    package_root = str(Path(__file__).resolve().parent.parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root, environment.get("PYTHONPATH"))))
     with tempfile.TemporaryFile() as log:  # anonymous: gone with this process
         process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+            env=worker_environment(trt.process_environment(backend)),
             pass_fds=descriptors, start_new_session=True,
         )  # fmt: skip
         assert process.stdin is not None
@@ -328,7 +305,9 @@ def _converse(
             for line in process.stdout:
                 answer: dict[str, Any] = json.loads(line)
                 if "refused" in answer:
-                    raise BuildFailed(answer["refused"], _last_lines(log))
+                    lines = _last_lines(log)
+                    ours = [line for line in lines if line.startswith(PLUGIN_SAYS)]  # TensorRT's own reason is a code
+                    raise BuildFailed(f"{answer['refused']}; {ours[-1]}" if ours else answer["refused"], lines)
                 if "error" in answer:
                     kind: type[LitDeployError] = getattr(errors, answer["error"])
                     raise kind(answer["message"])
@@ -336,19 +315,12 @@ def _converse(
                     facts: dict[str, Any] = answer["done"]
                     return facts
                 progress(answer["step"])
-            raise BuildFailed(f"the {BACKENDS[backend].title} builder {_end(process)}", _last_lines(log))
+            raise BuildFailed(f"the {BACKENDS[backend].title} builder {ending(process.wait())}", _last_lines(log))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             process.stdout.close()
-
-
-def _end(process: subprocess.Popen[bytes]) -> str:
-    code = process.wait()
-    if code == -signal.SIGKILL:
-        return "was killed, most often for lack of memory; try a smaller batch"
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _last_lines(log: IO[bytes]) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import IO, Any
@@ -19,12 +19,9 @@ from lit_deploy import trt
 from lit_deploy.cuda import find_gpu
 from lit_deploy.errors import LitDeployError, first_line
 from lit_deploy.ops.schema import DOMAIN, OP_TYPE
+from lit_deploy.processes import die_with_parent
 from lit_deploy.specs import OP_VERSION
 
-DTYPES = {
-    "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32", "UINT8": "uint8",
-    "BOOL": "bool", "INT8": "int8", "FP8": "float8e4m3",
-}  # fmt: skip
 NOT_LOWERED = ("patch_embed.", "patch_embed1.")
 """The patch embedding of LIT and of LIT-Ti (whose mergings are ``patch_embed2`` to ``4``) stays float32 in every
 precision (see ``exporters.lowering``)."""
@@ -115,6 +112,7 @@ def _model(request: dict[str, Any]) -> bytes:
 
 
 def _configure(module: Any, builder: Any, config: Any, network: Any, request: dict[str, Any]) -> None:
+    config.clear_flag(module.BuilderFlag.TF32)  # on by default, and then float32 products would be of 10 bits
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # or the engine could not be inspected
     if request["workspace_mib"] is not None:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
@@ -161,6 +159,8 @@ def inspect_engine(module: Any, logger: Any, request: dict[str, Any], engine: me
     """The same for the finished engine, where it can be deserialised: a GPU of its kind is here."""
     runtime = module.Runtime(logger)
     runtime.engine_host_code_allowed = True  # what is inside was put there a moment ago
+    if request["library"] is not None and not request["embed_plugin"]:  # the builder's registry is another one
+        trt.load_plugin(runtime.get_plugin_registry(), Path(request["library"]), OP_TYPE, str(OP_VERSION), DOMAIN)
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:  # built for another GPU than the one that is here
         return []
@@ -210,20 +210,24 @@ def make_monitor(module: Any, say: Any) -> Any:
             super().__init__()
             self._phases: dict[str, tuple[str | None, int, int]] = {}  # parent, steps, steps done
             self._shown = -1
+            self._lock = threading.Lock()  # TensorRT calls from several threads
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            self._phases[name] = (parent, steps, 0)
-            self._show(name)
+            with self._lock:
+                self._phases[name] = (parent, steps, 0)
+                self._show(name)
 
         def step_complete(self, name: str, step: int) -> bool:
-            if name in self._phases:
-                parent, steps, _ = self._phases[name]
-                self._phases[name] = (parent, steps, step + 1)
-                self._show(name)
+            with self._lock:
+                if name in self._phases:
+                    parent, steps, _ = self._phases[name]
+                    self._phases[name] = (parent, steps, step + 1)
+                    self._show(name)
             return True
 
         def phase_finish(self, name: str) -> None:
-            self._phases.pop(name, None)
+            with self._lock:
+                self._phases.pop(name, None)
 
         def _done(self, name: str) -> float:
             _, steps, done = self._phases[name]
@@ -248,7 +252,7 @@ def _tensor(tensor: Any) -> dict[str, Any]:
 
 def _dtype(dtype: Any) -> str:
     name: str = dtype.name
-    return DTYPES.get(name, name.lower())
+    return trt.DTYPES.get(name, name.lower())
 
 
 def _write(descriptor: int, content: memoryview) -> None:
@@ -258,18 +262,10 @@ def _write(descriptor: int, content: memoryview) -> None:
         file.write(content)
 
 
-def _die_with_parent(parent: int) -> None:
-    """Have Linux kill this process when its parent dies."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        raise SystemExit(1)
-
-
 def main() -> None:
     """Serve the one request on standard input."""
     request = json.load(sys.stdin)
-    _die_with_parent(request["parent"])
+    die_with_parent(request["parent"])
     replies: IO[str] = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not land between the replies
 

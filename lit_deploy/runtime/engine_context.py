@@ -161,7 +161,7 @@ class EngineContext:
             self._enqueue()
         except ArtifactError:
             api.cuStreamEndCapture(self._stream)
-            raise
+            raise ArtifactError("the network cannot be captured as a CUDA graph: open it without cuda_graph") from None
         graph = check(api.cuStreamEndCapture(self._stream))
         try:
             return check(api.cuGraphInstantiate(graph, 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy import native
-from lit_deploy.artifact import check_file, manifest_of, metadata_of, read_onnx
+from lit_deploy.artifact import check_file, manifest_of, metadata_of, read_onnx, with_layer_outputs
 from lit_deploy.errors import ArtifactError, MissingDependency, UsageError, first_line
 from lit_deploy.runtime.session import (
     Arrays,
@@ -61,13 +63,19 @@ class OnnxRuntimeSession(BackEnd):
         try:  # its own fallback would print to stdout and try the same again
             self._session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
         except Exception as error:
+            if manifest_of(metadata_of(read_onnx(self._path)), self._path).precision == "bf16":
+                raise UsageError(
+                    f"{self._path} is of bf16, which ONNX Runtime does not compute on {self._options.device}; "
+                    "build an engine of it: lit-deploy export --format trt"
+                ) from None
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} refuses {self._path} ({first_line(error)}); export it again"
             ) from None
         self._manifest = manifest_of(self._session.get_modelmeta().custom_metadata_map, self._path)
-        if self._session.get_providers()[0] != providers[0]:  # it goes on without a provider that does not load
+        wanted = "CUDAExecutionProvider" if self._options.device == "cuda" else "CPUExecutionProvider"
+        if self._session.get_providers()[0] != wanted:  # it goes on without a provider that does not load
             raise MissingDependency(
-                f"ONNX Runtime {ort.__version__} could not start {providers[0]} (driver, CUDA or cuDNN missing); "
+                f"ONNX Runtime {ort.__version__} could not start {wanted} (driver, CUDA or cuDNN missing); "
                 "mend the installation, or use --device cpu"
             )
         self._check_manifest()
@@ -126,7 +134,8 @@ class OnnxRuntimeSession(BackEnd):
             # Its CPU kernel would copy every token map to the host and back; the function stays on the device.
             if self._options.library:
                 raise MissingDependency(
-                    f"{found} holds no CUDA kernel; build it again where nvcc is found: {native.BUILD_COMMAND}, "
+                    f"{found} holds no CUDA kernel for this GPU and driver; build it again where nvcc is found: "
+                    f"{native.BUILD_COMMAND}, "
                     "or leave the library out"
                 )
             return None
@@ -146,7 +155,7 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _providers(ort: Any, device: str) -> list[str]:
+def _providers(ort: Any, device: str) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in ort.get_available_providers():
@@ -154,17 +163,15 @@ def _providers(ort: Any, device: str) -> list[str]:
             f"device cuda was asked for, but ONNX Runtime {ort.__version__} has no CUDA provider here; "
             "run: pip install 'lit-deploy[ort-gpu]', or use --device cpu"
         )
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot find
+        ort.preload_dlls()  # CUDA and cuDNN from their pip packages, which nobody else has loaded where torch is not
+    # float32 means float32: TensorFloat-32 products have 10 bits
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 def _with_layer_outputs(path: Path) -> bytes:
     """Serialise the graph with the layer values that its manifest names as further outputs."""
     model = read_onnx(path)
-    known = {info.name: info for info in model.graph.value_info}
-    layers = manifest_of(metadata_of(model), path).layers
-    missing = [name for name in layers if name not in known]
-    if missing:
-        raise ArtifactError(f"the graph lacks the layer value '{missing[0]}' that its manifest names; export it again")
-    model.graph.output.extend(known[name] for name in layers)
+    with_layer_outputs(model, path)
     serialised: bytes = model.SerializeToString()
     return serialised

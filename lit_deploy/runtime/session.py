@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from lit_deploy.artifact import Manifest
 from lit_deploy.errors import UsageError
+from lit_deploy.sidecar import ENGINE_SUFFIXES
 from lit_deploy.specs import MAX_BATCH, TensorSpec
 
 Arrays = dict[str, NDArray[np.generic]]
 Device = Literal["cpu", "cuda"]
 Backend = Literal["onnxruntime", "openvino"]
-ENGINE_SUFFIXES = (".engine", ".plan")
 T = TypeVar("T")
 
 

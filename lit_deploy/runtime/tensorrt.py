@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -32,16 +31,13 @@ from lit_deploy.runtime.session import (
     input_specs,
     output_specs,
 )
-from lit_deploy.sidecar import Sidecar, preflight, read_sidecar, this_host
+from lit_deploy.sidecar import Sidecar, preflight, read_sidecar, rebuild_command, this_host
 from lit_deploy.specs import TensorSpec
 
 MOST_GRAPHS = 8
 """Idle contexts that wait with a CUDA graph of their batch size; beyond it the one that waits longest is used anew."""
 
-_DTYPES = {
-    "FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT8": "int8", "INT32": "int32", "INT64": "int64",
-    "BOOL": "bool",
-}  # fmt: skip
+NUMPY_TYPES = {"float32", "float16", "uint8", "int8", "int32", "int64", "bool"}
 
 
 class TensorRTSession(BackEnd):
@@ -62,7 +58,7 @@ class TensorRTSession(BackEnd):
         self._lock = threading.Lock()
         self._idle: list[EngineContext] = []  # in the order they were given back
         self._all: list[EngineContext] = []
-        self._said: deque[str] = deque(maxlen=4)  # TensorRT's last errors
+        self._said = threading.local()  # the calling thread's last errors of TensorRT
 
     def __enter__(self) -> Self:
         sidecar = read_sidecar(self._path)
@@ -108,7 +104,7 @@ class TensorRTSession(BackEnd):
         if batch == 0:  # TensorRT takes no empty tensors
             return {spec.name: _empty(spec) for spec in self.outputs}, Phases(0, 0, 0, 0)
         profile = self._profile_for(batch)
-        self._said.clear()
+        self._said.errors = []
         try:
             with device.current():
                 context = self._take(device, loaded, batch)
@@ -118,8 +114,9 @@ class TensorRTSession(BackEnd):
                     self._discard(context)
                     raise
         except (ArtifactError, MissingDependency) as error:
+            said = self._reason("")
             raise ArtifactError(
-                f"{self._path} failed on the GPU with batch {batch} ({self._reason(str(error))}); "
+                f"{self._path} failed on the GPU with batch {batch} ({error}{said and f': {said}'}); "
                 "if memory is short, use a smaller batch or fewer threads at once"
             ) from None
         with self._lock:
@@ -138,7 +135,7 @@ class TensorRTSession(BackEnd):
         low, high = min(batch, self.batch_range[0]), max(batch, self.batch_range[1])
         raise UsageError(
             f"got a batch of {batch} images, but {self._path} was built for {ranges}; run smaller or larger batches, "
-            f"or build it again with --batch {low}:{batch}:{high} in: {entered(self._sidecar).rebuild}"
+            f"or build it again: {rebuild_command(self._path, entered(self._sidecar), batch=(low, batch, high))}"
         )
 
     def _take(self, device: Device, loaded: LoadedEngine, batch: int) -> EngineContext:
@@ -197,7 +194,7 @@ class TensorRTSession(BackEnd):
         if engine is None:
             raise ArtifactError(
                 f"{title} {module.__version__} refuses {self._path} ({self._reason('it does not say why')}); "
-                f"build it again here: {sidecar.rebuild}"
+                f"build it again here: {rebuild_command(self._path, sidecar)}"
             )
         returned = [spec.name for spec in output_specs(sidecar.manifest)]
         if self._options.layers:
@@ -213,12 +210,18 @@ class TensorRTSession(BackEnd):
 
     def _listen(self, severity: trt.Severity, message: str) -> None:
         if severity in ("internal error", "error"):
-            self._said.append(message)
+            self._errors().append(message)
 
     def _reason(self, otherwise: str) -> str:
         """The first line of the first error that TensorRT logged for this, else ``otherwise``."""
-        lines = self._said[0].strip().splitlines() if self._said else []
+        lines = "".join(self._errors()[:1]).strip().splitlines()
         return lines[0] if lines else otherwise
+
+    def _errors(self) -> list[str]:
+        if not hasattr(self._said, "errors"):
+            self._said.errors = []
+        errors: list[str] = self._said.errors
+        return errors
 
     def _close(self) -> None:
         device = self._device
@@ -230,6 +233,8 @@ class TensorRTSession(BackEnd):
                     self._all.pop().close()
                 self._loaded = None  # before its runtime
                 self._runtime = None
+            self._all.clear()
+            self._loaded = self._runtime = None
             device.close()
         self._device = self._sidecar = None
 
@@ -245,8 +250,12 @@ def _tensors(engine: Any) -> dict[str, list[TensorSpec]]:
         name = engine.get_tensor_name(index)
         dtype = engine.get_tensor_dtype(name).name
         shape = tuple(size if size >= 0 else "batch" for size in engine.get_tensor_shape(name))
-        tensors[engine.get_tensor_mode(name).name].append(TensorSpec(name, _DTYPES.get(dtype, dtype.lower()), shape))
+        tensors[engine.get_tensor_mode(name).name].append(TensorSpec(name, trt.DTYPES.get(dtype, dtype.lower()), shape))
     return tensors
+
+
+def _name(spec: TensorSpec) -> str:
+    return spec.name
 
 
 def _check_tensors(path: Path, engine: Any, sidecar: Sidecar, returned: list[str]) -> None:
@@ -255,7 +264,7 @@ def _check_tensors(path: Path, engine: Any, sidecar: Sidecar, returned: list[str
     outputs = {spec.name: spec for spec in sidecar.outputs}
     pairs = [
         *itertools.zip_longest(tensors["INPUT"], sidecar.inputs),
-        *itertools.zip_longest(tensors["OUTPUT"], sidecar.outputs),
+        *itertools.zip_longest(sorted(tensors["OUTPUT"], key=_name), sorted(sidecar.outputs, key=_name)),
         *itertools.zip_longest(sidecar.inputs, input_specs(sidecar.manifest)),
         *((outputs.get(spec.name), spec) for spec in output_specs(sidecar.manifest)),
         *((outputs.get(name), outputs.get(name)) for name in returned),
@@ -263,12 +272,13 @@ def _check_tensors(path: Path, engine: Any, sidecar: Sidecar, returned: list[str
     for found, wanted in pairs:
         if found is None or wanted is None or not agrees(found, wanted):
             raise ArtifactError(
-                f"{path} has {found}, its sidecar promises {wanted}; build it again here: {sidecar.rebuild}"
+                f"{path} has {found}, its sidecar promises {wanted}; "
+                f"build it again here: {rebuild_command(path, sidecar)}"
             )
-    unknown = [spec for spec in (*sidecar.inputs, *sidecar.outputs) if spec.dtype not in _DTYPES.values()]
+    unknown = [spec for spec in (*sidecar.inputs, *sidecar.outputs) if spec.dtype not in NUMPY_TYPES]
     count = engine.num_optimization_profiles
     if unknown or count != max(1, len(sidecar.profiles)):
         raise ArtifactError(
             f"{path} has {count} profiles and tensors of type {[spec.dtype for spec in unknown]} that this lit-deploy "
-            f"does not run; build it again here: {sidecar.rebuild}"
+            f"does not run; build it again here: {rebuild_command(path, sidecar)}"
         )

@@ -27,6 +27,7 @@ class TorchSession(BackEnd):
         super().__init__(options)
         self._source = source
         self._threads_before: int | None = None
+        self._tf32_before: list[bool] = []
         self._model: Any = None
         self._recording = threading.Lock()
         self._call: Callable[[Any], Any]
@@ -49,16 +50,22 @@ class TorchSession(BackEnd):
         if self._options.threads is not None:
             self._threads_before = torch.get_num_threads()  # the setting is the process's, not the session's
             torch.set_num_threads(self._options.threads)
+        # float32 means float32 on CUDA too: products of TensorFloat-32 have 10 bits
+        for setting in _tf32_settings():
+            self._tf32_before.append(setting.allow_tf32)
+            setting.allow_tf32 = False
         self._call = torch.compile(self._model) if self._options.compiled else self._model
         mode = ("compile" if self._options.compiled else "eager") + (", fp16" if self._options.half else "")
         self.description = f"PyTorch {torch.__version__} {self._options.device} ({mode})"
         return self
 
     def _close(self) -> None:
-        self._model = None
-        if self._threads_before is not None:
-            import torch
+        import torch
 
+        self._model = None
+        for setting in _tf32_settings():
+            setting.allow_tf32 = self._tf32_before.pop(0)
+        if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
@@ -76,3 +83,10 @@ class TorchSession(BackEnd):
             with self._recording, record_layers(self._model, self.manifest.layers) as layers:
                 logits = self._model(images)
         return {name: value.float().cpu().numpy() for name, value in {"logits": logits, **layers}.items()}
+
+
+def _tf32_settings() -> tuple[Any, ...]:
+    """What decides whether float32 products on CUDA may be of TensorFloat-32."""
+    import torch
+
+    return torch.backends.cudnn, torch.backends.cuda.matmul

@@ -1,12 +1,28 @@
 # Turns LIT_DEPLOY_CUDA (AUTO, ON, OFF) into LIT_DEPLOY_HAS_CUDA, enables the CUDA language if so, and chooses the
 # architectures: CMAKE_CUDA_ARCHITECTURES or the environment's CUDAARCHS where the user gives one, else machine code for
 # every data-centre and desktop GPU that this nvcc knows from compute capability 8.0 on (the kernel's tensor-core
-# products need it), and PTX of the last, which the driver compiles for what comes later.
+# products need it), and PTX for the rest, which the driver compiles: of the first for what lies between (Jetson), of
+# the last for what comes later.
 set(LIT_DEPLOY_HAS_CUDA FALSE)
 if(NOT LIT_DEPLOY_CUDA)
   message(STATUS "CUDA kernel: off (LIT_DEPLOY_CUDA=${LIT_DEPLOY_CUDA})")
   return()
 endif()
+
+set(_minimum_cuda 11.8)  # the first that knows compute capability 9.0
+
+# What is missing stops the build where CUDA was asked for, and is said loudly where it was not.
+macro(lit_deploy_without_cuda reason)
+  if(NOT LIT_DEPLOY_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "LIT_DEPLOY_CUDA=${LIT_DEPLOY_CUDA}, but ${reason}. Install the CUDA toolkit (${_minimum_cuda} "
+      "or newer) and put its bin folder on the PATH, name its nvcc with -DCMAKE_CUDA_COMPILER=<nvcc> in a new build "
+      "folder, or leave CUDA out with -DLIT_DEPLOY_CUDA=OFF.")
+  endif()
+  message(WARNING "The CUDA kernel is NOT built: ${reason}. The libraries run on the CPU alone. To get it, install the "
+    "CUDA toolkit (${_minimum_cuda} or newer), put its bin folder on the PATH and build again in a new build folder; "
+    "-DLIT_DEPLOY_CUDA=OFF silences this.")
+  return()
+endmacro()
 
 set(_own_architectures FALSE)
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND "$ENV{CUDAARCHS}" STREQUAL "")
@@ -15,19 +31,19 @@ endif()
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
-  if(NOT LIT_DEPLOY_CUDA STREQUAL "AUTO")
-    message(FATAL_ERROR "LIT_DEPLOY_CUDA=${LIT_DEPLOY_CUDA}, but no working nvcc was found: install the CUDA toolkit "
-      "(11.8 or newer) and put its bin folder on the PATH, name it with -DCMAKE_CUDA_COMPILER=<nvcc>, or leave CUDA "
-      "out with -DLIT_DEPLOY_CUDA=OFF.")
-  endif()
-  message(STATUS "CUDA kernel: NOT built, no working nvcc (CUDA toolkit 11.8 or newer) was found")
-  return()
+  lit_deploy_without_cuda("no working nvcc was found")
 endif()
 enable_language(CUDA)
-find_package(CUDAToolkit REQUIRED)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS _minimum_cuda)
+  lit_deploy_without_cuda("${CMAKE_CUDA_COMPILER} is of CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
+endif()
+find_package(CUDAToolkit)
+if(NOT TARGET CUDA::cudart_static)
+  lit_deploy_without_cuda("the CUDA runtime's static library (libcudart_static.a) was not found")
+endif()
 
 if(_own_architectures)
-  set(_architectures 80-real 86-real 89-real)
+  set(_architectures 80 86-real 89-real)
   if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
     list(APPEND _architectures 90)
   else()

@@ -14,13 +14,32 @@ cudaError_t deformable_token_merging_cuda(const MergingShape& shape, CudaElement
   cuda::Plan plan;
   if (!cuda::make_plan(shape, size, x, offset_weight, offset_bias, y, plan)) return cudaErrorInvalidValue;
   if (plan.blocks == 0) return cudaSuccess;
+  const auto merging = [&](auto zero) {
+    return make_merging<decltype(zero)>(plan, shape, x, offset_weight, offset_bias, y);
+  };
   switch (element) {
     case CudaElement::kFloat16:
-      return cuda::launch_float16(plan, make_merging<uint16_t>(shape, x, offset_weight, offset_bias, y), stream);
+      return cuda::launch_float16(plan, merging(uint16_t{}), stream);
     case CudaElement::kBFloat16:
-      return cuda::launch_bfloat16(plan, make_merging<uint16_t>(shape, x, offset_weight, offset_bias, y), stream);
+      return cuda::launch_bfloat16(plan, merging(uint16_t{}), stream);
     default:
-      return cuda::launch_float32(plan, make_merging<float>(shape, x, offset_weight, offset_bias, y), stream);
+      return cuda::launch_float32(plan, merging(float{}), stream);
+  }
+}
+
+cudaError_t check_deformable_token_merging_cuda() noexcept { return cuda::check_float32(); }
+
+bool is_cuda_mismatch(cudaError_t error) noexcept {
+  switch (error) {
+    case cudaErrorInsufficientDriver:
+    case cudaErrorCallRequiresNewerDriver:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorJitCompilerNotFound:
+      return true;
+    default:
+      return false;
   }
 }
 

@@ -21,11 +21,20 @@ enum class CudaElement : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 // one element; y must not overlap the inputs. 16-byte aligned pointers and channels that fill whole 16-byte vectors (a
 // multiple of 4 in float32, of 8 otherwise) take the fast path. An empty batch is no work: pointers may then be null.
 //
-// Returns cudaErrorInvalidValue, without touching the device, for an unknown element, height or width below 2,
-// channels below 1 or above 2^25, a negative batch, more than 2^60 elements, or a null or misaligned pointer.
+// Returns cudaErrorInvalidValue, without touching the device, for an unknown element, height or width below 2 or above
+// 2^30, channels below 1 or above 2^25, a negative batch, more than 2^60 elements, more than 2^31 - 1 tiles of 4 x 4
+// outputs, or a null or misaligned pointer.
 cudaError_t deformable_token_merging_cuda(const MergingShape& shape, CudaElement element, const void* x,
                                           const void* offset_weight, const void* offset_bias, void* y,
                                           cudaStream_t stream) noexcept;
+
+// Whether the current device can run this build of the kernel: cudaSuccess, or what a launch would return. Loads the
+// kernel, which makes the device's context where there is none yet.
+cudaError_t check_deformable_token_merging_cuda() noexcept;
+
+// True for the errors that another driver, another build of this library or doing without it mends: the driver is too
+// old (or missing) for the CUDA runtime inside, or the library holds no code for this GPU.
+bool is_cuda_mismatch(cudaError_t error) noexcept;
 
 }  // namespace lit_deploy
 

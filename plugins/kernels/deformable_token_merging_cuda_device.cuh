@@ -18,10 +18,9 @@ namespace lit_deploy::cuda {
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 
 struct GpuDevice {
-  LIT_DEVICE int thread() const { return static_cast<int>(threadIdx.x); }
-  LIT_DEVICE int threads() const { return static_cast<int>(blockDim.x); }
-  LIT_DEVICE int64_t block() const { return blockIdx.x; }
-  LIT_DEVICE int64_t blocks() const { return gridDim.x; }
+  LIT_DEVICE uint32_t thread() const { return threadIdx.x; }
+  LIT_DEVICE uint32_t threads() const { return blockDim.x; }
+  LIT_DEVICE uint32_t block() const { return blockIdx.x; }
 
   LIT_DEVICE void sync() const { __syncthreads(); }
   LIT_DEVICE void sync_warp() const { __syncwarp(); }
@@ -33,6 +32,8 @@ struct GpuDevice {
   LIT_DEVICE void mma(BFloat16, float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) const {
     LIT_MMA("bf16", sum, a, b);
   }
+
+  LIT_DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) const { return __umulhi(a, b); }
 
   template <typename T>
   LIT_DEVICE T load(const T* p) const {
@@ -82,9 +83,9 @@ constexpr int kResidentBlocks = !kVectors ? 1 : sizeof(typename E::Storage) == 2
 template <typename E, bool kVectors>
 __global__ void __launch_bounds__(kMaxWarps* kWarpLanes, (kResidentBlocks<E, kVectors>))
     merge_kernel(const Merging<typename E::Storage> merging) {
-  __shared__ Shared shared;
+  __shared__ Shared<typename E::Storage> shared;
   GpuDevice device;
-  merge_tiles<E, kVectors>(device, merging, shared);
+  merge_tile<E, kVectors>(device, merging, shared);
 }
 
 template <typename E>

@@ -4,18 +4,22 @@
 // (deformable_token_merging_cuda_device.cuh) and by any C++ compiler for the emulation test (tests/cuda_emulation.h).
 // Device offers, E being an Element below:
 //
-//   thread() threads() block() blocks()   indices and sizes, one-dimensional; threads() is a multiple of 32
+//   thread() threads() block()            indices and size, one-dimensional; threads() is a multiple of 64
 //   sync() sync_warp()                    barriers of the block and of the warp
 //   shuffle_xor(value, mask)              the float that lane (lane ^ mask) passes
 //   mma(E, sum, a, b)                     sum += a * b, the 16x8 by 16 product of mma.sync.m16n8k16 (16-bit elements)
 //   load16(p) store16(p, words)           16 aligned bytes; the store is not expected to be read again here
+//   multiply_high(a, b)                   the upper 32 bits of a * b, unsigned
 //   load(p)                               one element, read-only for the whole launch
 //   widen(E, word, pair) narrow(E, pair)  two 16-bit elements in a 32-bit word <-> two floats, rounded to nearest even
 //
-// A block takes tiles of 16 patches that follow one another, in three phases. (1) Its warps share the sum over the
-// patch's 4 * channels elements and leave partial offsets in shared memory. (2) One thread per sample turns the offsets
-// into a place and four weights. (3) All threads together copy the weighted neighbours, 16 bytes each, so that reads
-// and writes are coalesced whatever the number of channels; most of what is read here is still in L1 from (1).
+// A block takes one tile of 4 x 4 patches, in three phases. (1) Its warps share the sum over the patch's 4 * channels
+// elements and leave partial offsets in shared memory. (2) One thread per sample turns the offsets into four weights
+// and the addresses to read and to write. (3) All threads together copy the weighted neighbours, 16 bytes each, so that
+// reads and writes are coalesced whatever the number of channels; most of what is read here is still in L1 from (1).
+//
+// By count, what limits it is the rate at which instructions are issued. So divisions are multiplications that the host
+// has prepared, an address is one 64-bit sum, and two vectors share what they can.
 #ifndef LIT_DEPLOY_KERNELS_DEFORMABLE_TOKEN_MERGING_CUDA_KERNEL_H_
 #define LIT_DEPLOY_KERNELS_DEFORMABLE_TOKEN_MERGING_CUDA_KERNEL_H_
 
@@ -48,29 +52,43 @@ struct alignas(kVectorBytes) Words {
   uint32_t word[4];
 };
 
-// One block's shared memory. A sample is (patch of the tile, tap).
+// One tap of one patch: what the third phase needs to know of it.
+template <typename T>
+struct alignas(16) Sample {
+  float weight[4];  // of the neighbours (0, 0) (0, 1) (1, 0) (1, 1); 0 for one that is off the map or not wanted
+  const T* from;    // where neighbour (0, 0) begins, were it on the map; never read unless it is
+  T* to;
+};
+
+// One block's shared memory. A patch's slot is 4 * row + column in the tile, whether it exists or not; the samples are
+// those of the patches that exist, closed up.
+template <typename T>
 struct Shared {
   float partial[kMaxWarps][kTilePatches][kOffsets];
-  struct alignas(16) Weights {
-    float neighbour[4];  // (0, 0) (0, 1) (1, 0) (1, 1); 0 for one that is off the map or not wanted
-  } weights[kTileSamples];
-  int64_t origin[kTileSamples];  // element of x at which neighbour (0, 0) begins, were it on the map
+  Sample<T> samples[kTileSamples];
 };
 
-// Where a patch lies in x.
-struct Place {
-  int64_t image;  // its image's first element
-  int64_t row;    // of the upper left token
-  int64_t column;
+// Which patches a block works on.
+struct Tile {
+  uint32_t image;
+  uint32_t row;  // of the first patch, on the output map
+  uint32_t column;
 };
 
-template <typename T>
-LIT_DEVICE Place place_of(const Merging<T>& m, int64_t patch) {
-  const int64_t output_row = patch / m.columns;
-  const int64_t image = output_row / m.rows;
-  return Place{image * m.height * m.width * m.channels, 2 * (output_row - image * m.rows),
-               2 * (patch - output_row * m.columns)};
+template <typename Device>
+LIT_DEVICE uint32_t quotient(Device& device, uint32_t dividend, const Divider& divider) {
+  return device.multiply_high(2 * dividend, divider.multiplier) >> divider.shift;
 }
+
+template <typename Device, typename T>
+LIT_DEVICE Tile tile_of(Device& device, const Merging<T>& m) {
+  const uint32_t block = device.block();
+  const uint32_t tile_row = quotient(device, block, m.tile_columns), image = quotient(device, tile_row, m.tile_rows);
+  return Tile{image, kTileSide * (tile_row - image * m.tile_rows.divisor),
+              kTileSide * (block - tile_row * m.tile_columns.divisor)};
+}
+
+LIT_DEVICE uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 // The `count` elements at p (as many as 16 bytes hold, at most), the rest 0. Nothing is read if count <= 0.
 template <bool kVectors, typename Device, typename T>
@@ -90,7 +108,7 @@ LIT_DEVICE Words load_words(Device& device, const T* p, int count) {
 
 // --------------------------------------------------------------------------------------------------- (1) offsets
 
-// Lane 4 * group + quarter works on patches `group` and `group + 8` of the tile, and on the quarter-th 16 bytes of each
+// Lane 4 * group + quarter works on the tile's patches `group` and `group + 8`, and on the quarter-th 16 bytes of each
 // step. At the end it has dy and dx of tap `quarter` for both patches: sum[0..1] and sum[2..3].
 //
 // 16-bit elements: offset_weight has eight rows, the very N of the tensor core's m16n8k16. The order in which a dot
@@ -99,21 +117,32 @@ LIT_DEVICE Words load_words(Device& device, const T* p, int count) {
 template <typename E>
 struct OffsetSum {
   float sum[4] = {};
+  LIT_DEVICE static uint32_t weight_row(uint32_t group) { return group; }  // the one that this lane loads
 
+  // One round of kStepsAhead steps, `stride` elements apart; `left` are behind the first one's until the run ends.
   template <bool kVectors, typename Device, typename T>
-  LIT_DEVICE void add(Device& device, const Words (&tokens)[2], const T* weight, int column, int stride, int group,
-                      int count) {
-    const Words w = load_words<kVectors>(device, weight + (group * stride + column), count);
+  LIT_DEVICE void add(Device& device, const Words (&tokens)[kStepsAhead][2], const T* weight, int, int stride,
+                      int left) {
+    Words w[kStepsAhead];
     LIT_UNROLL
-    for (int i = 0; i < 4; i += 2) {
-      const uint32_t a[4] = {tokens[0].word[i], tokens[1].word[i], tokens[0].word[i + 1], tokens[1].word[i + 1]};
-      const uint32_t b[2] = {w.word[i], w.word[i + 1]};
-      device.mma(E{}, sum, a, b);
+    for (int i = 0; i < kStepsAhead; ++i) {
+      w[i] = load_words<kVectors>(device, weight + i * stride, left - i * stride);
+    }
+    device.sync_warp();  // the product needs all lanes at once, whatever their loads branched on
+    LIT_UNROLL
+    for (int i = 0; i < kStepsAhead; ++i) {
+      LIT_UNROLL
+      for (int j = 0; j < 4; j += 2) {
+        const uint32_t a[4] = {tokens[i][0].word[j], tokens[i][1].word[j], tokens[i][0].word[j + 1],
+                               tokens[i][1].word[j + 1]};
+        const uint32_t b[2] = {w[i].word[j], w[i].word[j + 1]};
+        device.mma(E{}, sum, a, b);
+      }
     }
   }
 
   template <typename Device>
-  LIT_DEVICE void finish(Device&, int) {}
+  LIT_DEVICE void finish(Device&, uint32_t) {}
 };
 
 // float32: every lane sums all eight offsets over its share; the four lanes of a group then exchange what they have of
@@ -122,27 +151,31 @@ template <>
 struct OffsetSum<Float32> {
   float sum[4] = {};
   float share[2][kOffsets] = {};
+  LIT_DEVICE static uint32_t weight_row(uint32_t) { return 0; }  // the first of all eight
 
   template <bool kVectors, typename Device>
-  LIT_DEVICE void add(Device& device, const Words (&tokens)[2], const float* weight, int column, int stride, int,
-                      int count) {
-    float token[2][4];
-    std::memcpy(token, tokens, sizeof token);
+  LIT_DEVICE void add(Device& device, const Words (&tokens)[kStepsAhead][2], const float* weight, int row_stride,
+                      int stride, int left) {
     LIT_UNROLL
-    for (int o = 0; o < kOffsets; ++o) {
-      const Words words = load_words<kVectors>(device, weight + (o * stride + column), count);
-      float w[4];
-      std::memcpy(w, &words, sizeof w);
+    for (int i = 0; i < kStepsAhead; ++i) {
+      float token[2][4];
+      std::memcpy(token, tokens[i], sizeof token);
       LIT_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        share[0][o] += token[0][i] * w[i];
-        share[1][o] += token[1][i] * w[i];
+      for (int o = 0; o < kOffsets; ++o) {
+        const Words words = load_words<kVectors>(device, weight + (o * row_stride + i * stride), left - i * stride);
+        float w[4];
+        std::memcpy(w, &words, sizeof w);
+        LIT_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          share[0][o] += token[0][j] * w[j];
+          share[1][o] += token[1][j] * w[j];
+        }
       }
     }
   }
 
   template <typename Device>
-  LIT_DEVICE void finish(Device& device, int quarter) {
+  LIT_DEVICE void finish(Device& device, uint32_t quarter) {
     const bool high = (quarter & 2) != 0, odd = (quarter & 1) != 0;
     LIT_UNROLL
     for (int p = 0; p < 2; ++p) {
@@ -159,45 +192,40 @@ struct OffsetSum<Float32> {
 };
 
 template <typename E, bool kVectors, typename Device, typename T>
-LIT_DEVICE void sum_offsets(Device& device, const Merging<T>& m, int64_t first_patch, Shared& shared) {
+LIT_DEVICE void sum_offsets(Device& device, const Merging<T>& m, const Tile& tile, Shared<T>& shared) {
   constexpr int kLaneElements = kVectorBytes / static_cast<int>(sizeof(T));
-  const int lane = device.thread() % kWarpLanes, group = lane / 4, quarter = lane % 4;
-  const int warp = device.thread() / kWarpLanes, warps = device.threads() / kWarpLanes;
-  const int run = 2 * m.channels;
-  const int steps = m.steps;
+  // Unsigned where it can be: a remainder is then one instruction, and a 64-bit product two.
+  const uint32_t lane = device.thread() % kWarpLanes, group = lane / 4, quarter = lane % 4;
+  const uint32_t warp = device.thread() / kWarpLanes, lower = warp % 2;  // its run: the upper or lower two tokens
+  const uint32_t run = 2 * m.channels;
 
-  int64_t patch[2];
-  bool exists[2];
+  uint32_t first = warp / 2 * 4 * kLaneElements;  // element of the run, of the warp's next step
+  const uint32_t begin = first + quarter * kLaneElements;
+  // In place of a patch that does not exist, one that does: nothing becomes of the sum, and no load has to ask.
+  const T* token[2];
   LIT_UNROLL
-  for (int p = 0; p < 2; ++p) {
-    exists[p] = first_patch + group + 8 * p < m.patches;
-    const Place place = place_of(m, exists[p] ? first_patch + group + 8 * p : first_patch);
-    patch[p] = place.image + (place.row * m.width + place.column) * m.channels;
+  for (uint32_t p = 0; p < 2; ++p) {
+    const uint32_t row = smaller(tile.row + group / kTileSide + 2 * p, m.rows - 1);
+    const uint32_t column = smaller(tile.column + group % kTileSide, m.columns - 1);
+    token[p] = m.x + tile.image * m.image_stride + (2 * row + lower) * m.row_stride + (int64_t{column} * run + begin);
   }
+  const T* weight = m.offset_weight + (OffsetSum<E>::weight_row(group) * 2 + lower) * run + begin;
+  int left = static_cast<int>(run - begin);  // behind the run, where it is 0 or less, a step is filled with zeros
 
   OffsetSum<E> offsets;
-  for (int begin = warp; begin < 2 * steps; begin += warps * kStepsAhead) {  // the same count for all lanes of a warp
+  const int stride = static_cast<int>(device.threads() / (2 * kWarpLanes)) * 4 * kLaneElements;  // they take turns
+  for (; first < run; first += kStepsAhead * stride) {  // as often for all lanes of a warp
     Words tokens[kStepsAhead][2];
-    int count[kStepsAhead], column[kStepsAhead];
     LIT_UNROLL
-    for (int ahead = 0; ahead < kStepsAhead; ++ahead) {
-      const int step = begin + ahead * warps;
-      const int lower = step >= steps ? 1 : 0;  // the patch's lower two tokens
-      const int k = ((step - lower * steps) * 4 + quarter) * kLaneElements;
-      count[ahead] = run - k;  // none is left (0 or less) for a step that is one too many
-      column[ahead] = lower * run + k;
+    for (int i = 0; i < kStepsAhead; ++i) {
       LIT_UNROLL
-      for (int p = 0; p < 2; ++p) {
-        const T* token = m.x + patch[p] + lower * m.width * m.channels + k;
-        tokens[ahead][p] = load_words<kVectors>(device, token, exists[p] ? count[ahead] : 0);
-      }
+      for (int p = 0; p < 2; ++p) tokens[i][p] = load_words<kVectors>(device, token[p] + i * stride, left - i * stride);
     }
-    device.sync_warp();  // the product needs all lanes at once, whatever their loads branched on
+    offsets.template add<kVectors>(device, tokens, weight, static_cast<int>(2 * run), stride, left);
     LIT_UNROLL
-    for (int ahead = 0; ahead < kStepsAhead; ++ahead) {
-      offsets.template add<kVectors>(device, tokens[ahead], m.offset_weight, column[ahead], 2 * run, group,
-                                     count[ahead]);
-    }
+    for (int p = 0; p < 2; ++p) token[p] += kStepsAhead * stride;
+    weight += kStepsAhead * stride;
+    left -= kStepsAhead * stride;
   }
   offsets.finish(device, quarter);
   LIT_UNROLL
@@ -221,53 +249,54 @@ LIT_DEVICE float load_float(Device& device, const typename E::Storage* p) {
   }
 }
 
+// `columns`: of the tile's patches that exist.
 template <typename E, typename Device, typename T>
-LIT_DEVICE void place_sample(Device& device, const Merging<T>& m, int64_t first_patch, int sample, Shared& shared) {
-  const int tap = sample % kTaps;
-  const int warps = device.threads() / kWarpLanes;
-  float offset[2] = {};
-  for (int warp = 0; warp < warps; ++warp) {
-    const float* partial = &shared.partial[warp][sample / kTaps][2 * tap];
+LIT_DEVICE void place_sample(Device& device, const Merging<T>& m, const Tile& tile, uint32_t columns, uint32_t sample,
+                             Shared<T>& shared) {
+  const uint32_t tap = sample % kTaps, patch = sample / kTaps;
+  uint32_t patch_row = 0;  // patch / columns, of which there are at most four
+  LIT_UNROLL
+  for (uint32_t i = 1; i < kTileSide; ++i) patch_row += patch >= i * columns ? 1 : 0;
+  const uint32_t patch_column = patch - patch_row * columns;
+  float offset[2];
+  LIT_UNROLL
+  for (int i = 0; i < 2; ++i) offset[i] = load_float<E>(device, m.offset_bias + 2 * tap + i);
+  const uint32_t warps = device.threads() / kWarpLanes;
+  for (uint32_t warp = 0; warp < warps; ++warp) {
+    const float* partial = &shared.partial[warp][patch_row * kTileSide + patch_column][2 * tap];
     offset[0] += partial[0];
     offset[1] += partial[1];
   }
-  const Place place = place_of(m, first_patch + sample / kTaps);
-  for (int i = 0; i < 2; ++i) offset[i] += load_float<E>(device, m.offset_bias + 2 * tap + i);
-  const float row = static_cast<float>(place.row + tap / 2) + offset[0];
-  const float column = static_cast<float>(place.column + tap % 2) + offset[1];
+  const uint32_t output_row = tile.row + patch_row, output_column = tile.column + patch_column;
+  const float row = static_cast<float>(2 * output_row + tap / 2) + offset[0];
+  const float column = static_cast<float>(2 * output_column + tap % 2) + offset[1];
 
-  int64_t origin = 0;
-  float weight[4] = {};
+  Sample<T>& s = shared.samples[sample];
+  float down[2] = {}, right[2] = {};
+  int top = 0, left = 0;
   // Written so that NaN fails it: nothing that is not a position on the map is ever converted to an integer.
   if (row > -1.0f && row < static_cast<float>(m.height) && column > -1.0f && column < static_cast<float>(m.width)) {
-    const int64_t truncated_row = static_cast<int64_t>(row), truncated_column = static_cast<int64_t>(column);
-    const int64_t top = truncated_row - (row < static_cast<float>(truncated_row) ? 1 : 0);
-    const int64_t left = truncated_column - (column < static_cast<float>(truncated_column) ? 1 : 0);
-    const float down = row - static_cast<float>(top), right = column - static_cast<float>(left);
-    LIT_UNROLL
-    for (int n = 0; n < 4; ++n) {
-      const int64_t i = top + n / 2, j = left + n % 2;
-      const bool on_map = i >= 0 && i < m.height && j >= 0 && j < m.width;
-      weight[n] = on_map ? (n / 2 == 1 ? down : 1.0f - down) * (n % 2 == 1 ? right : 1.0f - right) : 0.0f;
-    }
-    origin = place.image + (top * m.width + left) * m.channels;
+    const int truncated_row = static_cast<int>(row), truncated_column = static_cast<int>(column);
+    top = truncated_row - (row < static_cast<float>(truncated_row) ? 1 : 0);
+    left = truncated_column - (column < static_cast<float>(truncated_column) ? 1 : 0);
+    const float fraction_row = row - static_cast<float>(top), fraction_column = column - static_cast<float>(left);
+    down[0] = top >= 0 ? 1.0f - fraction_row : 0.0f;
+    down[1] = top + 1 < static_cast<int>(m.height) ? fraction_row : 0.0f;
+    right[0] = left >= 0 ? 1.0f - fraction_column : 0.0f;
+    right[1] = left + 1 < static_cast<int>(m.width) ? fraction_column : 0.0f;
   }
-  shared.origin[sample] = origin;
   LIT_UNROLL
-  for (int n = 0; n < 4; ++n) shared.weights[sample].neighbour[n] = weight[n];
+  for (int n = 0; n < 4; ++n) s.weight[n] = down[n / 2] * right[n % 2];
+  s.from = m.x + tile.image * m.image_stride + top * m.row_stride + int64_t{left} * m.channels;
+  const int64_t output = (int64_t{tile.image} * m.rows + output_row) * m.columns + output_column;
+  s.to = m.y + (output * kTaps + tap) * m.channels;
 }
 
 // ---------------------------------------------------------------------------------------------------- (3) gather
 
-// A neighbour of weight 0 is not read at all: it may lie off the map, and 0 times infinity would not be 0.
+// result = the sum over n of weight[n] * neighbour[n], element by element.
 template <typename E, typename Device>
-LIT_DEVICE void gather_vector(Device& device, const typename E::Storage* x, const int64_t (&from)[4],
-                              const Shared::Weights& weights, typename E::Storage* out) {
-  Words words[4];
-  LIT_UNROLL
-  for (int n = 0; n < 4; ++n) {
-    words[n] = load_words<true>(device, x + from[n], weights.neighbour[n] != 0.0f ? 1 : 0);
-  }
+LIT_DEVICE Words weighted_sum(Device& device, const Words (&neighbour)[4], const float (&weight)[4]) {
   Words result;
   LIT_UNROLL
   for (int i = 0; i < 4; ++i) {
@@ -276,8 +305,8 @@ LIT_DEVICE void gather_vector(Device& device, const typename E::Storage* x, cons
       LIT_UNROLL
       for (int n = 0; n < 4; ++n) {
         float value;
-        std::memcpy(&value, &words[n].word[i], sizeof value);
-        sum += weights.neighbour[n] * value;
+        std::memcpy(&value, &neighbour[n].word[i], sizeof value);
+        sum += weight[n] * value;
       }
       std::memcpy(&result.word[i], &sum, sizeof sum);
     } else {
@@ -285,78 +314,71 @@ LIT_DEVICE void gather_vector(Device& device, const typename E::Storage* x, cons
       LIT_UNROLL
       for (int n = 0; n < 4; ++n) {
         float pair[2];
-        device.widen(E{}, words[n].word[i], pair);
-        sum[0] += weights.neighbour[n] * pair[0];
-        sum[1] += weights.neighbour[n] * pair[1];
+        device.widen(E{}, neighbour[n].word[i], pair);
+        sum[0] += weight[n] * pair[0];
+        sum[1] += weight[n] * pair[1];
       }
       result.word[i] = device.narrow(E{}, sum);
     }
   }
-  device.store16(out, result);
+  return result;
 }
 
-template <typename E, typename Device>
-LIT_DEVICE void gather_element(Device& device, const typename E::Storage* x, const int64_t (&from)[4],
-                               const Shared::Weights& weights, typename E::Storage* out) {
+template <typename E, typename Device, typename T>
+LIT_DEVICE void gather_element(Device& device, const T* const (&from)[4], const float (&weight)[4], T* to) {
   float sum[2] = {};
   LIT_UNROLL
   for (int n = 0; n < 4; ++n) {
-    if (weights.neighbour[n] != 0.0f) sum[0] += weights.neighbour[n] * load_float<E>(device, x + from[n]);
+    if (weight[n] != 0.0f) sum[0] += weight[n] * load_float<E>(device, from[n]);
   }
-  if constexpr (sizeof(typename E::Storage) == sizeof(float)) {
-    *out = sum[0];
+  if constexpr (sizeof(T) == sizeof(float)) {
+    *to = sum[0];
   } else {
-    *out = static_cast<typename E::Storage>(device.narrow(E{}, sum) & 0xffffu);
+    *to = static_cast<T>(device.narrow(E{}, sum) & 0xffffu);
+  }
+}
+
+// A thread copies two vectors (elements, where there are no vectors) of a sample at a time, half a sample apart: they
+// share weights and predicates, and twice as many loads are under way. Of an odd number, the one in the middle is
+// written twice, with the same bits. A neighbour of weight 0 is not read at all: it may lie off the map, and 0 times
+// infinity would not be 0.
+template <typename E, bool kVectors, typename Device, typename T>
+LIT_DEVICE void gather(Device& device, const Merging<T>& m, uint32_t samples, const Shared<T>& shared) {
+  constexpr int kElements = kVectors ? kVectorBytes / static_cast<int>(sizeof(T)) : 1;
+  const uint32_t pairs = m.pairs.divisor;
+  for (uint32_t i = device.thread(); i < samples * pairs; i += device.threads()) {
+    const uint32_t sample = quotient(device, i, m.pairs), pair = i - sample * pairs;
+    const Sample<T> s = shared.samples[sample];
+    const T* top = s.from + pair * kElements;
+    const T* bottom = top + m.row_stride;
+    const T* from[2][4] = {{top, top + m.channels, bottom, bottom + m.channels}};
+    LIT_UNROLL
+    for (int n = 0; n < 4; ++n) from[1][n] = from[0][n] + m.pair_stride;
+    T* const to[2] = {s.to + pair * kElements, s.to + pair * kElements + m.pair_stride};
+    if constexpr (kVectors) {
+      Words words[2][4];
+      LIT_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        const int wanted = s.weight[n] != 0.0f ? 1 : 0;
+        for (int half = 0; half < 2; ++half) words[half][n] = load_words<true>(device, from[half][n], wanted);
+      }
+      for (int half = 0; half < 2; ++half) device.store16(to[half], weighted_sum<E>(device, words[half], s.weight));
+    } else {
+      for (int half = 0; half < 2; ++half) gather_element<E>(device, from[half], s.weight, to[half]);
+    }
   }
 }
 
 template <typename E, bool kVectors, typename Device, typename T>
-LIT_DEVICE void gather(Device& device, const Merging<T>& m, int64_t first_patch, int samples, const Shared& shared) {
-  constexpr int kElements = kVectors ? kVectorBytes / static_cast<int>(sizeof(T)) : 1;
-  const int vectors = m.channels / kElements;  // of one sample
-  const int sample_step = device.threads() / vectors, vector_step = device.threads() % vectors;
-  const int64_t row = m.width * m.channels;
-  const int64_t step[4] = {0, m.channels, row, row + m.channels};
-  int sample = device.thread() / vectors, vector = device.thread() % vectors;
-  T* y = m.y + first_patch * kTaps * m.channels;
-  while (sample < samples) {
-    const Shared::Weights weights = shared.weights[sample];
-    const int64_t channel = static_cast<int64_t>(vector) * kElements;
-    const int64_t start = shared.origin[sample] + channel;
-    int64_t from[4];
-    LIT_UNROLL
-    for (int n = 0; n < 4; ++n) from[n] = start + step[n];
-    T* out = y + static_cast<int64_t>(sample) * m.channels + channel;
-    if constexpr (kVectors) {
-      gather_vector<E>(device, m.x, from, weights, out);
-    } else {
-      gather_element<E>(device, m.x, from, weights, out);
-    }
-    sample += sample_step;
-    vector += vector_step;
-    if (vector >= vectors) {
-      vector -= vectors;
-      ++sample;
-    }
-  }
-}
-
-template <typename E, bool kVectors, typename Device>
-LIT_DEVICE void merge_tiles(Device& device, const Merging<typename E::Storage>& m, Shared& shared) {
-  const int64_t stride = device.blocks() * kTilePatches;
-  for (int64_t first_patch = device.block() * kTilePatches; first_patch < m.patches; first_patch += stride) {
-    sum_offsets<E, kVectors>(device, m, first_patch, shared);
-    device.sync();
-    const int64_t left = m.patches - first_patch;
-    const int samples = kTaps * static_cast<int>(left < kTilePatches ? left : kTilePatches);
-    for (int sample = device.thread(); sample < samples; sample += device.threads()) {
-      place_sample<E>(device, m, first_patch, sample, shared);
-    }
-    device.sync();
-    gather<E, kVectors>(device, m, first_patch, samples, shared);
-    // No barrier here: the next tile's first phase writes only `partial`, which nobody reads after the barrier above,
-    // and its barrier keeps the second phase away from `weights` and `origin` until every thread is done with them.
-  }
+LIT_DEVICE void merge_tile(Device& device, const Merging<T>& m, Shared<T>& shared) {
+  const Tile tile = tile_of(device, m);
+  const uint32_t columns = smaller(kTileSide, m.columns - tile.column);
+  const uint32_t samples = kTaps * columns * smaller(kTileSide, m.rows - tile.row);
+  sum_offsets<E, kVectors>(device, m, tile, shared);
+  device.sync();
+  if (device.thread() < samples) place_sample<E>(device, m, tile, columns, device.thread(), shared);
+  device.sync();
+  gather<E, kVectors>(device, m, samples, shared);
 }
 
 }  // namespace lit_deploy::cuda

@@ -12,6 +12,9 @@ cudaError_t launch_float32(const Plan& plan, const Merging<float>& merging, cuda
 cudaError_t launch_float16(const Plan& plan, const Merging<uint16_t>& merging, cudaStream_t stream);
 cudaError_t launch_bfloat16(const Plan& plan, const Merging<uint16_t>& merging, cudaStream_t stream);
 
+// Loads one kernel; all of them are compiled for the same architectures.
+cudaError_t check_float32();
+
 }  // namespace lit_deploy::cuda
 
 #endif  // LIT_DEPLOY_KERNELS_DEFORMABLE_TOKEN_MERGING_CUDA_LAUNCH_H_

@@ -71,7 +71,15 @@ RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* api_base) {
   }
 }
 
-// 1 if the library holds kernels for ONNX Runtime's CUDA execution provider, else 0. Touches no device.
+// 1 if the library holds kernels for ONNX Runtime's CUDA execution provider and nothing is known to keep them from
+// running here, else 0. A driver that is too old for the library, or a GPU that it holds no code for, is 0, so that the
+// function in the file runs instead; no driver, or no GPU, is 1: that is the provider's to say. Asks the current device,
+// at the first call alone, and may make its context.
 extern "C" __attribute__((visibility("default"))) int32_t lit_deploy_has_cuda(void) {
-  return lit_deploy::ort::kCudaOpCount > 0 ? 1 : 0;
+#ifdef LIT_DEPLOY_HAS_CUDA
+  static const bool fits = lit_deploy::ort::cuda_kernel_fits();
+  return fits ? 1 : 0;
+#else
+  return 0;
+#endif
 }

@@ -22,9 +22,12 @@ OrtStatus* ORT_API_CALL compute(void* kernel, OrtKernelContext* context) {
   const cudaError_t error = deformable_token_merging_cuda(t.shape, Element, t.x, t.offset_weight, t.offset_bias, t.y,
                                                           static_cast<cudaStream_t>(stream));
   if (error == cudaSuccess) return nullptr;
-  char message[256];
-  std::snprintf(message, sizeof message, "%s::%s: the CUDA kernel could not be started: %s (%s)", kDomain, kOpType,
-                cudaGetErrorString(error), cudaGetErrorName(error));
+  const char* remedy = is_cuda_mismatch(error) ? "; update the driver, build the library again for this GPU (or with "
+                                                 "-DCMAKE_CUDA_ARCHITECTURES=<it>), or leave it out: --no-library"
+                                               : "";
+  char message[512];
+  std::snprintf(message, sizeof message, "%s::%s: the CUDA kernel could not be started: %s (%s)%s", kDomain, kOpType,
+                cudaGetErrorString(error), cudaGetErrorName(error), remedy);
   return api->CreateStatus(ORT_FAIL, message);
 }
 
@@ -36,6 +39,12 @@ void fill_cuda_op(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& 
 }
 
 }  // namespace
+
+bool cuda_kernel_fits() {
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return true;  // none: ONNX Runtime will say so
+  return !is_cuda_mismatch(check_deformable_token_merging_cuda());
+}
 
 void make_cuda_ops(const OrtApi* api, MergingOp* ops) {
   fill_cuda_op<CudaElement::kFloat32>(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ops[0]);

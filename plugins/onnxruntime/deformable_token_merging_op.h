@@ -38,6 +38,9 @@ constexpr int kCudaOpCount = 0;
 #endif
 void make_cuda_ops(const OrtApi* api, MergingOp* ops);
 
+// False where the driver is too old for the CUDA runtime in this library, or the GPU is one that it holds no code for.
+bool cuda_kernel_fits();
+
 // The parts that do not depend on the provider: names, arity, types, the shape function, making and
 // ending a Kernel. A provider adds GetExecutionProviderType and KernelComputeV2.
 void fill_schema(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& op);

@@ -163,8 +163,9 @@ int32_t DeformableTokenMergingPlugin::enqueue(const PluginTensorDesc* in, const 
                                                           input_data[0], input_data[1], input_data[2], output_data[0],
                                                           stream);
   if (error == cudaSuccess) return kOk;
-  const char* remedy = error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion
-                           ? "; rebuild the plugin with -DCMAKE_CUDA_ARCHITECTURES=<this GPU's>, or update the driver"
+  const char* remedy = is_cuda_mismatch(error)
+                           ? "; update the driver, build the plugin again with -DCMAKE_CUDA_ARCHITECTURES=<this "
+                             "GPU's>, or the engine without it: --no-plugin"
                            : "";
   complain("DeformableTokenMerging: the kernel for x [%lld, %lld, %lld, %lld] could not be launched: %s (%s)%s",
            static_cast<long long>(x.d[0]), static_cast<long long>(x.d[1]), static_cast<long long>(x.d[2]),

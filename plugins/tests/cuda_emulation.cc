@@ -163,20 +163,25 @@ uint16_t bits_of(BFloat16, float value) { return bfloat16_from_float(value); }
 
 class EmulatedDevice {
  public:
-  EmulatedDevice(Block& group, int thread, int64_t block, int64_t blocks)
-      : group_(group), thread_(thread), block_(block), blocks_(blocks) {}
+  EmulatedDevice(Block& group, int thread, int64_t block)
+      : group_(group), thread_(thread), block_(static_cast<uint32_t>(block)) {}
 
-  int thread() const { return thread_; }
-  int threads() const { return group_.threads(); }
-  int64_t block() const { return block_; }
-  int64_t blocks() const { return blocks_; }
-  void sync() { group_.wait(thread_, true); }
-  void sync_warp() { group_.wait(thread_, false); }
+  uint32_t thread() const { return static_cast<uint32_t>(thread_); }
+  uint32_t threads() const { return static_cast<uint32_t>(group_.threads()); }
+  uint32_t block() const { return block_; }
+  void sync() {
+    group_.wait(thread_, true);
+    converged_ = true;
+  }
+  void sync_warp() {
+    group_.wait(thread_, false);
+    converged_ = true;
+  }
 
   float shuffle_xor(float value, int mask) {
     Block::Exchange& exchange = group_.exchange(thread_, turn_ = !turn_);
     exchange.value[lane()] = value;
-    sync_warp();
+    group_.wait(thread_, false);
     return exchange.value[lane() ^ mask];
   }
 
@@ -184,12 +189,16 @@ class EmulatedDevice {
   //   a[0] A(group, 2 * quarter + 0..1)  a[1] A(group + 8, the same)  a[2], a[3] the same with 8 more columns
   //   b[0] B(2 * quarter + 0..1, group)  b[1] B(2 * quarter + 8..9, group)
   //   sum[0..1] C(group, 2 * quarter + 0..1)  sum[2..3] C(group + 8, the same)
+  //
+  // All lanes must run it as one. Loads are what the kernel makes lanes branch on: between a load and the product there
+  // has to be a sync_warp(), which CUDA needs to bring the lanes together again.
   template <typename E>
   void mma(E element, float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    if (!converged_) group_.fail("a product without sync_warp() behind the loads");
     Block::Exchange& exchange = group_.exchange(thread_, turn_ = !turn_);
     std::copy(a, a + 4, exchange.a[lane()]);
     std::copy(b, b + 2, exchange.b[lane()]);
-    sync_warp();
+    group_.wait(thread_, false);
     const int group = lane() / 4, quarter = lane() % 4;
     for (int i = 0; i < 4; ++i) {
       const int row = group + 8 * (i / 2), column = 2 * quarter + i % 2;
@@ -204,14 +213,18 @@ class EmulatedDevice {
     }
   }
 
+  uint32_t multiply_high(uint32_t a, uint32_t b) { return static_cast<uint32_t>((uint64_t{a} * b) >> 32); }
+
   template <typename T>
   T load(const T* p) {
     check_aligned(p, sizeof(T));
+    converged_ = false;
     return *p;
   }
 
   Words load16(const void* p) {
     check_aligned(p, kVectorBytes);
+    converged_ = false;
     Words words;
     std::memcpy(&words, p, sizeof words);
     return words;
@@ -246,23 +259,25 @@ class EmulatedDevice {
 
   Block& group_;
   int thread_;
-  int64_t block_, blocks_;
+  uint32_t block_;
   bool turn_ = false;
+  bool converged_ = true;  // since the last barrier, nothing that lanes branch on
 };
 
 template <typename E>
-const char* emulate_grid(const Plan& plan, int64_t blocks, const Merging<typename E::Storage>& merging,
+const char* emulate_grid(const Plan& plan, int64_t first, const Merging<typename E::Storage>& merging,
                          Schedule schedule) {
+  using SharedMemory = Shared<typename E::Storage>;
   Block group(plan.warps * kWarpLanes, schedule);
-  const auto shared = std::make_unique<Shared>();
-  for (int64_t block = 0; block < blocks; ++block) {
-    std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(Shared));  // NaN: what is read must have been written
+  const auto shared = std::make_unique<SharedMemory>();
+  for (int64_t block = first; block < plan.blocks; ++block) {
+    std::memset(static_cast<void*>(shared.get()), 0xff, sizeof(SharedMemory));  // NaN: what is read must be written
     const char* error = group.run([&](int thread) {
-      EmulatedDevice device(group, thread, block, blocks);
+      EmulatedDevice device(group, thread, block);
       if (plan.vectors) {
-        merge_tiles<E, true>(device, merging, *shared);
+        merge_tile<E, true>(device, merging, *shared);
       } else {
-        merge_tiles<E, false>(device, merging, *shared);
+        merge_tile<E, false>(device, merging, *shared);
       }
     });
     if (error != nullptr) return error;
@@ -272,16 +287,16 @@ const char* emulate_grid(const Plan& plan, int64_t blocks, const Merging<typenam
 
 }  // namespace
 
-const char* emulate(Float32, const Plan& plan, int64_t blocks, const Merging<float>& merging, Schedule schedule) {
-  return emulate_grid<Float32>(plan, blocks, merging, schedule);
+const char* emulate(Float32, const Plan& plan, int64_t first, const Merging<float>& merging, Schedule schedule) {
+  return emulate_grid<Float32>(plan, first, merging, schedule);
 }
 
-const char* emulate(Float16, const Plan& plan, int64_t blocks, const Merging<uint16_t>& merging, Schedule schedule) {
-  return emulate_grid<Float16>(plan, blocks, merging, schedule);
+const char* emulate(Float16, const Plan& plan, int64_t first, const Merging<uint16_t>& merging, Schedule schedule) {
+  return emulate_grid<Float16>(plan, first, merging, schedule);
 }
 
-const char* emulate(BFloat16, const Plan& plan, int64_t blocks, const Merging<uint16_t>& merging, Schedule schedule) {
-  return emulate_grid<BFloat16>(plan, blocks, merging, schedule);
+const char* emulate(BFloat16, const Plan& plan, int64_t first, const Merging<uint16_t>& merging, Schedule schedule) {
+  return emulate_grid<BFloat16>(plan, first, merging, schedule);
 }
 
 float float_from_bfloat16(uint16_t bits) {

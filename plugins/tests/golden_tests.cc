@@ -33,8 +33,8 @@ void emulated_cuda_kernel(const MergingShape& shape, const float* x, const float
   cuda::Plan plan;
   const bool taken = cuda::make_plan(shape, sizeof(float), x, w, b, y, plan);
   CHECK(taken, "the CUDA kernel refuses the case");
-  const auto merging = cuda::make_merging<float>(shape, x, w, b, y);
-  const char* error = cuda::emulate(cuda::Float32{}, plan, plan.blocks, merging, cuda::Schedule::kForward);
+  const auto merging = cuda::make_merging<float>(plan, shape, x, w, b, y);
+  const char* error = cuda::emulate(cuda::Float32{}, plan, 0, merging, cuda::Schedule::kForward);
   CHECK(error == nullptr, "%s", error);
 }
 

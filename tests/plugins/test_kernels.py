@@ -71,6 +71,19 @@ def test_configure_without_headers_succeeds_and_says_so(sanitized: tuple[Path, s
     for remedy in ("-DONNXRUNTIME_ROOT=", "libonnxruntime-dev", "-DLIT_DEPLOY_DOWNLOAD_HEADERS=ON"):
         assert remedy in output
     assert not list(build.glob("liblit_deploy_onnxruntime*"))
+    # Without the sanitizers, the same build folder goes back to the CUDA kernel.
+    assert "LIT_DEPLOY_CUDA:STRING=AUTO" in (build / "CMakeCache.txt").read_text()
+
+
+def test_without_nvcc_the_cuda_kernel_is_left_out_loudly_unless_it_was_asked_for(tmp_path: Path) -> None:
+    options = ("-DCMAKE_CUDA_COMPILER=NOTFOUND", "-DLIT_DEPLOY_DOWNLOAD_HEADERS=OFF")
+    configured = configure(tmp_path / "auto", *options)
+    assert configured.returncode == 0, configured.stdout
+    said = " ".join(configured.stdout.split())
+    assert said.count("The CUDA kernel is NOT built: no working nvcc was found.") == 1, configured.stdout
+    configured = configure(tmp_path / "on", *options, "-DLIT_DEPLOY_CUDA=ON")
+    assert configured.returncode != 0
+    assert "LIT_DEPLOY_CUDA=ON, but no working nvcc was found. Install" in " ".join(configured.stdout.split())
 
 
 def test_wrong_root_is_an_error_and_not_papered_over(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,49 @@ def test_many_sessions_in_a_row() -> None:
     first = session(model()).run(None, feed)[0]
     for _ in range(30):
         assert (session(model()).run(None, feed)[0] == first).all()
+
+
+# As much of libcuda.so.1 as the CUDA runtime asks for before it gives up; every other function is an error.
+DRIVER = """
+#include <string.h>
+static int failed(void) { return 3; }
+int cuInit(unsigned flags) { (void)flags; return 100; }  /* no device */
+int cuDriverGetVersion(int* version) { *version = VERSION; return 0; }
+int cuGetProcAddress_v2(const char* name, void** function, int version, unsigned long flags, int* status) {
+  (void)version, (void)flags;
+  *function = (void*)failed;
+  if (strcmp(name, "cuInit") == 0) *function = (void*)cuInit;
+  if (strcmp(name, "cuDriverGetVersion") == 0) *function = (void*)cuDriverGetVersion;
+  if (strncmp(name, "cuGetProcAddress", 16) == 0) *function = (void*)cuGetProcAddress_v2;
+  if (status) *status = 0;
+  return 0;
+}
+int cuGetProcAddress(const char* name, void** function, int version, unsigned long flags) {
+  return cuGetProcAddress_v2(name, function, version, flags, 0);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler: apt-get install gcc")
+@pytest.mark.parametrize(
+    ("source", "version", "offered"),
+    [(DRIVER, 11010, False), (DRIVER, 99090, True), ("int nothing;", 0, True)],
+    ids=["too old", "no device", "no driver"],
+)
+def test_the_cuda_kernel_is_offered_unless_the_driver_is_too_old(
+    source: str, version: int, offered: bool, tmp_path: Path
+) -> None:
+    """In a process of its own, on a driver that is found before the machine's."""
+    if b"CUDAExecutionProvider" not in Path(LIBRARY).read_bytes():
+        pytest.skip("the custom-op library was built without nvcc")
+    (tmp_path / "driver.c").write_text(source)
+    command = ["cc", "-shared", "-fPIC", f"-DVERSION={version}", "-o", "libcuda.so.1", "driver.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    program = f"import ctypes; print(ctypes.CDLL({LIBRARY!r}).lit_deploy_has_cuda())"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout.strip()) == (0, str(int(offered))), result.stderr
 
 
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm: apt-get install binutils")

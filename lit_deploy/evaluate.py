@@ -1,0 +1,361 @@
+"""Accuracy on images: how often files are right, and how often they agree with PyTorch and with each other.
+
+All files see the same images, prepared by the rule in the file's own manifest. An image that cannot be read is named
+and left out for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy.checkpoints import sha256_of
+from lit_deploy.datasets import Folders, LabelledImages, Skipped, labelled_images, shown
+from lit_deploy.errors import ImageError, UsageError
+from lit_deploy.evaluate_result import Classes, EvaluateReport, Score, accuracy, check_gates, same_prediction
+from lit_deploy.evaluate_state import BatchRecord, State, StateKey, open_state
+from lit_deploy.labels import default_labels, imagenet_labels
+from lit_deploy.preprocessing import load_image, normalize, resize_and_crop
+from lit_deploy.runtime.session import Arrays, Session, SessionOptions, open_session
+from lit_deploy.specs import MAX_BATCH, InputSpec, OutputKind, Progress
+
+__all__ = ["EvaluateReport", "best_classes", "check_gates", "evaluate_artifacts"]
+
+Pixels = NDArray[np.uint8]
+
+BATCH = 32
+"""Images per batch where the files take that many, and between two writes of the state."""
+
+BATCHES_AHEAD = 2
+"""Batches that are prepared while another one runs."""
+
+
+def evaluate_artifacts(
+    artifacts: Sequence[str | Path],
+    images: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    labels_file: str | Path | None = None,
+    folders: Folders = "auto",
+    batch: int = BATCH,
+    workers: int | None = None,
+    limit: int | None = None,
+    state: str | Path | None = None,
+    options: SessionOptions | None = None,
+    progress: Progress = lambda step: None,
+) -> EvaluateReport:
+    """Measure top-1 and top-5 accuracy of files on a folder of images, and how far their predictions agree.
+
+    The same call after a kill goes on where it stopped, with the numbers it would have had. For that, finished batches
+    are kept in the cache folder until the evaluation is complete, or in ``state``, which stays.
+
+    Args:
+        artifacts: exported files, engines or checkpoints.
+        images, labels_file, folders: see ``datasets.labelled_images``.
+        checkpoint: what PyTorch runs as the reference. It is fed as the first file that was exported from it.
+        batch: images per batch; a file that takes fewer gets it in parts, one that takes more gets its own number.
+        workers: threads that decode and resize; None for all cores.
+        limit: most images, evenly spaced over the sorted list.
+        state: file to go on from and to add to.
+        options: device, threads and library of every session.
+        progress: called with each step, and with the share done and images per second.
+
+    Raises:
+        UsageError: arguments, files or classes that do not fit together; a state of another evaluation.
+        ImageError: no image there, or none that can be read.
+        ArtifactError, CheckpointError, MissingDependency: as the name says.
+    """
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    if not 1 <= batch <= MAX_BATCH or workers < 1 or (limit is not None and limit < 1):
+        raise UsageError(
+            f"got batch {batch}, workers {workers} and limit {limit}, expected 1 to {MAX_BATCH} and at least 1"
+        )
+    sources = [*([] if checkpoint is None else [checkpoint]), *artifacts]
+    names = _labels(sources)
+    options = options or SessionOptions()
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        sessions = []
+        for name, source in zip(names, sources, strict=True):
+            progress(f"open {name}")
+            sessions.append(stack.enter_context(open_session(source, options)))
+        entries = [_entry(*entry) for entry in zip(names, sources, sessions, strict=True)]
+        if checkpoint is not None:
+            entries[0] = replace(entries[0], spec=_reference_input(entries))
+        progress("list the images")
+        dataset = labelled_images(images, _class_names(entries), labels_file, folders).limited(limit)
+        size = max(batch, *(entry.session.batch_range[0] for entry in entries))
+        notes = _notes(entries, checked=checkpoint is not None)
+        saved = stack.enter_context(_state(state, _key(dataset, entries, size, options), notes))
+        parts = [range(start, min(start + size, len(dataset.files))) for start in range(0, len(dataset.files), size)]
+        records = list(saved.records)
+        resumed = sum(map(len, parts[: len(records)]))
+        running = _run_batches(entries, dataset, parts, len(records), workers, progress)
+        for record in stack.enter_context(contextlib.closing(running)):
+            saved.append(record)
+            records.append(record)
+        result = _result(
+            entries, dataset, parts, records, notes, batch=size, workers=workers, resumed=resumed, started=started
+        )
+        if state is None:
+            saved.forget()
+        return result
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file that is evaluated: its open session, and how its images are prepared."""
+
+    label: str
+    path: str
+    session: Session
+    spec: InputSpec
+    sha256: str
+
+
+def _labels(sources: Sequence[str | Path]) -> list[str]:
+    """File names, or whole paths where two files share a name."""
+    if not sources:
+        raise UsageError("got nothing to evaluate; name an exported file, or a checkpoint (--ckpt)")
+    paths = [str(source) for source in sources]
+    resolved = [os.path.realpath(path) for path in paths]
+    for path, place in zip(paths, resolved, strict=True):
+        if resolved.count(place) > 1:
+            raise UsageError(f"{path} is named twice; name every file once, the reference with --ckpt only")
+    names = [Path(path).name for path in paths]
+    return [path if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
+
+
+def _entry(label: str, source: str | Path, session: Session) -> _Entry:
+    path = Path(source)
+    sha256 = sha256_of(path) if path.is_file() else session.manifest.source_sha256
+    return _Entry(label, str(source), session, session.manifest.input, sha256)
+
+
+def _reference_input(entries: Sequence[_Entry]) -> InputSpec:
+    """Input of the reference: a checkpoint knows neither mean nor resize rule, the first file exported from it does."""
+    reference, *others = entries
+    made_from_it = (
+        entry.spec
+        for entry in others
+        if entry.session.manifest.source_sha256 == reference.session.manifest.source_sha256
+    )
+    return replace(next(made_from_it, reference.spec), kind=reference.spec.kind)
+
+
+def _class_names(entries: Sequence[_Entry]) -> tuple[str, ...]:
+    """The class names of the files, which must agree on what they number; given names win over default ones."""
+    counts = {entry.session.manifest.model.num_classes: entry.label for entry in entries}
+    if len(counts) > 1:
+        told = ", ".join(f"{label} has {count}" for count, label in counts.items())
+        raise UsageError(f"the files have different numbers of classes ({told}); evaluate them one by one")
+    (count,) = counts
+    given = [entry for entry in entries if entry.session.manifest.labels != default_labels(count)]
+    if not given:
+        return imagenet_labels() if count == 1000 else default_labels(count)
+    first, *others = given
+    names = first.session.manifest.labels
+    for other in others:
+        for index, name in enumerate(other.session.manifest.labels):
+            if name in names and names[index] != name:
+                raise UsageError(
+                    f"class {index} is '{name}' for {other.label} and '{names[index]}' for {first.label}: their "
+                    "outputs stand in different orders, so evaluate them one by one"
+                )
+    return names
+
+
+def _notes(entries: Sequence[_Entry], checked: bool) -> list[str]:
+    """Files that were not made from the checkpoint they are compared with."""
+    reference, *others = entries
+    source = reference.session.manifest.source_sha256
+    return [
+        f"{entry.label} was not made from {reference.label} but from {entry.session.manifest.source}"
+        for entry in others
+        if checked and entry.session.manifest.source_sha256 != source
+    ]
+
+
+def _key(dataset: LabelledImages, entries: Sequence[_Entry], size: int, options: SessionOptions) -> StateKey:
+    common = f"batches of {size}, {options.threads or 'all'} threads"
+    settings = tuple(f"{entry.session.description}, {entry.spec}, {common}" for entry in entries)
+    return StateKey(dataset.sha256(), tuple(entry.sha256 for entry in entries), settings)
+
+
+@contextlib.contextmanager
+def _state(path: str | Path | None, key: StateKey, notes: list[str]) -> Iterator[State]:
+    """The state that was asked for, or the one in the cache folder; none where that folder cannot be written."""
+    if path is not None:
+        with open_state(Path(path), key) as state:
+            yield state
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            state = stack.enter_context(open_state(key.default_path(), key))
+        except UsageError as error:
+            notes.append(f"a kill would have lost everything, as {error}")
+            state = State()
+        yield state
+
+
+def _run_batches(
+    entries: Sequence[_Entry],
+    dataset: LabelledImages,
+    parts: Sequence[range],
+    first: int,
+    workers: int,
+    progress: Progress,
+) -> Generator[BatchRecord, None, None]:
+    """Prepare and run the batches from number ``first`` on."""
+    total = len(dataset.files)
+    begin = parts[first].start if first < len(parts) else total
+    progress(f"{100 * begin // max(total, 1):3} %  {begin} of {total} images")
+    geometries = sorted({_geometry(entry.spec) for entry in entries}, key=repr)
+    warm: set[str] = set()
+    started = time.monotonic()
+    with _prepared(dataset, parts[first:], geometries, workers) as batches:
+        for number, prepared in enumerate(batches, start=first):
+            readable = [crops for crops in prepared if not isinstance(crops, str)]
+            unreadable = tuple((place, crops) for place, crops in enumerate(prepared) if isinstance(crops, str))
+            pixels = {geometry: [crops[i] for crops in readable] for i, geometry in enumerate(geometries)}
+            found, seconds = _run_all(entries, pixels, len(readable), parts[0], warm)
+            yield BatchRecord(number, unreadable, found, seconds)
+            done = parts[number].stop
+            rate = (done - begin) / max(time.monotonic() - started, 1e-9)
+            progress(f"{100 * done // total:3} %  {done} of {total} images, {rate:.1f} images/s")
+
+
+@contextlib.contextmanager
+def _prepared(
+    dataset: LabelledImages, parts: Sequence[range], geometries: Sequence[InputSpec], workers: int
+) -> Iterator[Iterator[list[list[Pixels] | str]]]:
+    """Batches in order, a few of them prepared ahead; per image its crops, or why it cannot be read."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+
+    def batches() -> Iterator[list[list[Pixels] | str]]:
+        waiting: deque[list[Future[list[Pixels] | str]]] = deque()
+        for part in parts:
+            waiting.append([pool.submit(_crops, dataset.root / dataset.files[i], geometries) for i in part])
+            if len(waiting) > BATCHES_AHEAD:
+                yield [future.result() for future in waiting.popleft()]
+        while waiting:
+            yield [future.result() for future in waiting.popleft()]
+
+    try:
+        yield batches()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _crops(path: Path, geometries: Sequence[InputSpec]) -> list[Pixels] | str:
+    """One image, decoded once, cut to every size that is needed; a text says why it cannot be read."""
+    try:
+        image = load_image(path)
+        return [resize_and_crop(image, geometry) for geometry in geometries]
+    except ImageError as error:
+        text = str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
+        return shown(text)
+
+
+def _geometry(spec: InputSpec) -> InputSpec:
+    """What decides over the pixels, without what is done to them afterwards; files that share it share crops."""
+    return replace(spec, kind="uint8", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def _run_all(
+    entries: Sequence[_Entry], pixels: dict[InputSpec, list[Pixels]], count: int, full: range, warm: set[str]
+) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], tuple[float, ...]]:
+    """Predicted classes ``[files][count][k]`` and seconds of every file for one batch."""
+    if not count:
+        return tuple(() for _ in entries), tuple(0.0 for _ in entries)
+    feeds: dict[InputSpec, NDArray[Any]] = {}
+    found, seconds = [], []
+    for entry in entries:
+        if entry.spec not in feeds:
+            stacked = np.stack(pixels[_geometry(entry.spec)])
+            feeds[entry.spec] = stacked if entry.spec.kind == "uint8" else normalize(stacked, entry.spec)
+        feed, manifest = feeds[entry.spec], entry.session.manifest
+        low, high = entry.session.batch_range
+        size = max(low, min(len(full), high))
+        parts, spent = [], 0.0
+        for start in range(0, count, size):
+            part = feed[start : start + size]
+            # too small a batch is filled up with copies of the last image
+            filled = np.concatenate([part, *[part[-1:]] * (low - len(part))])
+            if entry.label not in warm:  # the first run allocates and, on a GPU, loads kernels
+                entry.session.run({"images": filled})
+                warm.add(entry.label)
+            began = time.perf_counter()
+            outputs = entry.session.run({"images": filled})
+            spent += time.perf_counter() - began
+            parts += best_classes(outputs, manifest.output, manifest.model.num_classes)[: len(part)].tolist()
+        found.append(tuple(map(tuple, parts)))
+        seconds.append(spent)
+    return tuple(found), tuple(seconds)
+
+
+def best_classes(outputs: Arrays, kind: OutputKind, num_classes: int) -> Classes:
+    """Up to five classes ``[N, k]`` of every image, best first; -1 where scores are not finite or classes do not exist.
+
+    Args:
+        outputs: of a session; ``kind``: of its manifest.
+        num_classes: of the network.
+    """
+    if kind == "top5":
+        scores, classes = outputs["scores"].astype(np.float64), outputs["classes"].astype(np.int64)
+    else:
+        scores = outputs[kind].astype(np.float64)
+        classes = np.argsort(-scores, axis=1, kind="stable")[:, : min(5, num_classes)]
+    usable = np.isfinite(scores).all(axis=1) & np.all((classes >= 0) & (classes < num_classes), axis=1)
+    result: Classes = np.where(usable.reshape(-1, 1), classes, -1)
+    return result
+
+
+def _result(
+    entries: Sequence[_Entry],
+    dataset: LabelledImages,
+    parts: Sequence[range],
+    records: Sequence[BatchRecord],
+    notes: Sequence[str],
+    *,
+    batch: int,
+    workers: int,
+    resumed: int,
+    started: float,
+) -> EvaluateReport:
+    skipped = list(dataset.skipped)
+    unreadable = {part[place]: why for part, rec in zip(parts, records, strict=True) for place, why in rec.unreadable}
+    skipped += [Skipped(shown(dataset.files[index]), why) for index, why in unreadable.items()]
+    truth = np.array([c for index, c in enumerate(dataset.classes) if index not in unreadable], dtype=np.int64)
+    if not len(truth):
+        first = skipped[-1]
+        raise ImageError(
+            f"none of the {len(dataset.files)} images in {dataset.root} can be read, e.g. {first.image} {first.reason}"
+        )
+    found = [np.array([row for rec in records for row in rec.classes[i]], dtype=np.int64) for i in range(len(entries))]
+    agreement = tuple(tuple(float(same_prediction(a, b).mean()) for b in found) for a in found)
+    classes = entries[0].session.manifest.model.num_classes
+    scores = tuple(
+        Score(
+            entry.label, entry.path, entry.session.description, entry.session.manifest.precision, entry.sha256,
+            accuracy(classes_[:, 0] == truth),
+            accuracy((classes_ == truth[:, None]).any(axis=1)) if classes > 5 else None,
+            int((~same_prediction(found[0], classes_)).sum()), agreement[0][i], int((classes_[:, 0] < 0).sum()),
+            len(truth) / max(sum(record.seconds[i] for record in records), 1e-9),
+        )
+        for i, (entry, classes_) in enumerate(zip(entries, found, strict=True))
+    )  # fmt: skip
+    return EvaluateReport(
+        str(dataset.root), dataset.mapping, len(truth), len(dataset.files), classes, entries[0].label, scores,
+        agreement, tuple(skipped), batch, workers, time.monotonic() - started, resumed, tuple(notes),
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""What an evaluation found: accuracy per file, agreement between files, and the gates that they are held to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy.datasets import Skipped
+from lit_deploy.errors import GateFailed, UsageError
+from lit_deploy.specs import PrecisionName
+
+Classes = NDArray[np.int64]
+
+Z_95 = 1.959963984540054
+"""Quantile of the normal distribution for an interval of 95 %."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of right predictions.
+
+    Attributes:
+        right: images predicted right; ``share``: of all images, 0..1.
+        low, high: Wilson's interval of 95 % for the share on further images of the same kind.
+    """
+
+    right: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one file reached.
+
+    Attributes:
+        label: its name in tables; ``path``: as it was given.
+        description: back end, version, and what of lit-deploy it uses; ``precision``: of its weights.
+        sha256: of the file.
+        top1, top5: accuracy; ``top5`` is None for up to five classes, where it says nothing.
+        differing: predictions that differ from the reference's; ``agreement``: share of those that do not.
+        not_finite: images whose output was NaN or infinite, or no class; they count as wrong and as differing.
+        images_per_second: of ``Session.run``, disturbed by what runs beside it; ``bench`` measures speed properly.
+    """
+
+    label: str
+    path: str
+    description: str
+    precision: PrecisionName
+    sha256: str
+    top1: Accuracy
+    top5: Accuracy | None
+    differing: int
+    agreement: float
+    not_finite: int
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """Outcome of one evaluation.
+
+    Attributes:
+        source: the folder; ``mapping``: how its classes were told.
+        images: images that were evaluated; ``listed``: those and the unreadable ones; ``classes``: of the network.
+        reference: label of the file the others are compared with: the checkpoint, else the first file.
+        scores: one per file, the reference first.
+        agreement: share of images with the same prediction, ``[file][file]`` in the order of ``scores``.
+        skipped: unreadable, unlabelled and missing images, each with its reason.
+        batch, workers: images per batch, and threads that prepared them.
+        seconds: of this run; ``resumed``: how many of ``listed`` an earlier run had done already.
+        notes: sentences about what a reader might overlook.
+    """
+
+    source: str
+    mapping: str
+    images: int
+    listed: int
+    classes: int
+    reference: str
+    scores: tuple[Score, ...]
+    agreement: tuple[tuple[float, ...], ...]
+    skipped: tuple[Skipped, ...]
+    batch: int
+    workers: int
+    seconds: float
+    resumed: int
+    notes: tuple[str, ...]
+
+
+def check_gates(report: EvaluateReport, min_top1: float | None = None, min_agreement: float | None = None) -> None:
+    """Raise GateFailed when a file other than the reference is less often right, or agrees less, than asked for.
+
+    Args:
+        report: of at least two files for ``min_agreement``; a single file is held to ``min_top1``.
+        min_top1, min_agreement: shares 0..1; None asks for nothing.
+    """
+    tested = report.scores[1:] or report.scores
+    if min_agreement is not None and len(report.scores) < 2:
+        raise UsageError("an agreement needs two files, got one; name PyTorch's checkpoint (--ckpt) or a second file")
+    for score in tested:
+        if min_top1 is not None and score.top1.share < min_top1:
+            raise GateFailed(
+                f"{score.label} is right on {score.top1.share:.2%} of the {report.images} images, "
+                f"expected at least {min_top1:.2%}"
+            )
+        if min_agreement is not None and score.agreement < min_agreement:
+            raise GateFailed(
+                f"{score.label} agrees with {report.reference} on {score.agreement:.2%} of the {report.images} images "
+                f"({score.differing} differ), expected at least {min_agreement:.2%}"
+            )
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Wilson's score interval of 95 % for a share ``right / total``, ``total`` at least 1.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    share, square = right / total, Z_95**2
+    centre = (share + square / (2 * total)) / (1 + square / total)
+    half = Z_95 * math.sqrt(share * (1 - share) / total + square / (4 * total**2)) / (1 + square / total)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def same_prediction(a: Classes, b: Classes) -> NDArray[np.bool_]:
+    """``[N]``: where two files predict the same class; an output that is not finite agrees with itself only."""
+    same: NDArray[np.bool_] = (a[:, 0] == b[:, 0]) & ((a[:, 0] >= 0) | (a is b))
+    return same
+
+
+def accuracy(right: NDArray[np.bool_]) -> Accuracy:
+    """The share of a mask ``[N]`` that is true, with its interval."""
+    count = int(right.sum())
+    return Accuracy(count, count / len(right), *wilson_interval(count, len(right)))
