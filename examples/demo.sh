@@ -20,5 +20,5 @@ checkpoint=${LIT_CKPT:-$out/lit_s.pth}
 [ -n "${LIT_CKPT:-}" ] || say python -m lit_deploy.seeded lit_s "$checkpoint"
 say lit-deploy export --ckpt "$checkpoint" --out "$out/lit_s.onnx"
 say lit-deploy inspect "$out/lit_s.onnx"
-say lit-deploy export --ckpt "$checkpoint" --format trt --precision fp16 --out "$out/lit_s.engine"
+say lit-deploy export --ckpt "$out/lit_s.onnx" --format trt --out "$out/lit_s.engine"
 say lit-deploy bench "$out/lit_s.onnx" --ckpt "$checkpoint" --rounds "${DEMO_ROUNDS:-10}" --plot "$out/lit_s.png"

@@ -231,8 +231,6 @@ def evaluate(
         raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
     for artifact in artifacts:
         _restart_if_needed(artifact)
-    for artifact in artifacts:
-        _restart_if_needed(artifact)
     options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
     with report.steps() as progress:
         result = evaluate_artifacts(

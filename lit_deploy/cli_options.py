@@ -321,7 +321,7 @@ EvaluateMinTop1 = Annotated[
     float | None,
     typer.Option(
         "--min-top1",
-        help="Least top-1 accuracy of every file, in percent, e.g. 81.",
+        help="Least top-1 accuracy of every FILE, the first too, but not of --ckpt; in percent, e.g. 81.",
         metavar="PERCENT",
         min=0,
         max=100,
@@ -332,7 +332,8 @@ EvaluateMinTop1 = Annotated[
 EvaluateMinAgreement = Annotated[
     float | None,
     typer.Option(
-        help="Least share of images with the reference's prediction, in percent, e.g. 99.",
+        help="Least share of images on which every FILE predicts as --ckpt does, or without it as the first FILE; in "
+        "percent, e.g. 99.",
         metavar="PERCENT",
         min=0,
         max=100,

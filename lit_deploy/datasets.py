@@ -28,7 +28,7 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that does not count, and why."""
+    """An image that does not count, or a class folder (its name ends in ``/``) without images, and why."""
 
     image: str
     reason: str
@@ -42,7 +42,7 @@ class LabelledImages:
         root: the folder.
         files: paths below ``root``, in sorted order; ``classes``: the class index of each.
         mapping: how classes were told, e.g. ``class folders by name``.
-        skipped: images without a class, and files that are listed but not there.
+        skipped: images without a class, class folders without images, and files that are listed but not there.
     """
 
     root: Path
@@ -106,9 +106,16 @@ def labelled_images(
             f"{root} holds {len(found)} images and no class folders; put them into one folder per class, or name their "
             "classes in a labels file (--labels-file)"
         )
-    inside = {name: _images_below(root, name) for name in names}
+    inside, skipped = {}, [Skipped(shown(name), "stands in no class folder") for name in direct]
+    for name in names:
+        inside[name], reason = _images_below(root, name)
+        if reason:
+            skipped.append(Skipped(f"{shown(name)}/", reason))
     if not any(inside.values()):
-        raise ImageError(f"{root} holds {len(names)} folders and no image in them; give a folder of images.")
+        raise ImageError(
+            f"{root} holds {len(names)} folders and no image in them, e.g. {skipped[-1].image} {skipped[-1].reason}; "
+            "give a folder of images."
+        )
     classes, how = _classes_of_folders(root, names, labels, folders)
     listed = sorted((file, classes[name]) for name, files in inside.items() for file in files)
     return LabelledImages(
@@ -116,7 +123,7 @@ def labelled_images(
         tuple(file for file, _ in listed),
         tuple(index for _, index in listed),
         f"{len(names)} class folders {how}",
-        tuple(Skipped(shown(name), "stands in no class folder") for name in direct),
+        tuple(skipped),
     )
 
 
@@ -137,12 +144,15 @@ def _entries(root: Path) -> tuple[list[str], list[str]]:
     )
 
 
-def _images_below(root: Path, name: str) -> list[str]:
-    """Paths of one class folder's images; the folder itself may be a link, as in many subsets of ImageNet."""
+def _images_below(root: Path, name: str) -> tuple[list[str], str]:
+    """Images of one class folder, which may be a link (as in many subsets of ImageNet), or why there are none."""
     try:
-        return [path.relative_to(root).as_posix() for path in images_in(root / name)]
+        os.scandir(root / name).close()  # a walk takes what it may not read for empty
+        return [path.relative_to(root).as_posix() for path in images_in(root / name)], ""
+    except OSError as error:
+        return [], f"cannot be read ({error.strerror})"
     except ImageError:
-        return []
+        return [], "holds no image"
 
 
 class _Names:
@@ -189,8 +199,13 @@ def _classes_of_folders(
     if folders == "index" or (folders == "auto" and in_range and not (torn and len(names) == len(labels))):
         if in_range:
             return numbers, "by index"
+        first: dict[int, str] = {}
+        wrong = next(
+            name for name in names
+            if name not in numbers or numbers[name] >= len(labels) or first.setdefault(numbers[name], name) != name
+        )  # fmt: skip
         raise UsageError(
-            f"class folders of {root} cannot be indices ('{strangers[0]}' is among them): expected distinct whole "
+            f"class folders of {root} cannot be indices ('{shown(wrong)}' is among them): expected distinct whole "
             f"numbers from 0 to {len(labels) - 1}; use --folders name or order"
         )
     if len(names) == len(labels) and folders == "auto" and torn:
@@ -200,10 +215,10 @@ def _classes_of_folders(
             "the indices in training"
         )
     if len(names) != len(labels):
+        unknown = f", and '{strangers[0]}' is none of its labels" if strangers else ""
         raise UsageError(
-            f"{root} has {len(names)} class folders where the network has {len(labels)} classes, and '{strangers[0]}' "
-            "is none of its labels; name the folders as the labels, have one folder per class (empty ones count), "
-            "or give --labels-file"
+            f"{root} has {len(names)} class folders where the network has {len(labels)} classes{unknown}; name the "
+            "folders as the labels, have one folder per class (empty ones count), or give --labels-file"
         )
     if folders == "auto" and {name.casefold() for name in names} <= _SPLITS:
         raise UsageError(f"{root} holds the parts {', '.join(names)} of a data set; give one of them")
@@ -286,6 +301,11 @@ def _rows(
                 f"line {number} of labels file {file} is '{shown(line[:80])}', expected a file name and a class, "
                 "separated by a tab, a comma or a blank"
             )
+        if len(fields) > 2:
+            raise UsageError(
+                f"line {number} of labels file {file} has {len(fields)} columns, expected a file name and a class; "
+                "remove the others, and put a name that holds a separator in double quotes"
+            )
         rows.append((number, fields[0].strip(), fields[1].strip()))
     _, name, text = rows[0]
     heading = Path(name).suffix.lower() not in SUFFIXES and not text.isdecimal() and known.index(text) is None
@@ -310,7 +330,15 @@ def _classes_of_rows(
         return [index for index in by_name if index is not None], "by name"
     numbers = [int(text) for _, _, text in rows if text.isdecimal()]
     if len(numbers) < len(rows):
-        number, _, text = next(row for row in rows if known.index(row[2]) is None and not row[2].isdecimal())
+        neither = [row for row in rows if known.index(row[2]) is None and not row[2].isdecimal()]
+        if not neither:
+            name = next(row for row in rows if not row[2].isdecimal())
+            index = next(row for row in rows if known.index(row[2]) is None)
+            raise UsageError(
+                f"labels file {file} mixes class names and indices ('{shown(name[2])}' on line {name[0]}, {index[2]} "
+                f"on line {index[0]}); write all classes in one of the two ways"
+            )
+        number, _, text = neither[0]
         raise UsageError(
             f"line {number} of labels file {file} has the class '{shown(text)}', expected one of the network's "
             f"{len(labels)} labels or an index from 0 to {len(labels) - 1}"

@@ -27,6 +27,7 @@ from lit_deploy.evaluate_state import BatchRecord, State, StateKey, open_state
 from lit_deploy.labels import default_labels, imagenet_labels
 from lit_deploy.preprocessing import load_image, normalize, resize_and_crop
 from lit_deploy.runtime.session import Arrays, Session, SessionOptions, open_session
+from lit_deploy.runtime.torch import TorchSession
 from lit_deploy.specs import MAX_BATCH, InputSpec, OutputKind, Progress
 
 __all__ = ["EvaluateReport", "best_classes", "check_gates", "evaluate_artifacts"]
@@ -60,9 +61,9 @@ def evaluate_artifacts(
     are kept in the cache folder until the evaluation is complete, or in ``state``, which stays.
 
     Args:
-        artifacts: exported files, engines or checkpoints.
+        artifacts: exported files, engines or checkpoints; the first is the reference where ``checkpoint`` is None.
         images, labels_file, folders: see ``datasets.labelled_images``.
-        checkpoint: what PyTorch runs as the reference. It is fed as the first file that was exported from it.
+        checkpoint: what PyTorch runs as the reference. Every checkpoint is fed as the first file exported from it.
         batch: images per batch; a file that takes fewer gets it in parts, one that takes more gets its own number.
         workers: threads that decode and resize; None for all cores.
         limit: most images, evenly spaced over the sorted list.
@@ -90,23 +91,30 @@ def evaluate_artifacts(
             progress(f"open {name}")
             sessions.append(stack.enter_context(open_session(source, options)))
         entries = [_entry(*entry) for entry in zip(names, sources, sessions, strict=True)]
-        if checkpoint is not None:
-            entries[0] = replace(entries[0], spec=_reference_input(entries))
-        progress("list the images")
-        dataset = labelled_images(images, _class_names(entries), labels_file, folders).limited(limit)
-        size = max(batch, *(entry.session.batch_range[0] for entry in entries))
         notes = _notes(entries, checked=checkpoint is not None)
+        entries = _with_inputs_of_exports(entries, notes)
+        progress("list the images")
+        dataset = labelled_images(images, _class_names(entries, notes), labels_file, folders).limited(limit)
+        size = max(batch, *(entry.session.batch_range[0] for entry in entries))
         saved = stack.enter_context(_state(state, _key(dataset, entries, size, options), notes))
         parts = [range(start, min(start + size, len(dataset.files))) for start in range(0, len(dataset.files), size)]
-        records = list(saved.records)
-        resumed = sum(map(len, parts[: len(records)]))
-        running = _run_batches(entries, dataset, parts, len(records), workers, progress)
+        records = dict(enumerate(saved.records))
+        # what could not be read then may be readable now
+        todo = [number for number in range(len(parts)) if number not in records or records[number].unreadable]
+        running = _run_batches(entries, dataset, parts, todo, workers, progress)
         for record in stack.enter_context(contextlib.closing(running)):
-            saved.append(record)
-            records.append(record)
+            records[record.batch] = record
+            try:
+                saved.append(record)
+            except UsageError as error:
+                if state is not None:
+                    raise
+                notes.append(f"a kill would have lost the later batches, as {error}")
         result = _result(
-            entries, dataset, parts, records, notes, batch=size, workers=workers, resumed=resumed, started=started
-        )
+            entries, dataset, parts, [records[number] for number in range(len(parts))], notes, batch=size,
+            workers=workers, resumed=len(dataset.files) - sum(len(parts[number]) for number in todo),
+            started=started, against_checkpoint=checkpoint is not None,
+        )  # fmt: skip
         if state is None:
             saved.forget()
         return result
@@ -142,18 +150,28 @@ def _entry(label: str, source: str | Path, session: Session) -> _Entry:
     return _Entry(label, str(source), session, session.manifest.input, sha256)
 
 
-def _reference_input(entries: Sequence[_Entry]) -> InputSpec:
-    """Input of the reference: a checkpoint knows neither mean nor resize rule, the first file exported from it does."""
-    reference, *others = entries
-    made_from_it = (
-        entry.spec
-        for entry in others
-        if entry.session.manifest.source_sha256 == reference.session.manifest.source_sha256
-    )
-    return replace(next(made_from_it, reference.spec), kind=reference.spec.kind)
+def _with_inputs_of_exports(entries: Sequence[_Entry], notes: list[str]) -> list[_Entry]:
+    """A checkpoint knows neither mean nor resize rule; it gets those of the first file that was exported from it."""
+    exported: dict[str, InputSpec] = {}
+    for entry in entries:
+        if not isinstance(entry.session, TorchSession):
+            exported.setdefault(entry.session.manifest.source_sha256, entry.spec)
+    fed = []
+    for entry in entries:
+        if isinstance(entry.session, TorchSession):
+            spec = exported.get(entry.session.manifest.source_sha256)
+            if spec is None:
+                notes.append(
+                    f"images for {entry.label} are prepared with the default mean, std and resize rule, as no file "
+                    "here was exported from it"
+                )
+            else:
+                entry = replace(entry, spec=replace(spec, kind=entry.spec.kind))
+        fed.append(entry)
+    return fed
 
 
-def _class_names(entries: Sequence[_Entry]) -> tuple[str, ...]:
+def _class_names(entries: Sequence[_Entry], notes: list[str]) -> tuple[str, ...]:
     """The class names of the files, which must agree on what they number; given names win over default ones."""
     counts = {entry.session.manifest.model.num_classes: entry.label for entry in entries}
     if len(counts) > 1:
@@ -166,6 +184,12 @@ def _class_names(entries: Sequence[_Entry]) -> tuple[str, ...]:
     first, *others = given
     names = first.session.manifest.labels
     for other in others:
+        different = sum(a != b for a, b in zip(names, other.session.manifest.labels, strict=True))
+        if different:
+            notes.append(
+                f"{different} of the {count} class names of {other.label} are not those of {first.label}, which were "
+                "used for both"
+            )
         for index, name in enumerate(other.session.manifest.labels):
             if name in names and names[index] != name:
                 raise UsageError(
@@ -212,25 +236,25 @@ def _run_batches(
     entries: Sequence[_Entry],
     dataset: LabelledImages,
     parts: Sequence[range],
-    first: int,
+    todo: Sequence[int],
     workers: int,
     progress: Progress,
 ) -> Generator[BatchRecord, None, None]:
-    """Prepare and run the batches from number ``first`` on."""
+    """Prepare and run the batches of these numbers."""
     total = len(dataset.files)
-    begin = parts[first].start if first < len(parts) else total
+    done = begin = total - sum(len(parts[number]) for number in todo)
     progress(f"{100 * begin // max(total, 1):3} %  {begin} of {total} images")
     geometries = sorted({_geometry(entry.spec) for entry in entries}, key=repr)
     warm: set[str] = set()
     started = time.monotonic()
-    with _prepared(dataset, parts[first:], geometries, workers) as batches:
-        for number, prepared in enumerate(batches, start=first):
+    with _prepared(dataset, [parts[number] for number in todo], geometries, workers) as batches:
+        for number, prepared in zip(todo, batches, strict=True):
             readable = [crops for crops in prepared if not isinstance(crops, str)]
             unreadable = tuple((place, crops) for place, crops in enumerate(prepared) if isinstance(crops, str))
             pixels = {geometry: [crops[i] for crops in readable] for i, geometry in enumerate(geometries)}
             found, seconds = _run_all(entries, pixels, len(readable), parts[0], warm)
             yield BatchRecord(number, unreadable, found, seconds)
-            done = parts[number].stop
+            done += len(prepared)
             rate = (done - begin) / max(time.monotonic() - started, 1e-9)
             progress(f"{100 * done // total:3} %  {done} of {total} images, {rate:.1f} images/s")
 
@@ -332,6 +356,7 @@ def _result(
     workers: int,
     resumed: int,
     started: float,
+    against_checkpoint: bool,
 ) -> EvaluateReport:
     skipped = list(dataset.skipped)
     unreadable = {part[place]: why for part, rec in zip(parts, records, strict=True) for place, why in rec.unreadable}
@@ -356,6 +381,7 @@ def _result(
         for i, (entry, classes_) in enumerate(zip(entries, found, strict=True))
     )  # fmt: skip
     return EvaluateReport(
-        str(dataset.root), dataset.mapping, len(truth), len(dataset.files), classes, entries[0].label, scores,
-        agreement, tuple(skipped), batch, workers, time.monotonic() - started, resumed, tuple(notes),
+        str(dataset.root), dataset.mapping, len(truth), len(dataset.files), classes, entries[0].label,
+        against_checkpoint, scores, agreement, tuple(skipped), batch, workers, time.monotonic() - started, resumed,
+        tuple(notes),
     )  # fmt: skip

@@ -17,6 +17,10 @@ Classes = NDArray[np.int64]
 Z_95 = 1.959963984540054
 """Quantile of the normal distribution for an interval of 95 %."""
 
+SLACK = 1e-9
+"""What a share may lack of a gate: 497 of 500 reaches 99.4 %, though 99.4 / 100 is rounded to slightly more. Far below
+the share of one image."""
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -68,9 +72,10 @@ class EvaluateReport:
         source: the folder; ``mapping``: how its classes were told.
         images: images that were evaluated; ``listed``: those and the unreadable ones; ``classes``: of the network.
         reference: label of the file the others are compared with: the checkpoint, else the first file.
+        against_checkpoint: the reference is a checkpoint that was given as such, and so is held to no gate.
         scores: one per file, the reference first.
         agreement: share of images with the same prediction, ``[file][file]`` in the order of ``scores``.
-        skipped: unreadable, unlabelled and missing images, each with its reason.
+        skipped: unreadable, unlabelled and missing images, and class folders without any, each with its reason.
         batch, workers: images per batch, and threads that prepared them.
         seconds: of this run; ``resumed``: how many of ``listed`` an earlier run had done already.
         notes: sentences about what a reader might overlook.
@@ -82,6 +87,7 @@ class EvaluateReport:
     listed: int
     classes: int
     reference: str
+    against_checkpoint: bool
     scores: tuple[Score, ...]
     agreement: tuple[tuple[float, ...], ...]
     skipped: tuple[Skipped, ...]
@@ -93,22 +99,24 @@ class EvaluateReport:
 
 
 def check_gates(report: EvaluateReport, min_top1: float | None = None, min_agreement: float | None = None) -> None:
-    """Raise GateFailed when a file other than the reference is less often right, or agrees less, than asked for.
+    """Raise GateFailed when a file is less often right, or agrees less with the reference, than asked for.
 
     Args:
-        report: of at least two files for ``min_agreement``; a single file is held to ``min_top1``.
-        min_top1, min_agreement: shares 0..1; None asks for nothing.
+        report: of at least two files for ``min_agreement``.
+        min_top1: share 0..1 that every file must reach, but not a checkpoint that others are compared with.
+        min_agreement: share 0..1 that every file but the reference must reach. None asks for nothing.
     """
-    tested = report.scores[1:] or report.scores
+    others = report.scores[1:]
     if min_agreement is not None and len(report.scores) < 2:
         raise UsageError("an agreement needs two files, got one; name PyTorch's checkpoint (--ckpt) or a second file")
-    for score in tested:
-        if min_top1 is not None and score.top1.share < min_top1:
+    for score in others or report.scores if report.against_checkpoint else report.scores:
+        if min_top1 is not None and score.top1.share < min_top1 - SLACK:
             raise GateFailed(
                 f"{score.label} is right on {score.top1.share:.2%} of the {report.images} images, "
                 f"expected at least {min_top1:.2%}"
             )
-        if min_agreement is not None and score.agreement < min_agreement:
+    for score in others:
+        if min_agreement is not None and score.agreement < min_agreement - SLACK:
             raise GateFailed(
                 f"{score.label} agrees with {report.reference} on {score.agreement:.2%} of the {report.images} images "
                 f"({score.differing} differ), expected at least {min_agreement:.2%}"

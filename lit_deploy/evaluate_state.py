@@ -2,7 +2,8 @@
 
 A text file: what is evaluated on the first line, then one JSON object per finished batch. Lines are only ever
 appended, and are on the disk before the next batch begins. A process that is killed leaves at most one half line, at
-the end, which is cut off before the next one is written.
+the end, which is cut off before the next one is written. A batch with unreadable images may be done again, as an error
+of reading may pass; its last line counts.
 """
 
 from __future__ import annotations
@@ -75,14 +76,17 @@ class State:
         self._file = file
 
     def append(self, record: BatchRecord) -> None:
-        """Write one batch through to the disk; UsageError when that is impossible."""
+        """Write one batch through to the disk; UsageError when that is impossible, and then no more is written."""
         if self._file is not None and self._path is not None:
-            _write(self._file, self._path, msgspec.json.encode(record))
+            file, self._file = self._file, None  # nothing may follow half a line
+            _write(file, self._path, msgspec.json.encode(record))
+            self._file = file
 
     def forget(self) -> None:
         """Delete the file, of an evaluation that is complete."""
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file too many is no reason to lose the result
+                self._path.unlink()
 
 
 @contextlib.contextmanager
@@ -94,6 +98,8 @@ def open_state(path: Path, key: StateKey) -> Iterator[State]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a device or a pipe keeps nothing
+            raise UsageError(f"cannot write the state file {path}: it is not a regular file; give another --state")
         file = open(path, "r+b" if path.exists() else "x+b", buffering=0)  # noqa: SIM115  (closed below)
     except OSError as error:
         raise UsageError(f"cannot write the state file {path}: {error.strerror or error}") from None
@@ -113,7 +119,7 @@ def open_state(path: Path, key: StateKey) -> Iterator[State]:
             raise UsageError(f"{path} is no state file of lit-deploy evaluate; give another --state")
         if lines:
             _check_key(path, lines[0], key)
-        records = tuple(_record(path, number, line) for number, line in enumerate(lines[1:]))
+        records = _records(path, lines[1:])
         file.truncate(len(whole))  # only now is it known to be ours
         file.seek(len(whole))
         if not lines:
@@ -140,14 +146,20 @@ def _check_key(path: Path, line: bytes, key: StateKey) -> None:
             )
 
 
-def _record(path: Path, number: int, line: bytes) -> BatchRecord:
-    try:
-        record = msgspec.json.decode(line, type=BatchRecord)
-    except msgspec.MsgspecError:
-        record = None
-    if record is None or record.batch != number:
-        raise UsageError(f"line {number + 2} of the state file {path} is damaged; delete the file to begin again")
-    return record
+def _records(path: Path, lines: list[bytes]) -> tuple[BatchRecord, ...]:
+    """The last record of every batch; each comes after those before it, or again after one with unreadable images."""
+    records: dict[int, BatchRecord] = {}
+    for number, line in enumerate(lines, start=2):
+        try:
+            record = msgspec.json.decode(line, type=BatchRecord)
+        except msgspec.MsgspecError:
+            record = None
+        if record is None or not (
+            record.batch == len(records) or (record.batch in records and records[record.batch].unreadable)
+        ):
+            raise UsageError(f"line {number} of the state file {path} is damaged; delete the file to begin again")
+        records[record.batch] = record
+    return tuple(records.values())
 
 
 def _write(file: IO[bytes], path: Path, line: bytes) -> None:

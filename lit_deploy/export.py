@@ -99,7 +99,7 @@ def export_engine(
     Args:
         source: checkpoint file, official name, https URL, or an ``.onnx`` file that ``export_checkpoint`` wrote; the
             latter needs no PyTorch, and is taken as it is.
-        out: engine to write, ending in ``.engine`` or ``.plan``; all three files appear whole, or none.
+        out: engine to write, ending in ``.engine`` or ``.plan``; the three files appear when all of them are whole.
         options: what the ONNX file is to be; not for an ``.onnx`` source, which is already what it is.
         engine: how to build.
         verify, threads, progress: see ``export_checkpoint``.

@@ -13,7 +13,7 @@ from lit_deploy.evaluate_result import Accuracy, EvaluateReport, Score
 COLUMNS = ("file", "top-1", "wrong", "differ", "95 % interval", "top-5", "images/s")
 
 SKIPPED_SHOWN = 10
-"""Skipped images that a table names; JSON has all of them."""
+"""Skipped images and folders that a table names; JSON has all of them."""
 
 
 def evaluate_table(report: EvaluateReport) -> RenderableType:
@@ -38,7 +38,8 @@ def evaluate_table(report: EvaluateReport) -> RenderableType:
 
 def evaluate_markdown(report: EvaluateReport) -> str:
     """The same as Markdown."""
-    lines = [f"**{_title(report)}**", "", *_markdown_table(COLUMNS, [_row(report, score) for score in report.scores])]
+    lines = [f"**{_escaped(_title(report))}**", ""]
+    lines += _markdown_table(COLUMNS, [_row(report, score) for score in report.scores])
     if len(report.scores) > 2:
         lines += ["", "**Share of images with the same prediction**", ""]
         lines += _markdown_table(("", *_labels(report)), list(_agreement_rows(report)))
@@ -55,7 +56,7 @@ def _markdown_table(columns: tuple[str, ...], rows: list[list[str]]) -> list[str
 
 def _escaped(text: str) -> str:
     """File names in a paragraph of Markdown: no line ends, and no emphasis by their underscores and stars."""
-    return "".join(f"\\{char}" if char in "*_`<[" else char for char in " ".join(text.split()))
+    return "".join(f"\\{char}" if char in "\\*_`<[" else char for char in " ".join(text.split()))
 
 
 def _title(report: EvaluateReport) -> str:
@@ -94,7 +95,7 @@ def _warnings(report: EvaluateReport) -> Iterator[str]:
         if score.not_finite:
             yield f"{score.label}: the output is not finite for {score.not_finite} images, which count as wrong"
     if report.skipped:
-        yield f"{len(report.skipped)} images do not count:"
+        yield f"{len(report.skipped)} images or class folders do not count:"
         yield from (f"  {skipped.image}: {skipped.reason}" for skipped in report.skipped[:SKIPPED_SHOWN])
         if len(report.skipped) > SKIPPED_SHOWN:
             yield f"  and {len(report.skipped) - SKIPPED_SHOWN} more; --json lists all"

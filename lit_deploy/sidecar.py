@@ -268,7 +268,7 @@ def preflight(engine: Path, sidecar: Sidecar, host: Host, *, allow_host_code: bo
     if build.cuda_version is not None and numbers(gpu.driver_cuda)[:1] < numbers(build.cuda_version)[:1]:
         raise ArtifactError(
             f"{engine} was built with CUDA {build.cuda_version}, the driver here knows {gpu.driver_cuda}; "
-            f"update the driver, or {again}"
+            "update the driver"
         )
     if not _gpu_fits(build, gpu):
         raise ArtifactError(

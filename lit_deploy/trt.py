@@ -180,7 +180,7 @@ def rtx_library_is_found() -> bool:
 
 def restart_with_rtx_library() -> None:
     """Start this program again, in its place, if TensorRT-RTX would not find itself (see ``process_environment``)."""
-    if rtx_library_is_found() or _RESTARTED in os.environ:
+    if rtx_library_is_found() or _RESTARTED in os.environ or installed_version("tensorrt_rtx") is None:
         return
     environment = {**process_environment("tensorrt_rtx"), _RESTARTED: "1"}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

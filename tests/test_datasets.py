@@ -63,7 +63,28 @@ def test_folders_in_sorted_order(tmp_path: Path) -> None:
     """Folders of synsets, as ImageNet has them; an empty one counts, hidden ones do not."""
     root = folder_of(tmp_path / "a", "n02/b.png", "n01/a.png", "n03/", "n04/c.png", ".cache/x.png")
     assert found(root, ANIMALS) == {"n01/a.png": 0, "n02/b.png": 1, "n04/c.png": 3}
-    assert labelled_images(root, ANIMALS).mapping == "4 class folders in sorted order"
+    images = labelled_images(root, ANIMALS)
+    assert images.mapping == "4 class folders in sorted order"
+    assert images.skipped == (Skipped("n03/", "holds no image"),)
+
+
+def test_class_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path / "a", "crane/1.png", "ox/2.png")
+    scandir = os.scandir
+
+    def refusing(path: str | Path) -> object:  # permissions do not bind root, who may run this
+        if Path(path).name == "crane":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    images = labelled_images(root, ANIMALS)
+    assert images.files == ("ox/2.png",)
+    assert images.skipped == (Skipped("crane/", "cannot be read (Permission denied)"),)
+    (root / "ox" / "2.png").unlink()
+    (root / "ox").rmdir()
+    with pytest.raises(ImageError, match=r"1 folders and no image in them, e.g. crane/ cannot be read .Permission"):
+        labelled_images(root, ANIMALS)
 
 
 def test_folders_by_index(tmp_path: Path) -> None:
@@ -107,9 +128,12 @@ FOLDERS_REFUSED = [
     (["ox/1.png", "cow/2.png"], "auto", "1 of the 2 class folders .* are labels of the network and 'cow' is not"),
     (["a/1.png", "b/1.png", "c/1.png", "d/1.png"], "name", "0 of the 4 class folders .* and 'a' is not"),
     (["a/1.png", "b/1.png", "c/1.png", "d/1.png"], "index", "cannot be indices .'a' is among them"),
-    (["1/1.png", "4/1.png"], "index", "expected distinct whole numbers from 0 to 3"),
-    (["1/1.png", "01/1.png"], "index", "expected distinct whole numbers"),
-    (["1/1.png", "4/1.png"], "order", "2 class folders where the network has 4"),
+    (["1/1.png", "4/1.png"], "index", "'4' is among them.: expected distinct whole numbers from 0 to 3"),
+    (["1/1.png", "01/1.png"], "index", "'1' is among them.: expected distinct whole numbers"),
+    (["ox/1.png", "crane/1.png"], "index", "cannot be indices .'crane' is among them"),
+    (["1/1.png", "ox/1.png", "zebra/1.png"], "index", "cannot be indices .'ox' is among them"),
+    (["1/1.png", "4/1.png"], "order", "2 class folders where the network has 4 classes, and '1' is none of its"),
+    (["ox/1.png", "crane/1.png"], "order", "2 class folders where the network has 4 classes; name the folders"),
 ]
 
 
@@ -193,6 +217,10 @@ REFUSED_FILES = [
     ("c.png 1\nd.png 2\n", "none of the 2 files listed in .*, e.g. 'c.png'; expected paths .* e.g. 'a.png'"),
     ("a.png\nb.png\n", "line 1 .* is 'a.png', expected a file name and a class"),
     ("a.png -1\nb.png 1\n", "line 1 .* has the class '-1'"),
+    ("a.png 1\nb.png ox\n", "mixes class names and indices .'ox' on line 2, 1 on line 1.; write all"),
+    ("crane\n3\n", "mixes class names and indices .'crane' on line 1, 3 on line 2"),
+    ("a.png,1\nb.png,ox,3\n", "line 2 .* has 3 columns, expected a file name and a class"),
+    ("file\tclass\tsplit\na.png\t1\tval\nb.png\t2\tval\n", "line 1 .* has 3 columns"),
 ]
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from rich.console import Console
 from test_predict import broken_images
 
 import lit_deploy
-from lit_deploy import cli, evaluate, report
+from lit_deploy import cli, evaluate, evaluate_state, report
 from lit_deploy.artifact import manifest_of, metadata_of, set_manifest
 from lit_deploy.datasets import Skipped
 from lit_deploy.errors import GateFailed, ImageError, LitDeployError, UsageError
@@ -151,8 +152,14 @@ def test_pytorch_gets_what_the_exported_file_gets(checkpoint_file: CheckpointFil
     result = evaluated([file], photos, checkpoint)
     assert result.scores[1].differing == 0
     assert result.notes == ()
-    alone = evaluated([file, checkpoint], photos)
-    assert alone.scores[1].differing > 0, "as a file among others it is fed by its defaults"
+    assert evaluated([file, checkpoint], photos).scores[1].differing == 0, "as a file among others, too"
+    other = evaluated([export_of(checkpoint), file], photos)
+    assert other.scores[1].differing > 0, "the rule does matter"
+    alone = evaluated([checkpoint], photos)
+    assert alone.notes == (
+        "images for tiny.pth are prepared with the default mean, std and resize rule, as no file here was exported "
+        "from it",
+    )
 
 
 def test_images_are_decoded_once(
@@ -380,14 +387,71 @@ def test_a_state_that_cannot_be_written(
     checkpoint_file: CheckpointFile, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [export_of(checkpoint_file("tiny"))]
-    with pytest.raises(UsageError, match=r"cannot write the state file .*: Is a directory"):
-        evaluated(files, photos, state=tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for kind in (tmp_path, Path(os.devnull), tmp_path / "pipe"):
+        with pytest.raises(UsageError, match=f"cannot write the state file {kind}: it is not a regular file"):
+            evaluated(files, photos, state=kind)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     result = evaluated(files, photos)
     assert result.images == COUNT, "without a cache folder it runs all the same"
     (note,) = result.notes
     assert note.startswith("a kill would have lost everything, as cannot write the state file")
+
+
+def test_a_disk_that_becomes_full(
+    checkpoint_file: CheckpointFile, photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a state that was asked for is worth ending for; the other one ends with a note, and leaves nothing."""
+    files = [export_of(checkpoint_file("tiny"))]
+    whole = evaluated(files, photos, batch=4)
+    write, sizes = evaluate_state._write, []
+
+    def full(file: IO[bytes], path: Path, line: bytes) -> None:
+        sizes.append(len(line))
+        if len(sizes) == 3:  # half a line of the second batch
+            file.write(line[: len(line) // 2])
+            raise UsageError(f"cannot write the state file {path}: No space left on device")
+        write(file, path, line)
+
+    monkeypatch.setattr(evaluate_state, "_write", full)
+    result = evaluated(files, photos, batch=4)
+    (note,) = result.notes
+    assert re.fullmatch("a kill would have lost the later batches, as .*: No space left on device", note)
+    assert len(sizes) == 3, "nothing is written behind half a line"
+    assert numbers(dataclasses.replace(result, notes=())) == numbers(whole)
+    assert list(cache.iterdir()) == []
+    sizes.clear()
+    state = cache.parent / "mine.jsonl"
+    with pytest.raises(UsageError, match=r"mine\.jsonl: No space left on device"):
+        evaluated(files, photos, batch=4, state=state)
+    assert evaluated(files, photos, batch=4, state=state).resumed == 4
+
+
+def test_images_that_could_not_be_read_get_another_chance(
+    checkpoint_file: CheckpointFile, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such batches only are done again, and again until they can be read."""
+    files, state = [export_of(checkpoint_file("tiny"))], tmp_path / "state.jsonl"
+    whole = evaluated(files, photos, batch=4)
+    load, bad = evaluate.load_image, truth_of(photos)[0][5]
+
+    def failing(path: Path) -> Image.Image:
+        if path == bad:
+            raise ImageError(f"{path} is damaged or incomplete (Input/output error): replace the file.")
+        return load(path)
+
+    for resumed in (0, COUNT - 4):
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "load_image", failing)
+            result = evaluated(files, photos, batch=4, state=state)
+        assert (result.images, result.resumed, len(result.skipped)) == (COUNT - 1, resumed, 1)
+    for resumed in (COUNT - 4, COUNT):
+        told: list[str] = []
+        result = evaluated(files, photos, batch=4, state=state, progress=told.append)
+        assert (result.resumed, numbers(result)) == (resumed, numbers(whole))
+        assert told[2] == f"{100 * resumed // COUNT:3} %  {resumed} of {COUNT} images"
+        assert told[-1].startswith("100 %")
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
@@ -417,7 +481,8 @@ def test_files_that_do_not_fit_together(checkpoint_file: CheckpointFile, photos:
         with pytest.raises(UsageError, match=message):
             evaluated(files, photos)
     result = evaluated([file], photos, other)
-    assert result.notes == ("tiny.onnx was not made from other.pth but from tiny.pth",)
+    assert result.notes[0] == "tiny.onnx was not made from other.pth but from tiny.pth"
+    assert result.notes[1].startswith("images for other.pth are prepared with the default mean")
 
 
 def test_files_that_share_a_name(checkpoint_file: CheckpointFile, photos: Path, tmp_path: Path) -> None:
@@ -436,6 +501,13 @@ def test_given_labels_win_over_default_ones(checkpoint_file: CheckpointFile, tmp
     Image.fromarray(synthetic_image(1, "x", 64, 64)).save(tmp_path / "images" / "c" / "1.png")
     result = evaluated([file], tmp_path / "images", checkpoint_file("tiny"))
     assert result.mapping == "1 class folders by name"
+    assert result.notes == (), "default names are nobody's choice"
+    names.write_text("\n".join("tuvwxyg"))
+    export_checkpoint(checkpoint_file("tiny"), tmp_path / "other.onnx", OnnxOptions(labels=names), verify=False)
+    result = evaluated([file, tmp_path / "other.onnx"], tmp_path / "images")
+    assert result.notes == (
+        "6 of the 7 class names of other.onnx are not those of named.onnx, which were used for both",
+    )
 
 
 def test_gates(checkpoint_file: CheckpointFile, photos: Path, shifted: Path) -> None:
@@ -453,6 +525,35 @@ def test_gates(checkpoint_file: CheckpointFile, photos: Path, shifted: Path) -> 
         check_gates(one, min_top1=1.0)
     with pytest.raises(UsageError, match="an agreement needs two files"):
         check_gates(one, min_agreement=0.5)
+
+
+def test_only_a_checkpoint_as_reference_is_held_to_no_gate(checkpoint_file: CheckpointFile, photos: Path) -> None:
+    file, checkpoint = export_of(checkpoint_file("tiny")), checkpoint_file("tiny")
+    told = evaluated([file], photos, checkpoint)
+    bad, good = (dataclasses.replace(told.scores[0].top1, share=share) for share in (0.5, 0.9))
+    scores = tuple(dataclasses.replace(s, top1=top1) for s, top1 in zip(told.scores, (bad, good), strict=True))
+    check_gates(dataclasses.replace(told, scores=scores), min_top1=0.8)
+    files = evaluated([file, checkpoint], photos)
+    scores = tuple(dataclasses.replace(s, top1=top1) for s, top1 in zip(files.scores, (bad, good), strict=True))
+    with pytest.raises(GateFailed, match=r"tiny.onnx is right on 50.00%"):
+        check_gates(dataclasses.replace(files, scores=scores), min_top1=0.8)
+
+
+def test_gates_do_not_fail_on_rounding(checkpoint_file: CheckpointFile, photos: Path) -> None:
+    """994 of 1000 is 99.4 %, but 99.4 / 100 is a little more; one image less is not enough, even of ten million."""
+    gate = 99.4 / 100
+    result = evaluated([export_of(checkpoint_file("tiny"))], photos, checkpoint_file("tiny"), limit=1)
+    assert gate > 497 / 500
+
+    def reached(right: int, total: int) -> EvaluateReport:
+        top1 = dataclasses.replace(result.scores[1].top1, share=right / total)
+        score = dataclasses.replace(result.scores[1], top1=top1, agreement=right / total)
+        return dataclasses.replace(result, scores=(result.scores[0], score))
+
+    check_gates(reached(497, 500), min_top1=gate, min_agreement=gate)
+    for gates in ({"min_top1": gate}, {"min_agreement": gate}):
+        with pytest.raises(GateFailed):
+            check_gates(reached(9_939_999, 10_000_000), **gates)
 
 
 # -------------------------------------------------------------------------------------------------- the command, tables
@@ -526,16 +627,18 @@ def test_tables_of_odd_names(checkpoint_file: CheckpointFile, photos: Path) -> N
         scores=(dataclasses.replace(result.scores[0], label="a[red]|b.onnx", top5=None),),
         skipped=tuple(Skipped(f"[bold]{index}_x_.png", "is\nodd") for index in range(14)),
         notes=("a note",),
+        source="*my*_images_\\`",
     )
     console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(report.evaluate_table(odd))
     text = console.export_text()
     assert "a[red]|b.onnx" in text
-    assert "14 images do not count:" in text
+    assert "14 images or class folders do not count:" in text
     assert "[bold]9_x_.png: is" in text
     assert "[bold]10_x_.png" not in text
     assert "and 4 more; --json lists all" in text
     markdown = report.evaluate_markdown(odd)
+    assert markdown.startswith("**23 images, 7 classes: \\*my\\*\\_images\\_\\\\\\`**\n")
     row = next(line for line in markdown.splitlines() if "b.onnx |" in line)
     assert len(re.findall(r"(?<!\\)\|", row)) == 8
     assert "\n* a note\n" in markdown

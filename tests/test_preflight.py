@@ -213,7 +213,7 @@ FAULTS: dict[str, Fault] = {
     "no GPU": (host_fault(gpu=no_gpu), MissingDependency, "no NVIDIA driver was found", ""),
     "an older driver": (
         host_fault(gpu=lambda: CUDA_12), ArtifactError,
-        "was built with CUDA 13, the driver here knows 12.8; update the driver, or ", SAME,
+        "was built with CUDA 13, the driver here knows 12.8; update the driver", None,
     ),
     "RTX on Hopper": (
         host_fault(gpu=lambda: H200), ArtifactError,

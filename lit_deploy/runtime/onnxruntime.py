@@ -63,9 +63,10 @@ class OnnxRuntimeSession(BackEnd):
         try:  # its own fallback would print to stdout and try the same again
             self._session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
         except Exception as error:
-            if manifest_of(metadata_of(read_onnx(self._path)), self._path).precision == "bf16":
+            bf16 = manifest_of(metadata_of(read_onnx(self._path)), self._path).precision == "bf16"
+            if bf16 and self._options.device == "cpu":
                 raise UsageError(
-                    f"{self._path} is of bf16, which ONNX Runtime does not compute on {self._options.device}; "
+                    f"{self._path} is of bf16, which ONNX Runtime does not compute on a CPU ({first_line(error)}); "
                     "build an engine of it: lit-deploy export --format trt"
                 ) from None
             raise ArtifactError(

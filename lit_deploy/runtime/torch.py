@@ -20,14 +20,14 @@ class TorchSession(BackEnd):
     """A checkpoint on PyTorch, float32 (or, with ``options.half``, float16); see ``Session``.
 
     With ``options.layers``, ``run`` also returns, for every merging, the sampling offsets in pixels
-    ``[B, 8, H//2, W//2]`` under ``<module>.dconv.conv_offset``.
+    ``[B, 8, H//2, W//2]`` under ``<module>.dconv.conv_offset``. On ``cuda``, TensorFloat-32 is turned off for
+    the whole process.
     """
 
     def __init__(self, source: str | Path, options: SessionOptions) -> None:
         super().__init__(options)
         self._source = source
         self._threads_before: int | None = None
-        self._tf32_before: list[bool] = []
         self._model: Any = None
         self._recording = threading.Lock()
         self._call: Callable[[Any], Any]
@@ -50,10 +50,8 @@ class TorchSession(BackEnd):
         if self._options.threads is not None:
             self._threads_before = torch.get_num_threads()  # the setting is the process's, not the session's
             torch.set_num_threads(self._options.threads)
-        # float32 means float32 on CUDA too: products of TensorFloat-32 have 10 bits
-        for setting in _tf32_settings():
-            self._tf32_before.append(setting.allow_tf32)
-            setting.allow_tf32 = False
+        if self._options.device == "cuda":
+            _float32_only()
         self._call = torch.compile(self._model) if self._options.compiled else self._model
         mode = ("compile" if self._options.compiled else "eager") + (", fp16" if self._options.half else "")
         self.description = f"PyTorch {torch.__version__} {self._options.device} ({mode})"
@@ -63,8 +61,6 @@ class TorchSession(BackEnd):
         import torch
 
         self._model = None
-        for setting in _tf32_settings():
-            setting.allow_tf32 = self._tf32_before.pop(0)
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
 
@@ -85,8 +81,12 @@ class TorchSession(BackEnd):
         return {name: value.float().cpu().numpy() for name, value in {"logits": logits, **layers}.items()}
 
 
-def _tf32_settings() -> tuple[Any, ...]:
-    """What decides whether float32 products on CUDA may be of TensorFloat-32."""
+def _float32_only() -> None:
+    """Have float32 mean float32 on CUDA, for the rest of this process: products of TensorFloat-32 have 10 bits.
+
+    Not put back when a session ends: the setting is the process's, and another session may rely on it.
+    """
     import torch
 
-    return torch.backends.cudnn, torch.backends.cuda.matmul
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
