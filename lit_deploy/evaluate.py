@@ -27,7 +27,7 @@ from lit_deploy.evaluate_state import BatchRecord, State, StateKey, open_state
 from lit_deploy.labels import default_labels, imagenet_labels
 from lit_deploy.preprocessing import load_image, normalize, resize_and_crop
 from lit_deploy.runtime.session import Arrays, Session, SessionOptions, open_session
-from lit_deploy.runtime.torch import TorchSession
+from lit_deploy.sidecar import ENGINE_SUFFIXES
 from lit_deploy.specs import MAX_BATCH, InputSpec, OutputKind, Progress
 
 __all__ = ["EvaluateReport", "best_classes", "check_gates", "evaluate_artifacts"]
@@ -131,6 +131,11 @@ class _Entry:
     sha256: str
 
 
+def _is_checkpoint(entry: _Entry) -> bool:
+    """Whether it has no input rule of its own: whatever is no exported file is a checkpoint (see ``open_session``)."""
+    return Path(entry.path).suffix.lower() not in (".onnx", *ENGINE_SUFFIXES)
+
+
 def _labels(sources: Sequence[str | Path]) -> list[str]:
     """File names, or whole paths where two files share a name."""
     if not sources:
@@ -154,11 +159,11 @@ def _with_inputs_of_exports(entries: Sequence[_Entry], notes: list[str]) -> list
     """A checkpoint knows neither mean nor resize rule; it gets those of the first file that was exported from it."""
     exported: dict[str, InputSpec] = {}
     for entry in entries:
-        if not isinstance(entry.session, TorchSession):
+        if not _is_checkpoint(entry):
             exported.setdefault(entry.session.manifest.source_sha256, entry.spec)
     fed = []
     for entry in entries:
-        if isinstance(entry.session, TorchSession):
+        if _is_checkpoint(entry):
             spec = exported.get(entry.session.manifest.source_sha256)
             if spec is None:
                 notes.append(
