@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -25,6 +25,9 @@ from lit_deploy.errors import (
     UsageError,
 )
 from lit_deploy.specs import MAX_BATCH
+
+if TYPE_CHECKING:
+    from lit_deploy.runtime.session import SessionOptions
 
 app = typer.Typer(
     name="lit-deploy",
@@ -140,15 +143,13 @@ def verify(
 ) -> None:
     """Compare a file with the PyTorch float32 model of its checkpoint. Exits with 1 when it departs."""
     from lit_deploy import report
-    from lit_deploy.runtime.session import SessionOptions
     from lit_deploy.verify import verify_artifact
 
     if plot is not None and not layers:
         raise UsageError("--plot draws the error per layer; add --layers")
     if plot is not None:
         report.check_chart(plot)
-    _restart_if_needed(artifact)
-    options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
+    options = _options([artifact], device, threads, library, allow_engine_code)
     result = verify_artifact(artifact, ckpt, images=images, limit=limit, layers=layers, options=options)
     if plot is not None:
         report.layers_plot(result, plot)
@@ -222,7 +223,6 @@ def evaluate(
     """Measure accuracy on a folder of images, and how far files agree. Goes on where it was killed."""
     from lit_deploy import report
     from lit_deploy.evaluate import check_gates, evaluate_artifacts
-    from lit_deploy.runtime.session import SessionOptions
 
     if json and markdown:
         raise UsageError("--json and --markdown are two forms of one report; choose one")
@@ -230,8 +230,7 @@ def evaluate(
     if agreement is not None and len(artifacts) + (ckpt is not None) < 2:
         raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
     for artifact in artifacts:
-        _restart_if_needed(artifact)
-    options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
+        options = _options([artifact], device, threads, library, allow_engine_code)
     with report.steps() as progress:
         result = evaluate_artifacts(
             artifacts, images, ckpt, labels_file=labels_file, folders=folders, batch=batch, workers=workers,
@@ -258,10 +257,8 @@ def predict(
     """Print the most probable classes of images, by the resize rule the file carries."""
     from lit_deploy import report
     from lit_deploy.predict import predict_images
-    from lit_deploy.runtime.session import SessionOptions
 
-    _restart_if_needed(artifact)
-    options = SessionOptions(device, threads, library, allow_engine_code=allow_engine_code)
+    options = _options([artifact], device, threads, library, allow_engine_code)
     predictions = predict_images(artifact, images, top, options)
     report.show(report.as_json(predictions) if json else report.predictions_table(predictions))
 
@@ -294,6 +291,17 @@ def doctor(json: opt.Json = False) -> None:
     diagnosis = diagnose()
     report.show(report.as_json(diagnosis) if json else report.doctor_table(diagnosis))
     raise typer.Exit(diagnosis.exit_code)
+
+
+def _options(
+    artifacts: list[str], device: Literal["cpu", "cuda"], threads: int | None, library: bool | None, code: bool
+) -> SessionOptions:
+    """How the named files are to run; the program starts anew where one of them needs that."""
+    from lit_deploy.runtime.session import SessionOptions
+
+    for artifact in artifacts:
+        _restart_if_needed(artifact)
+    return SessionOptions(device, threads, library, allow_engine_code=code)
 
 
 def _restart_if_needed(artifact: str) -> None:

@@ -117,16 +117,15 @@ def export_engine(
     options = options or OnnxOptions()
     for target in (out, onnx_path(out), sidecar_path(out), *filter(None, [engine.timing_cache])):
         check_target(target)
-    if not given:
-        if options.batch is not None and engine.profile is not None:
-            raise UsageError(f"a batch of {options.batch} is asked for and a profile as well; give one of the two")
-        ready_to_build(engine, portable=options.portable)  # minutes before the builder would say the same
     report, unchecked = None, "--no-verify"
     if given:
         proto = read_onnx(Path(source))
         manifest = manifest_of(metadata_of(proto), Path(source))
         unchecked = f"{Path(source).name} was taken as it is"
     else:
+        if options.batch is not None and engine.profile is not None:
+            raise UsageError(f"a batch of {options.batch} is asked for and a profile as well; give one of the two")
+        ready_to_build(engine, portable=options.portable)  # minutes before the builder would say the same
         check = verify and options.precision != "bf16"
         if check:
             _require_onnxruntime()

@@ -11,12 +11,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that every test can `import golden`, whatever the import mode
 
+from exported import export_of
 from fake_cuda import FakeDriver
-from fake_tensorrt import FakeTensorRT, modules
+from fake_tensorrt import IMAGES, FakeTensorRT, modules, write_engine
 from golden import TINY, TINY_TI, Golden, load_golden, normalised_input
 
 from lit_deploy.key_layout import OFFICIAL_SPECS
+from lit_deploy.runtime.session import SessionOptions, open_session
 from lit_deploy.seeded import make_state, save_checkpoint
+from lit_deploy.trt import BACKENDS
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +70,31 @@ def fake_trt(fake_driver: FakeDriver) -> FakeTensorRT:
     module = sys.modules["tensorrt"]
     assert isinstance(module, FakeTensorRT)
     return module
+
+
+@pytest.fixture
+def exported(checkpoint_file: Callable[[str], Path]) -> Path:
+    """The tiny network as an ``.onnx`` file."""
+    return export_of(checkpoint_file("tiny"))
+
+
+@pytest.fixture
+def engine(exported: Path, tmp_path: Path, fake_driver: FakeDriver) -> Path:
+    """The same as an engine of the fake ``tensorrt``."""
+    write_engine(exported, tmp_path / "tiny.engine")
+    return tmp_path / "tiny.engine"
+
+
+@pytest.fixture(scope="session")
+def expected(checkpoint_file: Callable[[str], Path]) -> np.ndarray:
+    """Logits of all images, of the file that the engine stands for."""
+    with open_session(export_of(checkpoint_file("tiny")), SessionOptions(library=False)) as session:
+        return session.run({"images": IMAGES})["logits"]
+
+
+@pytest.fixture
+def no_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is told or refused is told from the sidecar: an import of TensorRT would raise."""
+    for backend in BACKENDS.values():
+        for name in backend.modules:
+            monkeypatch.setitem(sys.modules, name, None)

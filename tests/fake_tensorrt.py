@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from fake_cuda import FakeDriver, Handle
 
-from lit_deploy import trt
+from lit_deploy import native, trt
 from lit_deploy.artifact import manifest_of, metadata_of
 from lit_deploy.checkpoints import sha256_of
 from lit_deploy.runtime.session import input_specs, output_specs
@@ -28,6 +28,9 @@ from lit_deploy.specs import TensorSpec
 
 MS_PER_IMAGE = 0.5
 VERSION = "10.9.0.34"
+IMAGES = np.random.default_rng(3).standard_normal((8, 3, 64, 64)).astype(np.float32)
+"""What the engine of the fixture ``engine`` is given."""
+PLUGIN = EnginePlugin("DeformableTokenMerging", "1", "lit_deploy", native.PLUGIN_NAME, "0" * 64, embedded=False)
 PROFILES_KEY = "fake.profiles"
 TYPES = {
     "tensor(float)": ("FLOAT", "float32"),

@@ -15,37 +15,16 @@ import onnx
 import pytest
 from exported import export_of
 from fake_cuda import MS_PER_MEGABYTE, FakeDriver
-from fake_tensorrt import MS_PER_IMAGE, FakeContext, FakeEngine, FakeTensorRT, write_engine
+from fake_tensorrt import IMAGES, MS_PER_IMAGE, FakeContext, FakeEngine, FakeTensorRT, write_engine
 
-from lit_deploy import native, trt
+from lit_deploy import trt
 from lit_deploy.errors import ArtifactError, UsageError
 from lit_deploy.runtime import tensorrt as engine_session
 from lit_deploy.runtime.onnxruntime import _with_layer_outputs
 from lit_deploy.runtime.session import SessionOptions, TimedSession, TimingSettings, open_session
-from lit_deploy.sidecar import EnginePlugin
 from lit_deploy.verify import verify_artifact
 
 CheckpointFile = Callable[[str], Path]
-IMAGES = np.random.default_rng(3).standard_normal((8, 3, 64, 64)).astype(np.float32)
-PLUGIN = EnginePlugin("DeformableTokenMerging", "1", "lit_deploy", native.PLUGIN_NAME, "0" * 64, embedded=False)
-
-
-@pytest.fixture
-def exported(checkpoint_file: CheckpointFile) -> Path:
-    return export_of(checkpoint_file("tiny"))
-
-
-@pytest.fixture
-def engine(exported: Path, tmp_path: Path, fake_driver: FakeDriver) -> Path:
-    write_engine(exported, tmp_path / "tiny.engine")
-    return tmp_path / "tiny.engine"
-
-
-@pytest.fixture(scope="module")
-def expected(checkpoint_file: CheckpointFile) -> np.ndarray:
-    """Logits of all images, of the file that the engine stands for."""
-    with open_session(export_of(checkpoint_file("tiny")), SessionOptions(library=False)) as session:
-        return session.run({"images": IMAGES})["logits"]
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:

@@ -20,16 +20,9 @@ from lit_deploy.cuda import Gpu, find_gpu
 from lit_deploy.errors import ArtifactError, LitDeployError, MissingDependency
 from lit_deploy.native import PLUGIN_VARIABLE
 from lit_deploy.sidecar import Host, Sidecar, here, preflight, target_of, this_host
-from lit_deploy.trt import BACKENDS, RTX_TARGETS, installed_version
+from lit_deploy.trt import RTX_TARGETS, installed_version
 
-TENSORRT_MODULES = [name for backend in BACKENDS.values() for name in backend.modules]
-
-
-@pytest.fixture(autouse=True)
-def _tensorrt_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is refused here is refused from the sidecar: an import of TensorRT would raise."""
-    for name in TENSORRT_MODULES:
-        monkeypatch.setitem(sys.modules, name, None)
+pytestmark = pytest.mark.usefixtures("no_tensorrt")
 
 
 @pytest.fixture

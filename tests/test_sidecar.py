@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,9 @@ from lit_deploy.sidecar import (
     rebuild_command,
     sidecar_path,
 )
-from lit_deploy.trt import BACKENDS, RTX_TARGETS
+from lit_deploy.trt import RTX_TARGETS
 
-TENSORRT_MODULES = [name for backend in BACKENDS.values() for name in backend.modules]
-
-
-@pytest.fixture(autouse=True)
-def _tensorrt_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is told or refused here is told from the sidecar: an import of TensorRT would raise."""
-    for name in TENSORRT_MODULES:
-        monkeypatch.setitem(sys.modules, name, None)
+pytestmark = pytest.mark.usefixtures("no_tensorrt")
 
 
 @pytest.fixture

@@ -60,9 +60,8 @@ def build(request: dict[str, Any], say: Any) -> dict[str, Any]:
         builder = module.Builder(logger)
     except Exception as error:  # what TensorRT's bindings raise where there is no GPU
         raise BuildRefused(f"TensorRT cannot start its builder here ({first_line(error)})") from None
-    registry = builder.get_plugin_registry()
     if request["library"] is not None:
-        trt.load_plugin(registry, Path(request["library"]), OP_TYPE, str(OP_VERSION), DOMAIN)
+        _load_plugin(builder, request)
 
     say("parse the ONNX model")
     flags = module.NetworkDefinitionCreationFlag
@@ -94,6 +93,11 @@ def build(request: dict[str, Any], say: Any) -> dict[str, Any]:
         "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
         "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
     }
+
+
+def _load_plugin(owner: Any, request: dict[str, Any]) -> None:
+    """Load the plugin library into the registry of a builder or a runtime; each has its own."""
+    trt.load_plugin(owner.get_plugin_registry(), Path(request["library"]), OP_TYPE, str(OP_VERSION), DOMAIN)
 
 
 def _model(request: dict[str, Any]) -> bytes:
@@ -160,7 +164,7 @@ def inspect_engine(module: Any, logger: Any, request: dict[str, Any], engine: me
     runtime = module.Runtime(logger)
     runtime.engine_host_code_allowed = True  # what is inside was put there a moment ago
     if request["library"] is not None and not request["embed_plugin"]:  # the builder's registry is another one
-        trt.load_plugin(runtime.get_plugin_registry(), Path(request["library"]), OP_TYPE, str(OP_VERSION), DOMAIN)
+        _load_plugin(runtime, request)
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:  # built for another GPU than the one that is here
         return []
