@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,15 @@ import msgspec
 
 from lit_deploy.errors import ArtifactError, UsageError
 from lit_deploy.labels import default_labels
-from lit_deploy.specs import OP_VERSION, InputSpec, ModelSpec, OutputKind, PrecisionName, default_input
+from lit_deploy.specs import (
+    OP_VERSION,
+    InputSpec,
+    ModelSpec,
+    OutputKind,
+    PrecisionName,
+    Quantization,
+    default_input,
+)
 
 if TYPE_CHECKING:
     from lit_deploy.checkpoints import Checkpoint
@@ -37,7 +45,7 @@ class Manifest:
         input: size, layout, type and normalisation of the input, and the resize rule.
         output: ``logits``, ``probabilities`` or ``top5``.
         labels: class names, in order of the logits.
-        precision: type of weights and activations.
+        precision: type of weights and activations; of an 8-bit file, that of the quantised matrix products.
         batch: fixed batch size, or None when dynamic.
         portable: the operator is inlined; no model-local function, no custom operator.
         layers: names of the PyTorch modules whose outputs are values of the graph, in order.
@@ -46,6 +54,7 @@ class Manifest:
         versions: versions of the packages that wrote the file.
         created: UTC time of writing, ISO 8601.
         parity: metrics of the check against PyTorch at export, or None when it was skipped.
+        quantization: how an 8-bit file was made, None for the others.
     """
 
     model: ModelSpec
@@ -62,6 +71,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     parity: dict[str, Any] | None = None
+    quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
@@ -170,10 +180,16 @@ def set_manifest(model: Any, manifest: Manifest) -> None:
 
 
 def with_layer_outputs(model: Any, path: Path) -> None:
-    """Make the layer values that an ``onnx.ModelProto``'s manifest names outputs of its graph, as float32.
+    """Make the layer values that an ``onnx.ModelProto``'s manifest names outputs; see ``with_outputs``."""
+    with_outputs(model, manifest_of(metadata_of(model), path).layers, path)
+
+
+def with_outputs(model: Any, names: Sequence[str], path: Path) -> None:
+    """Make values inside an ``onnx.ModelProto`` outputs of its graph, as float32.
 
     Args:
         model: changed in place.
+        names: of values of a float type.
         path: for messages only.
 
     Raises:
@@ -181,24 +197,46 @@ def with_layer_outputs(model: Any, path: Path) -> None:
     """
     import onnx
 
-    layers = manifest_of(metadata_of(model), path).layers
     known = {info.name: info for info in model.graph.value_info}
-    missing = [name for name in layers if name not in known]
+    if any(name not in known for name in names):
+        known = {info.name: info for info in described(model).graph.value_info}
+    missing = [name for name in names if name not in known]
     if missing:
-        raise ArtifactError(f"{path} lacks the layer value '{missing[0]}' that its manifest names; export it again")
-    half = {name for name in layers if known[name].type.tensor_type.elem_type != onnx.TensorProto.FLOAT}
+        raise ArtifactError(f"the graph of {path} lacks the value '{missing[0]}'; export it again")
+    half = {name for name in names if known[name].type.tensor_type.elem_type != onnx.TensorProto.FLOAT}
     for node in model.graph.node:
         for values in (node.input, node.output):
             for index, value in enumerate(values):
                 if value in half:
                     values[index] = f"{value}/half"
-    for name in layers:
+    for name in names:
         if name in half:
             model.graph.node.append(
                 onnx.helper.make_node("Cast", [f"{name}/half"], [name], f"{name}/half/Cast", to=onnx.TensorProto.FLOAT)
             )
             known[name].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         model.graph.output.append(known[name])
+
+
+def described(model: Any) -> Any:
+    """A copy of an ``onnx.ModelProto`` that tells type and shape of every value (``value_info``).
+
+    Exported files tell those of layers only (see ``undescribed``).
+    """
+    import onnx
+
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def undescribed(model: Any, layers: Sequence[str]) -> None:
+    """Drop, in place, types and shapes of all values but the layers.
+
+    Whoever needs them infers them. With them ONNX Runtime 1.31 is slower on a CPU (benchmarks/precision.py): among
+    other things it fuses a sum and a norm into a SkipLayerNormalization that takes longer than both.
+    """
+    kept = [info for info in model.graph.value_info if info.name in layers]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}

@@ -10,12 +10,15 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from lit_deploy import __version__
 from lit_deploy import cli_options as opt
+from lit_deploy import cli_quantize_options as opt8
+from lit_deploy.cli_values import batch_size, quantize_options, refuse, session_options, share, targets
+from lit_deploy.cli_values import profile as batch_profile
 from lit_deploy.errors import (
     BuildFailed,
     LitDeployError,
@@ -24,10 +27,6 @@ from lit_deploy.errors import (
     StateDictMismatch,
     UsageError,
 )
-from lit_deploy.specs import MAX_BATCH
-
-if TYPE_CHECKING:
-    from lit_deploy.runtime.session import SessionOptions
 
 app = typer.Typer(
     name="lit-deploy",
@@ -75,6 +74,13 @@ def export(
     std: opt.Std = None,
     verify: opt.Proof = True,
     threads: opt.Threads = None,
+    calib: opt8.Calib = None,
+    calib_method: opt8.CalibMethod = "minmax",
+    calib_percentile: opt8.CalibPercentile = None,
+    calib_limit: opt8.CalibLimit = 128,
+    keep: opt8.Keep = None,
+    accuracy_budget: opt8.AccuracyBudget = 1.0,
+    force: opt8.Force = False,
     builder: opt.Builder = "auto",
     plugin: opt.Plugin = None,
     embed_plugin: opt.EmbedPlugin = False,
@@ -93,38 +99,83 @@ def export(
     from lit_deploy.exporters.tensorrt import EngineOptions
 
     given = [p for p in context.params if (source := context.get_parameter_source(p)) and source.name == "COMMANDLINE"]
-    profile = None
-    if format == "onnx":
-        _refuse(given, opt.ENGINE_OPTIONS, "is for engines; add --format trt")
-        size = None if batch == "dynamic" else _batch("--batch", batch, "'dynamic' or a number of images")
-    elif ":" in batch:
-        size, profile = None, _profile(batch)
+    profile = quantize = None
+    if calib is None:
+        refuse(given, opt8.EIGHT_BIT_OPTIONS, "is for files of 8 bits; add --precision int8 (or fp8) and --calib")
     else:
-        size = None if batch == "dynamic" else _batch("--batch", batch, "'dynamic', a number of images or MIN:OPT:MAX")
+        quantize = quantize_options(calib, calib_method, calib_percentile, calib_limit, keep, accuracy_budget, force)
+    if format == "onnx":
+        refuse(given, opt.ENGINE_OPTIONS, "is for engines; add --format trt")
+        size = None if batch == "dynamic" else batch_size("--batch", batch, "'dynamic' or a number of images")
+    elif ":" in batch:
+        size, profile = None, batch_profile(batch)
+    else:
+        size = (
+            None if batch == "dynamic" else batch_size("--batch", batch, "'dynamic', a number of images or MIN:OPT:MAX")
+        )
     options: OnnxOptions | None = OnnxOptions(input, output, precision, size, portable, labels, resize, mean, std)
     stem = Path(ckpt).stem or "model"
     with report.steps() as progress:
         if format == "onnx":
             result = export_checkpoint(
-                ckpt, out or Path(f"{stem}.onnx"), options, verify=verify, threads=threads, progress=progress
-            )
+                ckpt, out or Path(f"{stem}.onnx"), options, quantize=quantize, verify=verify, threads=threads,
+                progress=progress,
+            )  # fmt: skip
         else:
             if Path(ckpt).suffix.lower() == ".onnx":
-                _refuse(
-                    given, opt.GRAPH_OPTIONS, f"is decided already in {Path(ckpt).name}; export the checkpoint again"
+                refuse(
+                    given,
+                    (*opt.GRAPH_OPTIONS, "calib"),
+                    f"is decided already in {Path(ckpt).name}; export the checkpoint again",
                 )
                 if size is not None:
                     raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
                 options, stem = None, stem.removesuffix(".engine")
             build = EngineOptions(
                 None if builder == "auto" else builder, profile, plugin, embed_plugin, hardware_compatible,
-                version_compatible, _targets(target), workspace, optimization_level,
+                version_compatible, targets(target), workspace, optimization_level,
                 timing_cache, layers,
             )  # fmt: skip
             result = export_engine(
-                ckpt, out or Path(f"{stem}.engine"), options, build, verify=verify, threads=threads, progress=progress
-            )
+                ckpt, out or Path(f"{stem}.engine"), options, build, quantize=quantize, verify=verify, threads=threads,
+                progress=progress,
+            )  # fmt: skip
     report.show(report.export_summary(result))
+
+
+@app.command()
+def quantize(
+    artifact: opt8.QuantizeArtifact,
+    calib: opt8.RequiredCalib,
+    out: opt8.QuantizeOut = None,
+    precision: opt8.EightBits = "int8",
+    scan: opt8.Scan = False,
+    calib_method: opt8.CalibMethod = "minmax",
+    calib_percentile: opt8.CalibPercentile = None,
+    calib_limit: opt8.CalibLimit = 128,
+    keep: opt8.Keep = None,
+    accuracy_budget: opt8.AccuracyBudget = 1.0,
+    force: opt8.Force = False,
+    threads: opt.Threads = None,
+    json: opt.Json = False,
+) -> None:
+    """Quantise an exported file to 8 bits; or (--scan) rank its modules by the damage that does, and propose --keep."""
+    from lit_deploy import report
+    from lit_deploy.quantize import quantize_file, scan_file
+
+    options = quantize_options(calib, calib_method, calib_percentile, calib_limit, keep, accuracy_budget, force)
+    if scan and (out is not None or force):
+        raise UsageError(f"--scan writes no file; drop {'--out' if out is not None else '--force'}")
+    with report.steps() as progress:
+        if scan:
+            found = scan_file(artifact, options, precision, threads=threads, progress=progress)
+        else:
+            path = out or Path(f"{Path(artifact).stem}_{precision}.onnx")
+            result = quantize_file(artifact, path, options, precision, threads=threads, progress=progress)
+    if scan:
+        report.show(report.as_json(found) if json else report.scan_table(found))
+    else:
+        report.show(report.as_json(result) if json else report.quantize_summary(result))
 
 
 @app.command()
@@ -149,7 +200,7 @@ def verify(
         raise UsageError("--plot draws the error per layer; add --layers")
     if plot is not None:
         report.check_chart(plot)
-    options = _options([artifact], device, threads, library, allow_engine_code)
+    options = session_options([artifact], device, threads, library, allow_engine_code)
     result = verify_artifact(artifact, ckpt, images=images, limit=limit, layers=layers, options=options)
     if plot is not None:
         report.layers_plot(result, plot)
@@ -182,7 +233,7 @@ def bench(
 
     if json and markdown:
         raise UsageError("--json and --markdown are two forms of one report; choose one")
-    batches = tuple(_batch("--batch", part, "numbers separated by commas, e.g. 1,8") for part in batch.split(","))
+    batches = tuple(batch_size("--batch", part, "numbers separated by commas, e.g. 1,8") for part in batch.split(","))
     if plot is not None:
         report.check_chart(plot)
     with report.steps() as progress:
@@ -226,11 +277,11 @@ def evaluate(
 
     if json and markdown:
         raise UsageError("--json and --markdown are two forms of one report; choose one")
-    top1, agreement = _share("--min-top1", min_top1), _share("--min-agreement", min_agreement)
+    top1, agreement = share("--min-top1", min_top1), share("--min-agreement", min_agreement)
     if agreement is not None and len(artifacts) + (ckpt is not None) < 2:
         raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
     for artifact in artifacts:
-        options = _options([artifact], device, threads, library, allow_engine_code)
+        options = session_options([artifact], device, threads, library, allow_engine_code)
     with report.steps() as progress:
         result = evaluate_artifacts(
             artifacts, images, ckpt, labels_file=labels_file, folders=folders, batch=batch, workers=workers,
@@ -258,7 +309,7 @@ def predict(
     from lit_deploy import report
     from lit_deploy.predict import predict_images
 
-    options = _options([artifact], device, threads, library, allow_engine_code)
+    options = session_options([artifact], device, threads, library, allow_engine_code)
     predictions = predict_images(artifact, images, top, options)
     report.show(report.as_json(predictions) if json else report.predictions_table(predictions))
 
@@ -291,61 +342,6 @@ def doctor(json: opt.Json = False) -> None:
     diagnosis = diagnose()
     report.show(report.as_json(diagnosis) if json else report.doctor_table(diagnosis))
     raise typer.Exit(diagnosis.exit_code)
-
-
-def _options(
-    artifacts: list[str], device: Literal["cpu", "cuda"], threads: int | None, library: bool | None, code: bool
-) -> SessionOptions:
-    """How the named files are to run; the program starts anew where one of them needs that."""
-    from lit_deploy.runtime.session import SessionOptions
-
-    for artifact in artifacts:
-        _restart_if_needed(artifact)
-    return SessionOptions(device, threads, library, allow_engine_code=code)
-
-
-def _restart_if_needed(artifact: str) -> None:
-    """An RTX engine that calls a plugin needs a library path that only a new process can have."""
-    from lit_deploy.cuda import find_gpu
-    from lit_deploy.sidecar import ENGINE_SUFFIXES, read_sidecar
-    from lit_deploy.trt import restart_with_rtx_library
-
-    if Path(artifact).suffix.lower() in ENGINE_SUFFIXES and find_gpu() is not None:
-        sidecar = read_sidecar(Path(artifact))
-        if sidecar.build.backend == "tensorrt_rtx" and sidecar.plugin is not None:
-            restart_with_rtx_library()
-
-
-def _refuse(given: list[str], options: tuple[str, ...], why: str) -> None:
-    for name in given:
-        if name in options:
-            shown = "--plugin/--no-plugin" if name == "plugin" else f"--{name.replace('_', '-')}"
-            raise UsageError(f"{shown} {why}")
-
-
-def _targets(text: str | None) -> tuple[str, ...]:
-    """Compute capabilities as given, each once."""
-    return () if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-
-
-def _profile(text: str) -> tuple[int, int, int]:
-    parts = [_batch("--batch", part, "MIN:OPT:MAX, e.g. 1:8:32") for part in text.split(":")]
-    if len(parts) != 3:
-        raise UsageError(f"--batch is '{text}', expected MIN:OPT:MAX, e.g. 1:8:32")
-    return parts[0], parts[1], parts[2]
-
-
-def _batch(option: str, text: str, expected: str) -> int:
-    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_BATCH:
-        raise UsageError(f"{option} is '{text}', expected {expected} (1 to {MAX_BATCH})")
-    return int(text)
-
-
-def _share(option: str, percent: float | None) -> float | None:
-    """A gate as a share; one that was meant as a share already would let everything pass."""
-    if percent is not None and 0 < percent <= 1:
-        raise UsageError(f"{option} is {percent:g}, expected percent, e.g. {option} 99")
-    return None if percent is None else percent / 100
 
 
 def _fail(error: LitDeployError) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lit_deploy.specs import MAX_BATCH
+from lit_deploy.specs import MAX_BATCH, PrecisionName
 
 ENGINE = "Engine (--format trt)"
 ENGINE_OPTIONS = (
@@ -79,8 +79,11 @@ Format = Annotated[
     typer.Option(help="trt builds a TensorRT engine, with a sidecar and the ONNX file it was made from beside it."),
 ]
 Precision = Annotated[
-    Literal["fp32", "fp16", "bf16"],
-    typer.Option(help="Type of weights and activations; bf16 for engines only.", rich_help_panel="Graph"),
+    PrecisionName,
+    typer.Option(
+        help="Type of weights and activations. int8, fp8: of the matrix products, by --calib; fp8 is for engines.",
+        rich_help_panel="Graph",
+    ),
 ]
 Batch = Annotated[
     str,

@@ -26,7 +26,7 @@ from lit_deploy.evaluate_result import Classes, EvaluateReport, Score, accuracy,
 from lit_deploy.evaluate_state import BatchRecord, State, StateKey, open_state
 from lit_deploy.labels import default_labels, imagenet_labels
 from lit_deploy.preprocessing import load_image, normalize, resize_and_crop
-from lit_deploy.runtime.session import Arrays, Session, SessionOptions, open_session
+from lit_deploy.runtime.session import Arrays, Session, SessionOptions, filled, open_session
 from lit_deploy.sidecar import ENGINE_SUFFIXES
 from lit_deploy.specs import MAX_BATCH, InputSpec, OutputKind, Progress
 
@@ -319,13 +319,12 @@ def _run_all(
         parts, spent = [], 0.0
         for start in range(0, count, size):
             part = feed[start : start + size]
-            # too small a batch is filled up with copies of the last image
-            filled = np.concatenate([part, *[part[-1:]] * (low - len(part))])
+            whole = filled(part, low)
             if entry.label not in warm:  # the first run allocates and, on a GPU, loads kernels
-                entry.session.run({"images": filled})
+                entry.session.run({"images": whole})
                 warm.add(entry.label)
             began = time.perf_counter()
-            outputs = entry.session.run({"images": filled})
+            outputs = entry.session.run({"images": whole})
             spent += time.perf_counter() - began
             parts += best_classes(outputs, manifest.output, manifest.model.num_classes)[: len(part)].tolist()
         found.append(tuple(map(tuple, parts)))

@@ -26,6 +26,7 @@ from lit_deploy.errors import BuildFailed, ParityFailed, StateDictMismatch
 from lit_deploy.plots import bench_plot, check_chart, layers_plot
 from lit_deploy.report_bench import bench_from_json, bench_markdown, bench_table
 from lit_deploy.report_evaluate import evaluate_markdown, evaluate_table
+from lit_deploy.report_quantize import gates_table, scan_table
 from lit_deploy.runtime.session import input_specs
 from lit_deploy.sidecar import target_of
 from lit_deploy.trt import BACKENDS
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
     from lit_deploy.export import ExportResult
     from lit_deploy.models.registry import OfficialModel
     from lit_deploy.predict import Prediction
+    from lit_deploy.quantize import QuantizeResult
     from lit_deploy.sidecar import Sidecar
     from lit_deploy.verify import VerifyReport
 
 __all__ = [
     "bench_from_json", "bench_markdown", "bench_plot", "bench_table", "check_chart", "evaluate_markdown",
-    "evaluate_table", "layers_plot",
+    "evaluate_table", "gates_table", "layers_plot", "scan_table",
 ]  # fmt: skip
 
 PIPED_WIDTH = 140
@@ -169,7 +171,17 @@ def export_summary(result: ExportResult) -> RenderableType:
             table.add_row(what, text)
     if result.unchecked:
         table.add_row("not checked", _text(result.unchecked, "yellow"))
-    return table
+    return table if result.gates is None else Group(table, "", gates_table(result.gates))
+
+
+def quantize_summary(result: QuantizeResult) -> RenderableType:
+    """What was written, and how it compares with what it was made from."""
+    done = result.manifest.quantization
+    assert done is not None
+    table = Table.grid(padding=(0, 2))
+    table.add_row("wrote", _text(f"{result.path} ({result.size / 1e6:.1f} MB)", "bold"))
+    table.add_row("products", _text(f"{done.products} in {result.manifest.precision}, the rest in {done.base}"))
+    return Group(table, "", gates_table(result.gates))
 
 
 def _engine_rows(sidecar: Sidecar) -> Iterator[tuple[str, str]]:

@@ -21,11 +21,15 @@ from lit_deploy.artifact import FORMAT, Format, Manifest, check_manifest
 from lit_deploy.checkpoints import sha256_of
 from lit_deploy.cuda import Gpu, require_gpu
 from lit_deploy.errors import ArtifactError, MissingDependency
-from lit_deploy.specs import TensorSpec
+from lit_deploy.specs import PrecisionName, TensorSpec
 from lit_deploy.trt import BACKENDS, RTX_TARGETS, BackendName, installed_version, numbers
 
 ENGINE_SUFFIXES = (".engine", ".plan")
 Compatibility = Literal["none", "ampere+"]
+
+FP8_LEAST = "8.9"
+"""Least compute capability that multiplies float8 (Ada, Hopper, Blackwell). Source: NVIDIA's support matrices; for
+targets below it TensorRT-RTX refuses to build."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class EngineBuild:
         backend, backend_version: who built it, with the full version.
         cuda_version: major CUDA version that the back end was made for, None where its package does not tell.
         gpu, compute_capability: the GPU it was built on, None where it was built without one.
-        targets: compute capabilities that TensorRT-RTX was told to build for; empty for its own choice.
+        targets: compute capabilities that TensorRT-RTX was told to build for; empty for its own choice, all of them.
         os, arch: as Python's ``platform`` names them.
         hardware_compatible: ``ampere+`` runs on every GPU of compute capability 8.0 and above.
         version_compatible: runs on later releases of the same major version too, by a small runtime inside it.
@@ -85,8 +89,9 @@ class Inspection:
     Attributes:
         source: ``network`` (as the builder held it; the types of a strongly typed network are the engine's) or
             ``engine`` (deserialised and inspected, where a GPU is).
-        products: of a network, matrix products by data type, the patch embedding (always float32) left out; of an
-            engine, outputs of layers by data type.
+        products: of a network, matrix products by the data type they compute in (8 bits where both factors are
+            dequantised from it), the patch embedding (always float32) left out; of an engine, outputs of layers by
+            data type.
         plugin_layers: layers that call the plugin.
         layers: layers in all.
     """
@@ -270,6 +275,12 @@ def preflight(engine: Path, sidecar: Sidecar, host: Host, *, allow_host_code: bo
             f"{engine} was built with CUDA {build.cuda_version}, the driver here knows {gpu.driver_cuda}; "
             "update the driver"
         )
+    if not computes(sidecar.manifest.precision, gpu.compute_capability):  # so a new build would not mend it
+        raise ArtifactError(
+            f"{engine} is of {sidecar.manifest.precision}, which needs compute capability {FP8_LEAST} and above, here "
+            f"is {gpu.name} (compute capability {gpu.compute_capability}); export the checkpoint again with "
+            "--precision int8 or fp16"
+        )
     if not _gpu_fits(build, gpu):
         raise ArtifactError(
             f"{engine} was built for {target_of(build)}, here is {gpu.name} "
@@ -277,6 +288,11 @@ def preflight(engine: Path, sidecar: Sidecar, host: Host, *, allow_host_code: bo
             f"build it again here: {rebuild_command(engine, sidecar, gpu)}"
         )
     return gpu
+
+
+def computes(precision: PrecisionName, capability: str) -> bool:
+    """Whether GPUs of a compute capability, of those that lit-deploy supports at all, multiply in a precision."""
+    return precision != "fp8" or numbers(capability) >= numbers(FP8_LEAST)
 
 
 def _release_fits(build: EngineBuild, version: str) -> bool:

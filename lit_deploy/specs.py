@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Family = Literal["lit", "lit_ti"]
-PrecisionName = Literal["fp32", "fp16", "bf16"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+EightBit = Literal["int8", "fp8"]
+CalibrationMethod = Literal["minmax", "percentile", "entropy"]
 InputKind = Literal["float", "uint8"]
 OutputKind = Literal["logits", "probabilities", "top5"]
 Interpolation = Literal["bicubic", "bilinear"]
 Progress = Callable[[str], None]
 """Called with the name of each step of a long job as it begins."""
+
+EIGHT_BIT: tuple[EightBit, ...] = get_args(EightBit)
 
 MAX_BATCH = 1024
 """Largest batch that is exported or measured; beyond it a batch is a typing mistake."""
@@ -120,6 +124,32 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How a file of 8 bits was made, so that it can be made again.
+
+    Attributes:
+        method: how the range of every activation was chosen; ``percentile``: which one, for that method, else None.
+        images: number of calibration images; ``source``: where they came from; ``images_sha256``: of their pixels.
+        base: type of everything that is not quantised.
+        kept: patterns of module names that were asked to stay in ``base``.
+        products: matrix products that compute in 8 bits.
+        agreement: share of the calibration images whose first class is that of the unquantised file.
+        speedup: over the fp32 file, by ONNX Runtime on the machine that wrote the file; None where not measured.
+    """
+
+    method: CalibrationMethod
+    percentile: float | None
+    images: int
+    source: str
+    images_sha256: str
+    base: PrecisionName
+    kept: tuple[str, ...]
+    products: int
+    agreement: float | None = None
+    speedup: float | None = None
+
+
+@dataclass(frozen=True)
 class Tolerance:
     """Fixed limits of parity for one precision; printed beside every result, never raised to fit one.
 
@@ -139,7 +169,9 @@ TOLERANCES: dict[str, Tolerance] = {
     "fp32": Tolerance(relative=1e-5, cosine=0.999999),
     "fp16": Tolerance(relative=1e-2, cosine=0.9995),
     "bf16": Tolerance(relative=8e-2, cosine=0.995),
+    "int8": Tolerance(relative=2e-1, cosine=0.99),
+    "fp8": Tolerance(relative=5e-1, cosine=0.95),
 }
 """Limits per precision, about four times what an honest conversion reaches: reordered float32 sums differ by up to
 3e-6 of a layer's scale, rounding to float16 (2**-11) after every operation by up to 3e-3, and to bfloat16 (2**-8) by up
-to 2.2e-2."""
+to 2.2e-2. What 8 bits do depends on weights and images: benchmarks/results/precision_cpu.md."""

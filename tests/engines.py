@@ -12,19 +12,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from exported import export_of
 from golden import TINY
-from onnx import numpy_helper
 
 import lit_deploy
 from lit_deploy.artifact import Manifest, read_manifest
-from lit_deploy.checkpoints import load_checkpoint
 from lit_deploy.cuda import Gpu, find_gpu
 from lit_deploy.export import export_engine
-from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint
 from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.native import PLUGIN_BUILD_COMMAND, find_plugin
 from lit_deploy.sidecar import (
@@ -65,17 +61,14 @@ PLUGIN = EngineOptions(backend="tensorrt_rtx", plugin=True)
 def engine_of(checkpoint: Path, build: EngineOptions = PORTABLE, **options: Any) -> Path:
     """Build an engine of a checkpoint with ``OnnxOptions(**options)``, unverified; the same call again costs nothing.
 
-    The ONNX file comes from ``export_of``, which other tests share; only bf16 is converted for the engine.
+    The ONNX file comes from ``export_of``, which other tests share.
     """
     words = [checkpoint.stem, *(f"{key}-{value}" for key, value in sorted(options.items()))]
     changed = (field.name for field in fields(build) if getattr(build, field.name) != getattr(PORTABLE, field.name))
     words += (f"{name}-{getattr(build, name)}".replace("/", "-") for name in changed)
     path = checkpoint.with_name("_".join(words) + ".engine")
     if not path.exists():
-        if options.get("precision") == "bf16":
-            export_engine(checkpoint, path, OnnxOptions(**options), build, verify=False)
-        else:
-            export_engine(export_of(checkpoint, **options), path, None, build)
+        export_engine(export_of(checkpoint, **options), path, None, build)
         if path.stat().st_size > 50e6:  # pytest keeps the folders of three runs
             for written in family(path):
                 atexit.register(written.unlink, missing_ok=True)
@@ -120,45 +113,6 @@ def check_files(engine: Path) -> Sidecar:
     assert [spec.name for spec in sidecar.inputs] == names[0]
     assert [spec.name for spec in sidecar.outputs][: len(names[1])] == names[1]
     return sidecar
-
-
-def bf16_as_float32(checkpoint: Path) -> Path:
-    """The file that a bf16 engine of a checkpoint is built from, made runnable by ``as_float32``; written once."""
-    path = checkpoint.with_name(f"{checkpoint.stem}_bf16_as_float32.onnx")
-    if not path.exists():
-        model, _ = onnx_from_checkpoint(load_checkpoint(checkpoint), OnnxOptions(precision="bf16"))
-        as_float32(model)
-        onnx.save(model, str(path))
-    return path
-
-
-def as_float32(model: onnx.ModelProto) -> None:
-    """Make every bfloat16 value of a model a float32 one, in place; its weights keep their rounded values.
-
-    ONNX Runtime computes no bfloat16 on a CPU. What is left of the precision is the rounding of the weights.
-    """
-    half, single = onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT
-
-    def widen(tensor: onnx.TensorProto) -> None:
-        values = numpy_helper.to_array(tensor).astype(np.float32)
-        assert not (values.view(np.uint32) & 0xFFFF).any(), "rounded to bfloat16"
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-    rounded = [tensor for tensor in model.graph.initializer if tensor.data_type == half]
-    for tensor in rounded:
-        widen(tensor)
-    for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
-        for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == half:
-                attribute.i = single
-            if attribute.t.data_type == half:
-                widen(attribute.t)
-    for info in [*model.graph.value_info, *(info for function in model.functions for info in function.value_info)]:
-        if info.type.tensor_type.elem_type == half:
-            info.type.tensor_type.elem_type = single
-    assert {info.type.tensor_type.elem_type for info in model.graph.output} == {single}, "outputs stay float32"
-    assert len(rounded) > len(model.graph.initializer) / 2, "it was no bfloat16 model"
-    assert "BFLOAT16" not in str(model.graph.value_info)
 
 
 # --- hand-made ones -------------------------------------------------------------------------------------------------

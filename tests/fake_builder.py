@@ -25,14 +25,21 @@ class DataType(enum.Enum):
     INT64 = 2
     UINT8 = 3
     BF16 = 4
+    INT8 = 5
+    FP8 = 6
 
 
 class LayerType(enum.Enum):
-    """The kinds of layers that are counted, and one that is not."""
+    """The kinds of layers that are counted, those that lead to their types, and one that does neither."""
 
     MATRIX_MULTIPLY = 0
     PLUGIN_V3 = 1
     SHUFFLE = 2
+    UNSQUEEZE = 3
+    QUANTIZE = 4
+    DEQUANTIZE = 5
+    CONSTANT = 6
+    ACTIVATION = 7
 
 
 @dataclass
@@ -46,11 +53,16 @@ class Tensor:
 
 @dataclass
 class Layer:
-    """A layer with one output."""
+    """A layer with one output; an input that no layer of the network gives is one of the network."""
 
     type: LayerType
     name: str
     dtype: DataType = DataType.HALF
+    inputs: tuple[Layer, ...] = ()
+    num_outputs = 1
+
+    def get_input(self, index: int) -> Tensor:
+        return self.inputs[index].get_output(0) if index < len(self.inputs) else Tensor("images", self.dtype, (-1, 4))
 
     def get_output(self, index: int) -> Tensor:
         return Tensor(f"{self.name}_output_{index}", self.dtype, (-1, 4))

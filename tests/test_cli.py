@@ -300,7 +300,6 @@ WRONG = [
     ("export --ckpt {onnx}", "ONNX"),
     ("export --ckpt {photo}", "PNG image"),
     ("export --ckpt http://example.org/lit_s.pth", "https"),
-    ("export --ckpt {ckpt} --precision bf16", "bf16 is for engines: add --format trt"),
     ("export --ckpt {ckpt} --layers", "--layers is for engines; add --format trt"),
     ("export --ckpt {ckpt} --no-plugin", "error: --plugin/--no-plugin is for engines; add --format trt"),
     ("export --ckpt {ckpt} --embed-plugin", "--embed-plugin is for engines; add --format trt"),

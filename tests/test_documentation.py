@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exported import export_of
 from PIL import Image
 
+from lit_deploy.artifact import read_manifest
 from lit_deploy.seeded import synthetic_image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +28,13 @@ ELSEWHERE = {
     "lit-deploy verify lit_s.engine --ckpt lit_s.pth": "needs a GPU: test_gpu.py runs it there",
 }
 """Commands that cannot run inside the test, and what runs them."""
+
+ON_LIT_S = ("python -m lit_deploy.seeded lit_s lit_s.pth", "lit-deploy export --ckpt lit_s.pth")
+"""Commands that run on LIT-S itself; the others on a small network under its name, in a fraction of the time.
+
+What those do is tested on LIT-S elsewhere: test_export.py (fp16, raw pixels), test_planted_faults.py (layer by layer),
+test_engine_export.py (engine).
+"""
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -48,25 +58,30 @@ def run(command: list[str] | str, folder: Path, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Callable[[str], Path]) -> Path:
+    """A folder with all that the README takes for granted, and a small network as ``lit_s``."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").mkdir()
-    for label in ("tench", "goldfish"):
+    for label in ("class 1", "class 4"):
         (folder / "val" / label).mkdir(parents=True)
         Image.fromarray(synthetic_image(1, label, 300, 400)).save(folder / "val" / label / "0.jpg")
     for name in ("photo.jpg", "other.png"):
         Image.fromarray(synthetic_image(1, name, 300, 400)).save(folder / "photos" / name)
+    shutil.copy(checkpoint_file("tiny"), folder / "lit_s.pth")
+    shutil.copy(export_of(checkpoint_file("tiny")), folder / "lit_s.onnx")
     return folder
 
 
-def test_readme_commands(workspace: Path) -> None:
+def test_readme_commands(workspace: Path, tmp_path: Path) -> None:
     listed = commands(README)
     assert len(listed) >= 10
+    assert {*ON_LIT_S, *ELSEWHERE} <= set(listed), "the README has these no more"
     for command in listed:
         if command not in ELSEWHERE:
-            run(command.replace("lit-deploy bench", "lit-deploy bench --rounds 2"), workspace)
-    assert (workspace / "lit_s.onnx").stat().st_size > 100e6
-    assert (workspace / "lit_s_fp16.onnx").stat().st_size < 65e6
+            folder = tmp_path if command in ON_LIT_S else workspace
+            run(command.replace("lit-deploy bench", "lit-deploy bench --rounds 2"), folder)
+    assert (tmp_path / "lit_s.onnx").stat().st_size > 100e6
+    assert read_manifest(workspace / "lit_s_fp16.onnx").precision == "fp16"
     for chart in ("layers.png", "speed.png"):
         with Image.open(workspace / chart) as image:
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn

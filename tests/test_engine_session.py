@@ -18,13 +18,20 @@ from fake_cuda import MS_PER_MEGABYTE, FakeDriver
 from fake_tensorrt import IMAGES, MS_PER_IMAGE, FakeContext, FakeEngine, FakeTensorRT, write_engine
 
 from lit_deploy import trt
+from lit_deploy.artifact import read_onnx, with_layer_outputs
 from lit_deploy.errors import ArtifactError, UsageError
 from lit_deploy.runtime import tensorrt as engine_session
-from lit_deploy.runtime.onnxruntime import _with_layer_outputs
 from lit_deploy.runtime.session import SessionOptions, TimedSession, TimingSettings, open_session
 from lit_deploy.verify import verify_artifact
 
 CheckpointFile = Callable[[str], Path]
+
+
+def with_layers(path: Path) -> bytes:
+    """The file with the layers that its manifest names as outputs."""
+    model = read_onnx(path)
+    with_layer_outputs(model, path)
+    return bytes(model.SerializeToString())
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:
@@ -161,7 +168,7 @@ def test_threads_at_once(engine: Path, expected: np.ndarray, fake_trt: FakeTenso
 
 def test_layers(exported: Path, tmp_path: Path, fake_driver: FakeDriver, expected: np.ndarray) -> None:
     path = tmp_path / "debug.engine"
-    write_engine(exported, path, content=_with_layer_outputs(exported), layers=True)
+    write_engine(exported, path, content=with_layers(exported), layers=True)
     with (
         open_session(exported, SessionOptions(layers=True, library=False)) as reference,
         open_session(path, SessionOptions(layers=True)) as session,
@@ -179,7 +186,7 @@ def test_verify(exported: Path, tmp_path: Path, checkpoint_file: CheckpointFile,
     """The workflow that knows no back end runs engines of any profile, and compares their layers."""
     path = tmp_path / "debug.engine"
     for profile in ((1, 4, 8), (4, 4, 8), (1, 1, 1), (3, 3, 3)):
-        write_engine(exported, path, (profile,), content=_with_layer_outputs(exported), layers=True)
+        write_engine(exported, path, (profile,), content=with_layers(exported), layers=True)
         report = verify_artifact(path, checkpoint_file("tiny"), layers=True)
         assert (report.verdict, report.images, report.reasons) == ("pass", 8, ())
         assert report.tested.startswith("TensorRT ")

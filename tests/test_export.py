@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnx.inliner
 import pytest
-from engines import bf16_as_float32
 from exported import KERNELS, edited, export_of
 from golden import NAMES, TINY, Golden, input_u8
 from numpy.typing import NDArray
@@ -107,16 +106,16 @@ def cosines(got: Array, expected: Array) -> Array:
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_ti"])
 def test_bf16_graph(name: str, checkpoint_file: CheckpointFile) -> None:
-    """The graph that bf16 engines are built from computes what PyTorch computes, up to its rounded weights."""
+    """The graph that bf16 engines are built from computes what PyTorch computes, up to its rounding."""
     checkpoint = checkpoint_file(name)
-    path = bf16_as_float32(checkpoint)
+    path = export_of(checkpoint, precision="bf16")
     manifest = read_manifest(path)
     assert manifest.precision == "bf16"
     pixels = pixels_of(manifest.model, 8)
     expected = torch_logits(checkpoint, pixels)
     got = logits(path, normalize(pixels, manifest.input))
     relative, limits = np.abs(got - expected).max() / np.abs(expected).max(), TOLERANCES["bf16"]
-    print(f"{name}, weights rounded to bf16: relative {relative:.1e}, cosine {cosines(got, expected).min():.6f}")
+    print(f"{name}, rounded to bf16: relative {relative:.1e}, cosine {cosines(got, expected).min():.6f}")
     assert 1e-3 < relative < limits.relative, "less would mean that nothing was rounded"
     assert cosines(got, expected).min() > limits.cosine
 
@@ -310,12 +309,6 @@ def test_imagenet_labels(checkpoint_file: CheckpointFile) -> None:
 def test_unusable_options(options: dict[str, Any], word: str, checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=word):
         export_checkpoint(checkpoint_file("tiny"), tmp_path / "a.onnx", OnnxOptions(**options))
-    assert os.listdir(tmp_path) == []
-
-
-def test_bf16_is_for_engines(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no ONNX Runtime computes in bf16 on a CPU; .* add --format trt"):
-        export_checkpoint(checkpoint_file("tiny"), tmp_path / "a.onnx", OnnxOptions(precision="bf16"))
     assert os.listdir(tmp_path) == []
 
 

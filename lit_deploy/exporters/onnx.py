@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lit_deploy.artifact import Manifest, manifest_from_checkpoint, set_manifest
+from lit_deploy.artifact import Manifest, manifest_from_checkpoint, set_manifest, undescribed
 from lit_deploy.errors import ExportError, UsageError, first_line
 from lit_deploy.labels import read_labels
 from lit_deploy.specs import (
+    EIGHT_BIT,
     MAX_BATCH,
     OP_VERSION,
     InputKind,
@@ -49,7 +50,8 @@ class OnnxOptions:
     Attributes:
         input: ``float`` (float32 NCHW, normalised) or ``uint8`` (raw RGB NHWC, normalised inside the graph).
         output: ``logits``, ``probabilities`` (softmax) or ``top5`` (probabilities and class indices).
-        precision: ``fp32`` or ``fp16`` weights and activations; inputs and outputs stay float32.
+        precision: type of weights and activations; inputs and outputs stay float32. ``int8`` and ``fp8`` need images as
+            well, and are made by the export workflow from a graph of fp32 or fp16.
         batch: a fixed batch size, or None for a dynamic one.
         portable: inline the operator, for runtimes that do not know model-local functions.
         labels: class names, or the path of a file of them; None for the checkpoint's own,
@@ -76,7 +78,8 @@ class OnnxOptions:
             raise UsageError(f"batch is {self.batch}, expected 1 to {MAX_BATCH}, or a dynamic one")
 
 
-def _input_spec(model: ModelSpec, options: OnnxOptions) -> InputSpec:
+def input_spec(model: ModelSpec, options: OnnxOptions) -> InputSpec:
+    """The input that the exported file will have; UsageError when the options make none."""
     given: dict[str, Any] = {"resize": options.resize, "mean": options.mean, "std": options.std}
     try:
         return replace(default_input(model, options.input), **{k: v for k, v in given.items() if v is not None})
@@ -115,11 +118,13 @@ def onnx_from_checkpoint(
     from lit_deploy.exporters.lowering import lower
     from lit_deploy.models import blocks, registry
 
+    if options.precision in EIGHT_BIT:
+        raise UsageError(f"a checkpoint alone gives no {options.precision}: its ranges come from images")
     if checkpoint.spec.num_classes == 1 and options.output != "logits":
         raise UsageError(f"the network has one class, so {options.output} say nothing; use --output logits")
     if checkpoint.spec.in_channels != 3:
         raise UsageError(f"the checkpoint takes {checkpoint.spec.in_channels} channels; only RGB (3) is exported")
-    spec = _input_spec(checkpoint.spec, options)
+    spec = input_spec(checkpoint.spec, options)
     labels = _labels(options, checkpoint.spec.num_classes)
 
     progress("fold and lower")
@@ -276,15 +281,23 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
         kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
         del proto.opset_import[:]
         proto.opset_import.extend(kept)
+    undescribed(proto, manifest.layers)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "lit_deploy", __version__
     proto.graph.name = manifest.model.name
     set_manifest(proto, manifest)
+    check_model(proto)
+    return proto
+
+
+def check_model(proto: onnx.ModelProto) -> None:
+    """Let ONNX's checker read everything; ExportError when it objects."""
+    import onnx
+
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the converted graph does not pass onnx.checker: {error}") from error
-    return proto
 
 
 def write_onnx(proto: onnx.ModelProto, path: Path) -> None:

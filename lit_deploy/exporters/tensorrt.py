@@ -27,13 +27,17 @@ from lit_deploy.cuda import Gpu, find_gpu, require_gpu
 from lit_deploy.errors import BuildFailed, ExportError, LitDeployError, MissingDependency, UsageError
 from lit_deploy.ops.schema import DOMAIN, OP_TYPE
 from lit_deploy.processes import ending, worker_command, worker_environment
-from lit_deploy.sidecar import EngineBuild, EnginePlugin, Inspection, Sidecar, here, onnx_path
-from lit_deploy.specs import MAX_BATCH, OP_VERSION, Progress, TensorSpec
+from lit_deploy.sidecar import FP8_LEAST, EngineBuild, EnginePlugin, Inspection, Sidecar, computes, here, onnx_path
+from lit_deploy.specs import EIGHT_BIT, MAX_BATCH, OP_VERSION, PrecisionName, Progress, TensorSpec
 from lit_deploy.trt import BACKENDS, RTX_TARGETS, BackendName
 
 COMMAND = worker_command("lit_deploy.exporters.tensorrt_builder")
 DEFAULT_PROFILE = (1, 8, 32)
 LAST_LINES = 12
+TYPES: dict[PrecisionName, str] = {
+    "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "float8e4m3",
+}  # fmt: skip
+"""What the builder process calls the types."""
 PLUGIN_SAYS = "lit-deploy plugin: "
 """How the plugin's messages begin on standard error."""
 
@@ -50,7 +54,8 @@ class EngineOptions:
         embed_plugin: put the plugin library into the engine.
         hardware_compatible: TensorRT: run on every GPU of compute capability 8.0 and above.
         version_compatible: TensorRT: run on later releases of the same major version.
-        targets: TensorRT-RTX: compute capabilities to build for; empty for its own choice (all from 8.0).
+        targets: TensorRT-RTX: compute capabilities to build for; empty for its own choice (all from 8.0), and for fp8
+            all from 8.9.
         workspace_mib: most scratch memory of one layer in MiB; None for the builder's default.
         optimization_level: 0 (fast build) to 5; None for the builder's default.
         timing_cache: TensorRT: file of measured kernel times, read if it is there and written.
@@ -107,7 +112,7 @@ def engine_from_onnx(
     """
     if manifest.batch and options.profile is not None:
         raise UsageError(f"the ONNX file is for batches of {manifest.batch} only, so it takes no profile; drop --batch")
-    options, version, gpu, library = ready_to_build(options, portable=manifest.portable)
+    options, version, gpu, library = ready_to_build(options, portable=manifest.portable, precision=manifest.precision)
     backend = options.backend
     assert backend is not None
     title = BACKENDS[backend].title
@@ -135,15 +140,19 @@ def engine_from_onnx(
     return engine, sidecar
 
 
-def ready_to_build(options: EngineOptions, *, portable: bool) -> tuple[EngineOptions, str, Gpu | None, Path | None]:
+def ready_to_build(
+    options: EngineOptions, *, portable: bool, precision: PrecisionName = "fp32"
+) -> tuple[EngineOptions, str, Gpu | None, Path | None]:
     """Refuse what cannot be built here, before any work is done.
 
     Args:
         options: how to build.
         portable: the ONNX file holds no operator that the plugin could compute.
+        precision: of the ONNX file.
 
     Returns:
-        The options with the back end settled, its version, the GPU, and the plugin library to build with.
+        The options with the back end (and, for fp8, the targets) settled, its version, the GPU, and the plugin library
+        to build with.
 
     Raises:
         UsageError, MissingDependency: see ``engine_from_onnx``.
@@ -155,7 +164,34 @@ def ready_to_build(options: EngineOptions, *, portable: bool) -> tuple[EngineOpt
     if version is None:
         raise MissingDependency(f"{BACKENDS[backend].title} is not installed; run: {BACKENDS[backend].install}")
     gpu = require_gpu() if backend == "tensorrt" else find_gpu()
+    if precision == "fp8":
+        options = _for_fp8(options, gpu)
     return options, version, gpu, _plugin_library(portable, options)
+
+
+def _for_fp8(options: EngineOptions, gpu: Gpu | None) -> EngineOptions:
+    """Refuse GPUs that compute no fp8; the builder would say so minutes later, and not in these words."""
+    instead = "or use --precision int8 or fp16"
+    if options.hardware_compatible:
+        raise UsageError(
+            "--hardware-compatible means every GPU of compute capability 8.0 and above, but fp8 needs "
+            f"{FP8_LEAST} and above; drop it, {instead}"
+        )
+    if options.backend == "tensorrt":
+        assert gpu is not None
+        if not computes("fp8", gpu.compute_capability):
+            raise UsageError(
+                f"fp8 needs a GPU of compute capability {FP8_LEAST} and above, and TensorRT builds for the one here, "
+                f"{gpu.name} ({gpu.compute_capability}); build elsewhere, with --builder tensorrt_rtx, {instead}"
+            )
+        return options
+    too_old = [target for target in options.targets if not computes("fp8", target)]
+    if too_old:
+        raise UsageError(
+            f"the target {too_old[0]} computes no fp8, which needs {FP8_LEAST} and above; leave it out, {instead}"
+        )
+    # Its own choice leaves the older ones out without a word; the sidecar is to say for which GPUs the engine is.
+    return replace(options, targets=options.targets or tuple(t for t in RTX_TARGETS if computes("fp8", t)))
 
 
 def _check_backend(backend: BackendName, options: EngineOptions) -> None:
@@ -217,13 +253,20 @@ def _described_plugin(library: Path | None, options: EngineOptions) -> EnginePlu
 
 def _check_inspection(inspection: Inspection, manifest: Manifest, plugin: bool) -> None:
     """Fail when precision or plugin use is not what was asked for."""
-    asked = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[manifest.precision]
+    asked, quantization = TYPES[manifest.precision], manifest.quantization
     found = ", ".join(f"{count} {kind}" for kind, count in inspection.products.items()) or "none"
     if inspection.source == "engine":  # told in text that differs between releases: only what is surely wrong counts
         if inspection.products and asked not in inspection.products:
             raise ExportError(f"{manifest.precision} was asked for, but the engine's layers return: {found}")
         return
-    if inspection.products.keys() != {asked}:
+    if manifest.precision in EIGHT_BIT and quantization is not None:
+        wanted_types = {asked, TYPES[quantization.base]}
+        if inspection.products.get(asked) != quantization.products or not inspection.products.keys() <= wanted_types:
+            raise ExportError(
+                f"{quantization.products} matrix products of {manifest.precision} and all others of "
+                f"{quantization.base} were asked for, but those of the network are: {found}"
+            )
+    elif inspection.products.keys() != {asked}:
         raise ExportError(f"{manifest.precision} was asked for, but the matrix products of the network are: {found}")
     wanted = 3 if plugin else 0
     if inspection.plugin_layers != wanted:

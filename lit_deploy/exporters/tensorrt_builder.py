@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import sys
 import threading
 from collections import Counter
@@ -25,6 +26,16 @@ from lit_deploy.specs import OP_VERSION
 NOT_LOWERED = ("patch_embed.", "patch_embed1.")
 """The patch embedding of LIT and of LIT-Ti (whose mergings are ``patch_embed2`` to ``4``) stays float32 in every
 precision (see ``exporters.lowering``)."""
+ONLY_RESHAPE = ("SHUFFLE", "UNSQUEEZE")
+"""Layers by which a parser gives a dequantised weight as many dimensions as what it is multiplied with."""
+INSPECTED_TYPES = {
+    "bfloat16": r"bf16|bfloat16",
+    "float8e4m3": r"fp8|float8|e4m3",
+    "int8": r"\bint8",
+    "float16": r"half|fp16|float16",
+    "float32": r"float|fp32",
+}
+"""How the engine inspector's text tells a type, in any release; the first that is found counts."""
 MAX_REASON = 300
 """Characters of TensorRT's own reason in a message; the log follows it."""
 NOISE = (
@@ -151,12 +162,32 @@ def _configure(module: Any, builder: Any, config: Any, network: Any, request: di
 def inspect_network(network: Any) -> dict[str, Any]:
     """Count, in the network as it is parsed, matrix products by type and layers that call our plugin."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
+    producers = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
     products: Counter[str] = Counter()
     for layer in layers:
         if layer.type.name == "MATRIX_MULTIPLY" and not layer.name.startswith(NOT_LOWERED):
-            products[_dtype(layer.get_output(0).dtype)] += 1
+            products[_product_type(layer, producers)] += 1
     plugins = sum(layer.type.name.startswith("PLUGIN") for layer in layers)
     return {"source": "network", "products": dict(products), "plugin_layers": plugins, "layers": len(layers)}
+
+
+def _product_type(product: Any, producers: dict[str, Any]) -> str:
+    """The type a product computes in: 8 bits where both factors are dequantised from it, else that of its result.
+
+    The result itself tells nothing: quantised or not, it is of the type that dequantisation gives.
+    """
+    left, right = (_dequantized_from(product.get_input(index), producers) for index in range(2))
+    return left if left is not None and left == right else _dtype(product.get_output(0).dtype)
+
+
+def _dequantized_from(tensor: Any, producers: dict[str, Any]) -> str | None:
+    """The type that a tensor is dequantised from, or None if it is not."""
+    layer = producers.get(tensor.name)
+    while layer is not None and layer.type.name in ONLY_RESHAPE:
+        layer = producers.get(layer.get_input(0).name)
+    if layer is None or layer.type.name != "DEQUANTIZE":
+        return None
+    return _dtype(layer.get_input(0).dtype)
 
 
 def inspect_engine(module: Any, logger: Any, request: dict[str, Any], engine: memoryview) -> list[dict[str, Any]]:
@@ -181,13 +212,9 @@ def summary_of(layers: list[Any]) -> dict[str, Any]:
         text = json.dumps(layer)
         plugins += OP_TYPE in text and "plugin" in text.lower()
         for output in layer.get("Outputs", []) if isinstance(layer, dict) else []:
-            described = str(output.get("Format/Datatype", "")).lower()
-            for kind, words in (("bfloat16", ("bf16", "bfloat16")), ("float16", ("half", "fp16", "float16"))):
-                if any(word in described for word in words):
-                    types[kind] += 1
-                    break
-            else:
-                types["float32" if "float" in described or "fp32" in described else "other"] += 1
+            described = str(output.get("Format/Datatype", output.get("Datatype", ""))).lower()  # RTX: the latter
+            kinds = (kind for kind, words in INSPECTED_TYPES.items() if re.search(words, described))
+            types[next(kinds, "other")] += 1
     return {"source": "engine", "products": dict(types), "plugin_layers": plugins, "layers": len(layers)}
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy import native
-from lit_deploy.artifact import check_file, manifest_of, metadata_of, read_onnx, with_layer_outputs
-from lit_deploy.errors import ArtifactError, MissingDependency, UsageError, first_line
+from lit_deploy.artifact import check_file, manifest_of, metadata_of, read_manifest, read_onnx, with_outputs
+from lit_deploy.errors import ArtifactError, LitDeployError, MissingDependency, UsageError, first_line
+from lit_deploy.runtime.emulation import FP8_SETTING, NOTES, bf16_in_float32, emulated_precisions
 from lit_deploy.runtime.session import (
     Arrays,
     BackEnd,
@@ -58,17 +59,28 @@ class OnnxRuntimeSession(BackEnd):
                     f"ONNX Runtime {ort.__version__} cannot load {library} ({first_line(error)}); "
                     f"rebuild it: {native.BUILD_COMMAND}"
                 ) from None
-        source = _with_layer_outputs(self._path) if self._options.layers else str(self._path)
         providers = _providers(ort, self._options.device)
-        try:  # its own fallback would print to stdout and try the same again
-            self._session = ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
+
+        def load(emulated: tuple[str, ...]) -> Any:
+            source = _model(self._path, self._options, "bf16" in emulated)
+            if "fp8" in emulated:
+                settings.add_session_config_entry(*FP8_SETTING)
+            # its own fallback would print to stdout and try the same again
+            return ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
+
+        emulated: tuple[str, ...] = ()
+        try:
+            try:
+                self._session = load(())
+            except Exception:  # only who is refused pays for reading the manifest first
+                if self._options.device == "cpu":
+                    emulated = emulated_precisions(read_manifest(self._path))
+                if not emulated:
+                    raise
+                self._session = load(emulated)
+        except LitDeployError:
+            raise
         except Exception as error:
-            bf16 = manifest_of(metadata_of(read_onnx(self._path)), self._path).precision == "bf16"
-            if bf16 and self._options.device == "cpu":
-                raise UsageError(
-                    f"{self._path} is of bf16, which ONNX Runtime does not compute on a CPU ({first_line(error)}); "
-                    "build an engine of it: lit-deploy export --format trt"
-                ) from None
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} refuses {self._path} ({first_line(error)}); export it again"
             ) from None
@@ -81,7 +93,8 @@ class OnnxRuntimeSession(BackEnd):
             )
         self._check_manifest()
         kind = "inlined" if self.manifest.portable else "lit-deploy kernel" if library else "built-in function"
-        self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({kind})"
+        notes = ", ".join((kind, *(NOTES[name] for name in emulated)))
+        self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({notes})"
         return self
 
     def _close(self) -> None:
@@ -170,9 +183,19 @@ def _providers(ort: Any, device: str) -> list[Any]:
     return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
-def _with_layer_outputs(path: Path) -> bytes:
-    """Serialise the graph with the layer values that its manifest names as further outputs."""
+def _model(path: Path, options: SessionOptions, bf16: bool) -> str | bytes:
+    """What ONNX Runtime is to load: the path, or the model as it is asked for, serialised.
+
+    Args:
+        path: of the file; ``options``: they name the values that become further outputs.
+        bf16: compute it in float32, rounded to bfloat16.
+    """
+    if not (options.layers or options.values or bf16):
+        return str(path)
     model = read_onnx(path)
-    with_layer_outputs(model, path)
+    layers = manifest_of(metadata_of(model), path).layers if options.layers else ()
+    if bf16:
+        bf16_in_float32(model, path)
+    with_outputs(model, tuple(dict.fromkeys((*layers, *options.values))), path)
     serialised: bytes = model.SerializeToString()
     return serialised

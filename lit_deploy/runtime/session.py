@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeVar, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ class SessionOptions:
         library: custom-op library: True requires it, False leaves it out, None uses it where it is found. What an
             engine calls was settled when it was built: True and False then only refuse the other kind.
         layers: also return the output of every layer named in ``manifest.layers``.
+        values: ONNX Runtime only: further values of the graph, of float type, to return.
         compiled: PyTorch only: run through ``torch.compile``.
         half: PyTorch only: run in float16, as a peer in benchmarks.
         backend: what runs an ``.onnx`` file; ``openvino`` takes portable files, as a peer in benchmarks.
@@ -45,6 +46,7 @@ class SessionOptions:
     threads: int | None = None
     library: bool | None = None
     layers: bool = False
+    values: tuple[str, ...] = ()
     compiled: bool = False
     half: bool = False
     backend: Backend = "onnxruntime"
@@ -204,6 +206,11 @@ class BackEnd:
     ) -> None:
         self._manifest = None
         self._close()
+
+
+def filled(images: NDArray[Any], least: int) -> NDArray[Any]:
+    """Fill up a batch ``[N, ...]`` that is smaller than a session takes with copies of its last image."""
+    return np.concatenate([images, *[images[-1:]] * (least - len(images))])
 
 
 def check_feeds(feeds: Mapping[str, NDArray[np.generic]], inputs: tuple[TensorSpec, ...]) -> None:

@@ -1,0 +1,78 @@
+"""Options of the command line that concern files of 8 bits; the others are in ``cli_options``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lit_deploy.specs import CalibrationMethod, EightBit
+
+EIGHT_BITS = "Eight bits (--precision int8, fp8)"
+EIGHT_BIT_OPTIONS = ("calib_method", "calib_percentile", "calib_limit", "keep", "accuracy_budget", "force")
+_CALIB = "Images to choose ranges with: a folder, or an .npz (uint8 NHWC, or normalised float32 NCHW)."
+Calib = Annotated[
+    Path | None, typer.Option(metavar="DIR|NPZ", help=_CALIB, show_default=False, rich_help_panel=EIGHT_BITS)
+]
+RequiredCalib = Annotated[
+    Path, typer.Option("--calib", metavar="DIR|NPZ", help=_CALIB, show_default=False, rich_help_panel=EIGHT_BITS)
+]
+CalibMethod = Annotated[
+    CalibrationMethod,
+    typer.Option(
+        help="Range of an activation: its largest magnitude, a percentile of the magnitudes, or the threshold of least "
+        "divergence.",
+        rich_help_panel=EIGHT_BITS,
+    ),
+]
+CalibPercentile = Annotated[
+    float | None,
+    typer.Option(help="For percentile; 99.99 when left out.", show_default=False, rich_help_panel=EIGHT_BITS),
+]
+CalibLimit = Annotated[
+    int, typer.Option(help="Most calibration images, evenly spaced.", min=1, rich_help_panel=EIGHT_BITS)
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Leave these PyTorch modules unquantised, e.g. 'layers.3.*'; may be repeated.",
+        show_default=False,
+        rich_help_panel=EIGHT_BITS,
+    ),
+]
+AccuracyBudget = Annotated[
+    float,
+    typer.Option(
+        metavar="PERCENT",
+        help="Most calibration images whose top-1 may differ from fp32; beyond it nothing is written (exit code 1).",
+        min=0,
+        max=100,
+        rich_help_panel=EIGHT_BITS,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Write the file even if it is over the budget, or slower than fp32 on ONNX Runtime.",
+        rich_help_panel=EIGHT_BITS,
+    ),
+]
+EightBits = Annotated[EightBit, typer.Option(help="Type of the matrix products.", rich_help_panel=EIGHT_BITS)]
+QuantizeArtifact = Annotated[
+    str, typer.Argument(help="Exported .onnx file of fp32 or fp16.", metavar="FILE", show_default=False)
+]
+QuantizeOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FILE", help="File to write; <file>_int8.onnx here when left out.", show_default=False
+    ),
+]
+Scan = Annotated[
+    bool,
+    typer.Option(
+        "--scan", help="Write nothing: quantise every module alone, rank them, and measure what to keep for the budget."
+    ),
+]

@@ -1,0 +1,352 @@
+"""Whether an 8-bit file is worth having: right often enough, and faster than the file that it was made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy import native
+from lit_deploy.artifact import Manifest, read_manifest
+from lit_deploy.bench import run_bench
+from lit_deploy.contenders import Contender, Kind
+from lit_deploy.errors import UsageError
+from lit_deploy.evaluate import best_classes
+from lit_deploy.evaluate_result import SLACK, Classes, same_prediction
+from lit_deploy.runtime.session import Arrays, SessionOptions, filled, open_session
+from lit_deploy.specs import EIGHT_BIT, InputSpec, OutputKind, PrecisionName, Progress
+
+if TYPE_CHECKING:
+    from lit_deploy.calibration import CalibrationImages
+
+Floats = NDArray[np.float64]
+Feeds = Callable[[int], Iterable[NDArray[Any]]]
+"""Gives all images in batches of at most that many, in a session's layout; see ``CalibrationImages.feeds``."""
+
+BATCH = 8
+"""Images per run where the file takes that many."""
+
+TURN_SECONDS = 0.2
+ROUNDS = (3, 10)
+"""Least and most turns of each file: two networks whose batch takes long need not be measured often to be told apart,
+and a user waits for this."""
+BENCH_SECONDS = 5.0
+"""What all turns together may take where ``ROUNDS`` allows it; starting and warming up take a few seconds more."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a file said about images.
+
+    Attributes:
+        classes: ``[N, k]``, best first; -1 where outputs are not finite.
+        logits: ``[N, classes]``; of probabilities their logarithm without each image's mean, as they do not keep it;
+            None for a top5 file.
+        milliseconds: median time of a run per image of its batch.
+        description: of the session.
+    """
+
+    classes: Classes
+    logits: Floats | None
+    milliseconds: float
+    description: str
+
+    def differing(self, reference: Predictions) -> int:
+        """Images whose first class is not the reference's."""
+        return int((~same_prediction(reference.classes, self.classes)).sum())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What makes an agreement with these predictions mean little."""
+        if len(self.classes) == 1 or len(set(self.classes[:, 0].tolist())) > 1:
+            return ()
+        return ("one class is predicted for all images, so that the agreement says little; give other images",)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a file is, measured in turns with its reference on this machine's ONNX Runtime.
+
+    Attributes:
+        speedup: median over turns of the reference's time over this file's; ``quartiles``: lower and upper.
+        milliseconds, reference_milliseconds: median time of a batch.
+        batch: images per run; ``threads``: of both.
+        quiet: the machine had little else to do.
+    """
+
+    speedup: float
+    quartiles: tuple[float, float]
+    milliseconds: float
+    reference_milliseconds: float
+    batch: int
+    threads: int
+    quiet: bool
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Outcome of both gates.
+
+    Attributes:
+        precision: of the file; ``reference``: of the file that it was made from.
+        images: how many both files saw; ``source``: where these came from.
+        differing: images whose first class is another; ``agreement``: share 0..1 of the others.
+        cosine_min, cosine_mean: cosine similarity of an image's logits, the worst and on average; None for files that
+            give only the five best classes.
+        budget: share of the images that may differ.
+        speed: None where it was not measured; ``unmeasured`` then says why.
+        reasons: one sentence for every gate that was not met.
+        notes: sentences about what a reader might overlook.
+    """
+
+    precision: PrecisionName
+    reference: PrecisionName
+    images: int
+    source: str
+    differing: int
+    agreement: float
+    cosine_min: float | None
+    cosine_mean: float | None
+    budget: float
+    speed: Speed | None
+    unmeasured: str
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def speedup(self) -> float | None:
+        """Over the file that it was made from, where that was measured."""
+        return None if self.speed is None else self.speed.speedup
+
+
+def check_gates(
+    candidate: str | Path,
+    reference: str | Path,
+    images: CalibrationImages,
+    *,
+    budget: float = 0.01,
+    threads: int | None = None,
+    speed: bool = True,
+    progress: Progress = lambda step: None,
+) -> GateResult:
+    """Compare an 8-bit ``.onnx`` file with the file that it was made from, on ONNX Runtime's CPU.
+
+    It is for the caller to refuse a file whose ``reasons`` are not empty.
+
+    Args:
+        candidate: file of int8 or fp8. reference: the same network in fp32 (or the half type that was quantised).
+        images: in the layout of both files.
+        budget: share 0..1 of the images whose first class may change.
+        threads: of every session; None for all cores.
+        speed: measure speed as well; a file that only an engine is made from need not be fast here.
+        progress: called with each step and the share that is done.
+
+    Raises:
+        UsageError: a budget that is no share, or files that are not the same network.
+        LitDeployError: a file that ONNX Runtime cannot run.
+    """
+    check_budget(budget)
+    manifest, wanted = read_manifest(candidate), read_manifest(reference)
+    _check_pair(manifest, wanted)
+    options = SessionOptions(threads=threads)
+
+    def run(source: str | Path, name: str, begin: int) -> Predictions:
+        def tick(done: int) -> None:
+            share = min(done / max(images.count, 1), 1.0)
+            progress(f"{begin + round(50 * share):3} %  {name}: {done} of {images.count} images")
+
+        tick(0)
+        return predictions(source, images.feeds, options, tick)
+
+    expected, found = run(reference, wanted.precision, 0), run(candidate, manifest.precision, 50)
+    unmeasured = _unmeasured(speed, wanted)
+    measured = None if unmeasured else measure_speed(candidate, reference, expected.milliseconds, threads, progress)
+    differing, count = found.differing(expected), len(expected.classes)
+    cosines = _cosines(expected, found)
+    result = GateResult(
+        manifest.precision, wanted.precision, count, images.source, differing, 1 - differing / count,
+        None if cosines is None else float(cosines.min()), None if cosines is None else float(cosines.mean()),
+        budget, measured, unmeasured, (), _notes(expected, measured),
+    )  # fmt: skip
+    broken = int((found.classes[:, 0] < 0).sum())
+    return replace(result, reasons=_reasons(result, broken))
+
+
+def check_budget(budget: float) -> None:
+    """Raise UsageError when an accuracy budget is no share 0..1."""
+    if not 0 <= budget <= 1:
+        raise UsageError(f"the accuracy budget is {budget:.4%} of the images, expected 0 % to 100 %, e.g. 1 %")
+
+
+def within(differing: int, images: int, budget: float) -> bool:
+    """Whether so many changed predictions are within an accuracy budget (a share 0..1)."""
+    return differing <= (budget + SLACK) * images
+
+
+def too_few(differing: int, images: int, budget: float) -> str:
+    """The end of a sentence about one changed prediction that is over the budget only as there are few images."""
+    if differing != 1 or not 0 < budget * images < 1 - SLACK:
+        return ""
+    return f", which a single one of {images} images exceeds; calibrate with {math.ceil(1 / budget - SLACK)} or more"
+
+
+def predictions(
+    source: str | Path,
+    feeds: Feeds,
+    options: SessionOptions | None = None,
+    tick: Callable[[int], None] = lambda done: None,
+) -> Predictions:
+    """Run a file on images.
+
+    Args:
+        source: whatever ``open_session`` takes.
+        feeds: the images; at least one.
+        options: of the session.
+        tick: called after every batch with the number of images done.
+    """
+    classes, logits, times = [], [], []
+    with open_session(source, options) as session:
+        manifest = session.manifest
+        low, high = session.batch_range
+        done = 0
+        for feed in feeds(max(low, min(BATCH, high))):
+            batch = filled(feed, low)
+            begin = perf_counter()
+            outputs = session.run({"images": batch})
+            times.append((perf_counter() - begin) * 1000 / len(batch))
+            classes.append(best_classes(outputs, manifest.output, manifest.model.num_classes)[: len(feed)])
+            scores = _logits(outputs, manifest.output)
+            if scores is not None:
+                logits.append(scores[: len(feed)])
+            done += len(feed)
+            tick(done)
+        description = session.description
+    if not classes:
+        raise UsageError(f"got no images to run {source} on, expected at least one")
+    return Predictions(
+        np.concatenate(classes), np.concatenate(logits) if logits else None, float(np.median(times)), description
+    )
+
+
+def measure_speed(
+    candidate: str | Path,
+    reference: str | Path,
+    milliseconds: float,
+    threads: int | None,
+    progress: Progress = lambda step: None,
+) -> Speed:
+    """Let two files take turns on ONNX Runtime's CPU, each in a process of its own.
+
+    Args:
+        candidate, reference: ``.onnx`` files; the candidate's fixed batch, or one image, is run.
+        milliseconds: what the reference takes for one image, roughly; it decides how many turns there are.
+        threads, progress: as in ``run_bench``.
+    """
+    files = {"8 bits": candidate, "reference": reference}
+    manifests = {label: read_manifest(path) for label, path in files.items()}
+    batch = manifests["8 bits"].batch or manifests["reference"].batch or 1
+    # outputs need not agree as closely as a benchmark demands: there is a gate of its own for that
+    contenders = [
+        Contender(label, files[label], _kind(manifests[label]), compared=False) for label in ("reference", "8 bits")
+    ]
+    run = milliseconds * batch / 1000
+    least, most = ROUNDS
+    # a turn is a run that is not timed, and those that are: at least one
+    rounds = max(least, min(most, int(BENCH_SECONDS / (2 * (run + max(run, TURN_SECONDS))))))
+    report = run_bench(
+        contenders, (batch,), threads=threads, rounds=rounds, turn_seconds=TURN_SECONDS, progress=progress
+    )
+    times = {measurement.label: measurement for measurement in report.measurements}
+    ours = times["8 bits"]
+    return Speed(
+        ours.speedup, ours.speedup_quartiles, ours.p50, times["reference"].p50, batch, report.threads, report.quiet
+    )
+
+
+def _kind(manifest: Manifest) -> Kind:
+    """With the custom-op library where a session would use it."""
+    return "onnxruntime" if native.find_library() and not manifest.portable else "onnxruntime-stock"
+
+
+def _check_pair(manifest: Manifest, wanted: Manifest) -> None:
+    if manifest.precision not in EIGHT_BIT:
+        raise UsageError(f"the file to check is of {manifest.precision}, expected {' or '.join(EIGHT_BIT)}")
+    if manifest.source_sha256 != wanted.source_sha256:
+        raise UsageError(
+            f"the {manifest.precision} file was made from {manifest.source}, the file it is compared with from another "
+            f"{wanted.source}; compare files of one checkpoint"
+        )
+    ours, theirs = (replace(entry.input, resize=1) for entry in (manifest, wanted))  # pixels are cut already
+    if ours != theirs:
+        raise UsageError(
+            f"the {manifest.precision} file and the one it is compared with do not take the same images "
+            f"({_shown(ours)} and {_shown(theirs)}, or another normalisation); export both with the same options"
+        )
+
+
+def _shown(spec: InputSpec) -> str:
+    return f"{spec.kind} {spec.height} x {spec.width}"
+
+
+def _unmeasured(asked: bool, wanted: Manifest) -> str:
+    if not asked:
+        return "not asked for"
+    if wanted.precision != "fp32":
+        return f"compared with {wanted.precision}, which ONNX Runtime's CPU only emulates, any file looks fast"
+    return ""
+
+
+def _logits(outputs: Arrays, kind: OutputKind) -> Floats | None:
+    """See ``Predictions.logits``."""
+    if kind == "top5":
+        return None
+    values: Floats = outputs[kind].astype(np.float64)
+    if kind == "probabilities":
+        values = np.log(np.maximum(values, 1e-30))  # stands for an underflow; NaN stays NaN
+        values -= values.mean(axis=1, keepdims=True)
+    return values
+
+
+def _cosines(expected: Predictions, found: Predictions) -> Floats | None:
+    """Cosine similarity per image ``[N]``; -1, the worst there is, where an output is not finite."""
+    a, b = expected.logits, found.logits
+    if a is None or b is None:
+        return None
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = np.sum(a * b, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    result: Floats = np.where(np.isfinite(cosines), cosines, -1.0)
+    return result
+
+
+def _reasons(result: GateResult, broken: int) -> tuple[str, ...]:
+    reasons = []
+    count, name = result.images, result.reference
+    if broken:
+        reasons.append(f"its output is not finite for {broken} of {count} images")
+    if not within(result.differing, count, result.budget):
+        reasons.append(
+            f"top-1 differs from {name} on {result.differing} of {count} images ({result.differing / count:.2%}), "
+            f"the budget is {result.budget:.2%}{too_few(result.differing, count, result.budget)}"
+        )
+    speed = result.speed
+    if speed is not None and speed.speedup < 1:
+        threads = "1 thread" if speed.threads == 1 else f"{speed.threads} threads"
+        sentence = (
+            f"it is {speed.speedup:.2f}x as fast as {name} on ONNX Runtime here (batch {speed.batch}, {threads}: "
+            f"{speed.milliseconds:.1f} ms against {speed.reference_milliseconds:.1f} ms)"
+        )
+        if result.precision == "fp8":
+            sentence += "; ONNX Runtime's CPU has no products of 8-bit floats, an engine has: add --format trt"
+        reasons.append(sentence)
+    return tuple(reasons)
+
+
+def _notes(expected: Predictions, speed: Speed | None) -> tuple[str, ...]:
+    busy = "other processes kept the machine busy meanwhile, so that the speed says little"
+    return (*expected.notes, *([busy] if speed is not None and not speed.quiet else []))

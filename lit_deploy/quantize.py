@@ -1,0 +1,252 @@
+"""Quantisation to 8 bits: observe activations on images, insert Q/DQ, measure the result before it is called done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from lit_deploy.artifact import (
+    Manifest,
+    atomic_path,
+    check_target,
+    described,
+    manifest_of,
+    metadata_of,
+    read_manifest,
+    read_onnx,
+    set_manifest,
+    undescribed,
+)
+from lit_deploy.calibration import CalibrationImages, calibration_images
+from lit_deploy.errors import GateFailed, UsageError
+from lit_deploy.exporters import qdq
+from lit_deploy.exporters.onnx import check_model, write_onnx
+from lit_deploy.gates import GateResult, check_gates
+from lit_deploy.ranges import Ranges
+from lit_deploy.runtime.session import SessionOptions, filled, open_session
+from lit_deploy.sensitivity import Scan, scan
+from lit_deploy.specs import CalibrationMethod, EightBit, Progress, Quantization
+
+if TYPE_CHECKING:
+    import onnx
+
+BATCH = 4
+"""Images per run while activations are observed: all of them are held at once, about 70 MB per image of LIT-S."""
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How to quantise, and what is good enough.
+
+    Attributes:
+        calib: folder of images, or an ``.npz``; see ``calibration_images``.
+        method: how the range of an activation is chosen: its largest magnitude, a percentile of the magnitudes, or the
+            threshold of least Kullback-Leibler divergence.
+        percentile: for that method, above 50 and at most 100.
+        limit: most images, evenly spaced over the folder.
+        keep: patterns of module names that are not quantised.
+        accuracy_budget: share of the calibration images whose first class may differ from that of the unquantised file.
+        force: hand the file out even if it is over the budget, or slower than float32.
+    """
+
+    calib: str | Path
+    method: CalibrationMethod = "minmax"
+    percentile: float = 99.99
+    limit: int = 128
+    keep: tuple[str, ...] = ()
+    accuracy_budget: float = 0.01
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(CalibrationMethod):
+            raise UsageError(f"the method is '{self.method}', expected one of {', '.join(get_args(CalibrationMethod))}")
+        if not 50 < self.percentile <= 100:
+            raise UsageError(f"the percentile is {self.percentile}, expected more than 50 and at most 100")
+        if not 0 <= self.accuracy_budget < 1:
+            raise UsageError(f"the accuracy budget is {self.accuracy_budget:.2%}, expected 0 % to less than 100 %")
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """What was written.
+
+    Attributes:
+        path: the file; ``size``: in bytes.
+        manifest: what it says about itself.
+        gates: how it compares with the file it was made from.
+    """
+
+    path: Path
+    manifest: Manifest
+    size: int
+    gates: GateResult
+
+
+def quantize_file(
+    source: str | Path,
+    out: str | Path,
+    options: QuantizeOptions,
+    precision: EightBit = "int8",
+    *,
+    threads: int | None = None,
+    progress: Progress = lambda step: None,
+) -> QuantizeResult:
+    """Quantise an exported ``.onnx`` file. Needs no PyTorch.
+
+    Args:
+        source: file of fp32 or fp16, which is also the type of all that is not quantised.
+        out: file to write; it appears whole, or not at all.
+        options: images and limits; ``precision``: of the result.
+        threads: of every run.
+        progress: called with the name of each step.
+
+    Raises:
+        GateFailed: too many predictions changed, or the result is slower than the source; nothing is written.
+        UsageError, ImageError, ArtifactError, MissingDependency: as their names say; nothing is written.
+    """
+    source, out = Path(source), Path(out)
+    if out.suffix.lower() != ".onnx":
+        raise UsageError(f"the output is {out.name}, expected a name that ends in .onnx")
+    check_target(out)
+    proto = read_onnx(source)
+    manifest = manifest_of(metadata_of(proto), source)
+    if manifest.precision not in ("fp32", "fp16"):
+        raise UsageError(f"{source} is of {manifest.precision}; expected a file of fp32 or fp16, so export it again")
+    if out.exists() and out.samefile(source):
+        raise UsageError(f"the output {out} is the source itself; choose another name with --out")
+    images = calibration_images(options.calib, manifest.input, options.limit)
+    quantized, manifest = quantize_model(source, proto, manifest, images, options, precision, threads, progress)
+    with atomic_path(out) as part:
+        write_onnx(quantized, part)
+        gates = gated(part, source, images, options, threads, speed=True, progress=progress)
+        manifest = with_gates(manifest, gates)
+        set_manifest(quantized, manifest)
+        write_onnx(quantized, part)
+        size = part.stat().st_size
+    return QuantizeResult(out, manifest, size, gates)
+
+
+def scan_file(
+    source: str | Path,
+    options: QuantizeOptions,
+    precision: EightBit = "int8",
+    *,
+    threads: int | None = None,
+    progress: Progress = lambda step: None,
+) -> Scan:
+    """Rank the modules of an exported ``.onnx`` file by the damage that 8 bits do; see ``sensitivity.scan``.
+
+    Args:
+        source: file of fp32 or fp16.
+        options: images, ranges, what is kept in any case, and the budget to propose for.
+        precision, threads, progress: as in ``quantize_file``.
+
+    Raises:
+        UsageError, ImageError, ArtifactError, MissingDependency: as their names say.
+    """
+    source = Path(source)
+    images = calibration_images(options.calib, read_manifest(source).input, options.limit)
+    progress("observe the activations")
+    chosen = qdq.products(read_onnx(source), precision, options.keep)
+    amax = observe(source, qdq.observed(chosen), images, options, threads, progress)
+    return scan(
+        source, precision, amax, images, keep=options.keep, budget=options.accuracy_budget, threads=threads,
+        progress=progress,
+    )  # fmt: skip
+
+
+def quantize_model(
+    reference: Path,
+    proto: onnx.ModelProto,
+    manifest: Manifest,
+    images: CalibrationImages,
+    options: QuantizeOptions,
+    precision: EightBit,
+    threads: int | None = None,
+    progress: Progress = lambda step: None,
+) -> tuple[onnx.ModelProto, Manifest]:
+    """Quantise a model with the ranges that a file of the same graph shows.
+
+    Args:
+        reference: file that is run to see the ranges: the same network, in the same or a wider type.
+        proto, manifest: what is quantised.
+        images, options, precision: as in ``quantize_file``.
+
+    Returns:
+        The checked model and the manifest in it.
+    """
+    progress("observe the activations")
+    chosen = qdq.products(proto, precision, options.keep)
+    if not chosen:
+        raise UsageError(f"everything is kept by {', '.join(options.keep)}, so nothing is left to quantise")
+    amax = observe(reference, qdq.observed(chosen), images, options, threads, progress)
+    progress("insert Q/DQ")
+    quantized = qdq.quantized(described(proto), precision, amax, chosen)
+    undescribed(quantized, manifest.layers)
+    manifest = replace(
+        manifest,
+        precision=precision,
+        parity=None,
+        quantization=Quantization(
+            method=options.method,
+            percentile=options.percentile if options.method == "percentile" else None,
+            images=images.count,
+            source=images.source,
+            images_sha256=images.sha256,
+            base=manifest.precision,
+            kept=options.keep,
+            products=len(chosen),
+        ),
+    )
+    set_manifest(quantized, manifest)
+    check_model(quantized)
+    return quantized, manifest
+
+
+def observe(
+    file: Path,
+    values: Sequence[str],
+    images: CalibrationImages,
+    options: QuantizeOptions,
+    threads: int | None = None,
+    progress: Progress = lambda step: None,
+) -> dict[str, float]:
+    """Run images through a file; choose, for each of these values of its graph, the largest magnitude to represent."""
+    ranges = Ranges(options.method, options.percentile)
+    done = 0
+    with open_session(file, SessionOptions(threads=threads, values=tuple(values))) as session:
+        low, high = session.batch_range
+        for feed in images.feeds(max(low, min(BATCH, high))):
+            outputs = session.run({"images": filled(feed, low)})
+            ranges.add({name: outputs[name] for name in values})
+            done += len(feed)
+            progress(f"{100 * done // images.count:3} %  observe the activations")
+    return ranges.amax()
+
+
+def gated(
+    candidate: Path,
+    reference: Path,
+    images: CalibrationImages,
+    options: QuantizeOptions,
+    threads: int | None,
+    *,
+    speed: bool,
+    progress: Progress,
+) -> GateResult:
+    """Measure an 8-bit file against the one it was made from; GateFailed, with the numbers, unless that is forced."""
+    gates = check_gates(
+        candidate, reference, images, budget=options.accuracy_budget, threads=threads, speed=speed, progress=progress
+    )
+    if gates.reasons and not options.force:
+        raise GateFailed(f"nothing was written: {'; '.join(gates.reasons)}; --force writes it all the same")
+    return gates
+
+
+def with_gates(manifest: Manifest, gates: GateResult) -> Manifest:
+    """Note in an 8-bit file's manifest what the gates measured."""
+    assert manifest.quantization is not None
+    measured = replace(manifest.quantization, agreement=gates.agreement, speedup=gates.speedup)
+    return replace(manifest, quantization=measured)
