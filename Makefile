@@ -48,6 +48,7 @@ lint: $(VENV)/.installed
 bench: $(LIBRARY)
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/precision.py
 
 gpu:
 	$(PYTHON) benchmarks/gpu.py

@@ -254,7 +254,8 @@ def _take_turns(
     for index in range(rounds):
         start = index % len(entries)
         order = entries[start:] + entries[:start]
-        for entry in order if index % 2 == 0 else reversed(order):
+        # reversed every other time that all have been first: of two, each is first equally often
+        for entry in order if index // len(entries) % 2 == 0 else reversed(order):
             label = entry.contender.label
             tick(f"{label}, batch {batch}, round {index + 1} of {rounds}")
             answers[label].append(entry.worker.ask(timeout, do="turn", seconds=seconds))

@@ -29,6 +29,8 @@ ADVISED_IMAGES = 128
 MAX_IMAGES = 4096
 """Most images that are taken: 0.6 GiB of pixels at 224 x 224, and the ranges have long come to rest by then."""
 
+_NAMED = 5  # unreadable files that a note names
+
 MAX_NPZ_BYTES = 4 << 30
 """Size, unpacked, above which the array of an ``.npz`` file is refused rather than read."""
 
@@ -55,6 +57,15 @@ class CalibrationImages:
     def count(self) -> int:
         """Number of images."""
         return len(self.images)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a result should know about them: the files that could not be read."""
+        names = [entry.image for entry in self.skipped[:_NAMED]]
+        if not names:
+            return ()
+        further = f" and {len(self.skipped) - _NAMED} more" if len(self.skipped) > _NAMED else ""
+        return (f"left out, as they cannot be read as images: {', '.join(names)}{further}",)
 
     def feeds(self, batch: int) -> Iterator[NDArray[Any]]:
         """Batches as the network takes them.

@@ -123,11 +123,9 @@ def export(
             )  # fmt: skip
         else:
             if Path(ckpt).suffix.lower() == ".onnx":
-                refuse(
-                    given,
-                    (*opt.GRAPH_OPTIONS, "calib"),
-                    f"is decided already in {Path(ckpt).name}; export the checkpoint again",
-                )
+                refuse(given, ("calib",), f"is for checkpoints; build from what lit-deploy quantize {ckpt} writes")
+                decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
+                refuse(given, opt.GRAPH_OPTIONS, decided)
                 if size is not None:
                     raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
                 options, stem = None, stem.removesuffix(".engine")

@@ -88,6 +88,11 @@ class Speed:
     threads: int
     quiet: bool
 
+    @property
+    def slower(self) -> bool:
+        """Slower than the reference in three of four turns; a median alone would let a busy machine decide."""
+        return self.quartiles[1] < 1
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -167,12 +172,14 @@ def check_gates(
     expected, found = run(reference, wanted.precision, 0), run(candidate, manifest.precision, 50)
     unmeasured = _unmeasured(speed, wanted)
     measured = None if unmeasured else measure_speed(candidate, reference, expected.milliseconds, threads, progress)
+    if measured is not None and measured.slower and not measured.quiet:  # once more, before that is held against it
+        measured = measure_speed(candidate, reference, expected.milliseconds, threads, progress)
     differing, count = found.differing(expected), len(expected.classes)
     cosines = _cosines(expected, found)
     result = GateResult(
         manifest.precision, wanted.precision, count, images.source, differing, 1 - differing / count,
         None if cosines is None else float(cosines.min()), None if cosines is None else float(cosines.mean()),
-        budget, measured, unmeasured, (), _notes(expected, measured),
+        budget, measured, unmeasured, (), (*images.notes, *_notes(expected, measured)),
     )  # fmt: skip
     broken = int((found.classes[:, 0] < 0).sum())
     return replace(result, reasons=_reasons(result, broken))
@@ -335,14 +342,16 @@ def _reasons(result: GateResult, broken: int) -> tuple[str, ...]:
             f"the budget is {result.budget:.2%}{too_few(result.differing, count, result.budget)}"
         )
     speed = result.speed
-    if speed is not None and speed.speedup < 1:
+    if speed is not None and speed.slower:
         threads = "1 thread" if speed.threads == 1 else f"{speed.threads} threads"
         sentence = (
             f"it is {speed.speedup:.2f}x as fast as {name} on ONNX Runtime here (batch {speed.batch}, {threads}: "
             f"{speed.milliseconds:.1f} ms against {speed.reference_milliseconds:.1f} ms)"
         )
         if result.precision == "fp8":
-            sentence += "; ONNX Runtime's CPU has no products of 8-bit floats, an engine has: add --format trt"
+            sentence += (
+                "; ONNX Runtime's CPU has no products of 8-bit floats, an engine has: lit-deploy export --format trt"
+            )
         reasons.append(sentence)
     return tuple(reasons)
 

@@ -14,7 +14,6 @@ from lit_deploy.artifact import (
     described,
     manifest_of,
     metadata_of,
-    read_manifest,
     read_onnx,
     set_manifest,
     undescribed,
@@ -23,7 +22,7 @@ from lit_deploy.calibration import CalibrationImages, calibration_images
 from lit_deploy.errors import GateFailed, UsageError
 from lit_deploy.exporters import qdq
 from lit_deploy.exporters.onnx import check_model, write_onnx
-from lit_deploy.gates import GateResult, check_gates
+from lit_deploy.gates import GateResult, check_gates, within
 from lit_deploy.ranges import Ranges
 from lit_deploy.runtime.session import SessionOptions, filled, open_session
 from lit_deploy.sensitivity import Scan, scan
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 BATCH = 4
 """Images per run while activations are observed: all of them are held at once, about 70 MB per image of LIT-S."""
+
+_ADVICE = "; try another --calib-method, or find modules to --keep with lit-deploy quantize --scan"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class QuantizeOptions:
         limit: most images, evenly spaced over the folder.
         keep: patterns of module names that are not quantised.
         accuracy_budget: share of the calibration images whose first class may differ from that of the unquantised file.
-        force: hand the file out even if it is over the budget, or slower than float32.
+        force: hand the file out even if it is over the budget, slower than float32, or beyond the limits of parity.
     """
 
     calib: str | Path
@@ -110,17 +111,14 @@ def quantize_file(
     if out.suffix.lower() != ".onnx":
         raise UsageError(f"the output is {out.name}, expected a name that ends in .onnx")
     check_target(out)
-    proto = read_onnx(source)
-    manifest = manifest_of(metadata_of(proto), source)
-    if manifest.precision not in ("fp32", "fp16"):
-        raise UsageError(f"{source} is of {manifest.precision}; expected a file of fp32 or fp16, so export it again")
+    proto, manifest = _source(source)
     if out.exists() and out.samefile(source):
         raise UsageError(f"the output {out} is the source itself; choose another name with --out")
     images = calibration_images(options.calib, manifest.input, options.limit)
     quantized, manifest = quantize_model(source, proto, manifest, images, options, precision, threads, progress)
     with atomic_path(out) as part:
         write_onnx(quantized, part)
-        gates = gated(part, source, images, options, threads, speed=True, progress=progress)
+        gates = gated(part, source, images, options, threads, engine=False, progress=progress)
         manifest = with_gates(manifest, gates)
         set_manifest(quantized, manifest)
         write_onnx(quantized, part)
@@ -147,14 +145,28 @@ def scan_file(
         UsageError, ImageError, ArtifactError, MissingDependency: as their names say.
     """
     source = Path(source)
-    images = calibration_images(options.calib, read_manifest(source).input, options.limit)
+    proto, manifest = _source(source)
+    images = calibration_images(options.calib, manifest.input, options.limit)
     progress("observe the activations")
-    chosen = qdq.products(read_onnx(source), precision, options.keep)
+    chosen = qdq.products(proto, precision, options.keep)
     amax = observe(source, qdq.observed(chosen), images, options, threads, progress)
     return scan(
         source, precision, amax, images, keep=options.keep, budget=options.accuracy_budget, threads=threads,
         progress=progress,
     )  # fmt: skip
+
+
+def _source(path: Path) -> tuple[onnx.ModelProto, Manifest]:
+    """Read a file that can be quantised."""
+    if path.suffix.lower() != ".onnx":
+        raise UsageError(
+            f"{path} is no .onnx file; quantise a checkpoint with lit-deploy export --precision int8 --calib instead"
+        )
+    proto = read_onnx(path)
+    manifest = manifest_of(metadata_of(proto), path)
+    if manifest.precision not in ("fp32", "fp16"):
+        raise UsageError(f"{path} is of {manifest.precision}; expected a file of fp32 or fp16, so export it again")
+    return proto, manifest
 
 
 def quantize_model(
@@ -219,8 +231,10 @@ def observe(
     with open_session(file, SessionOptions(threads=threads, values=tuple(values))) as session:
         low, high = session.batch_range
         for feed in images.feeds(max(low, min(BATCH, high))):
-            outputs = session.run({"images": filled(feed, low)})
-            ranges.add({name: outputs[name] for name in values})
+            batch = filled(feed, low)
+            outputs = session.run({"images": batch})
+            # what fills up a batch would count twice; images are the slowest axis of every value
+            ranges.add({name: outputs[name][: len(outputs[name]) * len(feed) // len(batch)] for name in values})
             done += len(feed)
             progress(f"{100 * done // images.count:3} %  observe the activations")
     return ranges.amax()
@@ -233,15 +247,19 @@ def gated(
     options: QuantizeOptions,
     threads: int | None,
     *,
-    speed: bool,
+    engine: bool,
     progress: Progress,
 ) -> GateResult:
     """Measure an 8-bit file against the one it was made from; GateFailed, with the numbers, unless that is forced."""
+    budget = options.accuracy_budget
     gates = check_gates(
-        candidate, reference, images, budget=options.accuracy_budget, threads=threads, speed=speed, progress=progress
+        candidate, reference, images, budget=budget, threads=threads, speed=not engine, progress=progress
     )
+    if engine:
+        gates = replace(gates, unmeasured="it is for an engine, and ONNX Runtime's says nothing about that")
     if gates.reasons and not options.force:
-        raise GateFailed(f"nothing was written: {'; '.join(gates.reasons)}; --force writes it all the same")
+        advice = "" if within(gates.differing, gates.images, budget) else _ADVICE
+        raise GateFailed(f"nothing was written: {'; '.join(gates.reasons)}{advice}; --force writes it all the same")
     return gates
 
 

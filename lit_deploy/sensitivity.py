@@ -164,7 +164,7 @@ def scan(
         good = within(trials[-1].differing, len(everything.classes), budget)
     return Scan(
         str(source), precision, len(taken), len(everything.classes), images.source, budget, tuple(damages),
-        tuple(trials), trials[-1].keep if good else None, everything.notes,
+        tuple(trials), trials[-1].keep if good else None, (*images.notes, *everything.notes),
     )  # fmt: skip
 
 

@@ -174,4 +174,5 @@ TOLERANCES: dict[str, Tolerance] = {
 }
 """Limits per precision, about four times what an honest conversion reaches: reordered float32 sums differ by up to
 3e-6 of a layer's scale, rounding to float16 (2**-11) after every operation by up to 3e-3, and to bfloat16 (2**-8) by up
-to 2.2e-2. What 8 bits do depends on weights and images: benchmarks/results/precision_cpu.md."""
+to 2.2e-2. What 8 bits do depends on weights and images too; their limits are two to three times the worst that
+benchmarks/precision.py sees on five networks (results/precision_cpu.md has all of it beside the limits)."""

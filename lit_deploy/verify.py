@@ -244,9 +244,17 @@ def _agreement(reference: Floats, classes: NDArray[np.int64], slack: float) -> f
     return float((chosen >= threshold[:, None]).all(axis=1).mean())
 
 
-def _correlation(reference: Floats, value: NDArray[Any]) -> float:
-    """Cosine similarity of what differs between images; 0 where nothing does, or is not finite."""
-    a, b = (array - array.mean(axis=0) for array in (reference, value.astype(np.float64)))
+def _correlation(reference: Floats, value: NDArray[Any], classes: NDArray[np.int64]) -> float:
+    """Cosine similarity of how far images lie from the reference's mean image.
+
+    It is 0 for an output that ignores the image, and where nothing differs or is not finite.
+
+    Args:
+        reference: scores ``[images, all classes]``; ``value``: those of ``classes`` ``[images, k]``.
+    """
+    mean = reference.mean(axis=0)
+    a = np.take_along_axis(reference - mean, classes, axis=1)
+    b = value.astype(np.float64) - mean[classes]
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float((a * b).sum()) / norms if 0 < norms < np.inf else 0.0
 
@@ -282,10 +290,13 @@ def _judge(
         classes = got["classes"].astype(np.int64)
         damaged = _ranking_fault(classes, got["scores"], scores.shape[1])
         classes = np.clip(classes, 0, scores.shape[1] - 1)
-        output = _compare("log(scores)", np.take_along_axis(scores, classes, axis=1), _log(got["scores"]))
+        value = _log(got["scores"])
+        output = _compare("log(scores)", np.take_along_axis(scores, classes, axis=1), value)
+        given = classes
     else:
         classes = np.argsort(-got[kind], axis=1, kind="stable")[:, : min(5, scores.shape[1])]
         value = got[kind] if kind == "logits" else _log(got[kind])
+        given = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
         output = _compare(kind if kind == "logits" else f"log({kind})", scores, value)
     slack = 2 * tolerance.relative * float(np.abs(scores).max())
     top1, top5 = _agreement(scores, classes[:, :1], slack), _agreement(scores, classes, slack)
@@ -310,7 +321,7 @@ def _judge(
         blind.append(f"sampling offsets vary by {offset_std:.1e} pixels only, which cannot reveal a wrong merging")
     spread = float(np.ptp(expected["logits"].astype(np.float64), axis=0).max())
     allowed = tolerance.relative * float(np.abs(expected["logits"]).max())
-    followed = manifest.precision in EIGHT_BIT and kind != "top5" and _correlation(scores, value) >= MIN_CORRELATION
+    followed = manifest.precision in EIGHT_BIT and _correlation(scores, value, given) >= MIN_CORRELATION
     if spread < MIN_SENSITIVITY * allowed and not followed:
         blind.append(
             f"logits differ by {spread:.1e} only between the images: the output hardly depends on the input, or the "

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from PIL import Image
+
+# PyTorch's threads and ONNX Runtime's take turns here: while one set works, the other would wait in a busy loop on the
+# same cores. Read when PyTorch is loaded, in this process and in those that it starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that every test can `import golden`, whatever the import mode
 
-from exported import export_of
+from command import Outcome, Run
+from evaluation import write_photos
+from exported import change_initializer, edited, export_of
 from fake_cuda import FakeDriver
 from fake_tensorrt import IMAGES, FakeTensorRT, modules, write_engine
 from golden import TINY, TINY_TI, Golden, load_golden, normalised_input
 
+from lit_deploy import cli
 from lit_deploy.key_layout import OFFICIAL_SPECS
 from lit_deploy.runtime.session import SessionOptions, open_session
-from lit_deploy.seeded import make_state, save_checkpoint
+from lit_deploy.seeded import make_state, save_checkpoint, synthetic_image
 from lit_deploy.trt import BACKENDS
 
 
@@ -53,6 +63,59 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(synthetic_image(6, "cli", 90, 120)).save(path)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process, through ``main``, in a folder of its own."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["lit-deploy", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        out, err = capfd.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def labelled_photos(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Callable[[str], Path]) -> Path:
+    """The class folders of ``evaluation.write_photos``, for the tiny network."""
+    root = tmp_path_factory.mktemp("photos")
+    write_photos(checkpoint_file("tiny"), tmp_path_factory.mktemp("store"), root)
+    return root
+
+
+@pytest.fixture
+def evaluate_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of states that nobody named, in a place of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "lit-deploy" / "evaluate"
+
+
+@pytest.fixture
+def shifted(checkpoint_file: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A file of the tiny network that predicts other classes for some images."""
+
+    def change(model: onnx.ModelProto) -> None:
+        change_initializer(model, "head.bias", lambda value: value + np.linspace(0, 0.4, value.size))
+
+    return edited(export_of(checkpoint_file("tiny")), tmp_path / "shifted.onnx", change)
 
 
 @pytest.fixture

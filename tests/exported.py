@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from lit_deploy.artifact import read_manifest, set_manifest
 from lit_deploy.errors import LitDeployError
 from lit_deploy.export import export_checkpoint
 from lit_deploy.exporters.onnx import OnnxOptions
@@ -27,7 +29,9 @@ KERNELS = (pytest.param(False, id="function"), pytest.param(True, id="library", 
 
 
 def export_of(checkpoint: Path, **options: Any) -> Path:
-    """Export a checkpoint with ``OnnxOptions(**options)``, unverified; the same call again costs nothing."""
+    """Export a checkpoint with ``OnnxOptions(**options)``, unverified; the same options again cost nothing."""
+    default = OnnxOptions()
+    options = {key: value for key, value in options.items() if value != getattr(default, key)}
     words = [checkpoint.stem, *(f"{key}-{value}" for key, value in sorted(options.items()))]
     path = checkpoint.with_name("_".join(words) + ".onnx")
     if not path.exists():
@@ -43,6 +47,11 @@ def edited(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]
     change(model)
     onnx.save(model, str(target))
     return target
+
+
+def described(source: Path, target: Path, **changes: Any) -> Path:
+    """Write a copy of an exported file with other fields of its manifest: no other graph, and nothing to trace."""
+    return edited(source, target, lambda model: set_manifest(model, replace(read_manifest(source), **changes)))
 
 
 def change_initializer(model: onnx.ModelProto, name: str, change: Callable[[Any], Any]) -> None:

@@ -15,42 +15,37 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from exported import change_initializer, edited, export_of
+from golden import TINY
 
 from lit_deploy import bench, bench_worker, contenders
 from lit_deploy.bench import BenchReport, max_relative_difference, run_bench
 from lit_deploy.bench_worker import Worker
-from lit_deploy.checkpoints import load_checkpoint
 from lit_deploy.contenders import Contender, contenders_for
 from lit_deploy.errors import ArtifactError, LitDeployError, UsageError
-from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
 from lit_deploy.runtime.session import open_session
-from lit_deploy.seeded import make_state, save_checkpoint
-from lit_deploy.specs import ModelSpec
 
-SPEC = ModelSpec("custom", "lit", (16, 24, 32, 64), (1, 1, 1, 1), (1, 2), (2, 2, 2, 2), (32, 32), 10)
 QUICK = {"threads": 1, "rounds": 3, "turn_seconds": 0.005, "timeout": 60.0}
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Callable[[str], Path]) -> dict[str, Path]:
     """A tiny checkpoint and exports of it: default, top5 from raw pixels, portable, fixed batch, and a wrong one."""
-    folder = tmp_path_factory.mktemp("bench")
-    save_checkpoint(make_state(SPEC), folder / "tiny.pth")
-    checkpoint = load_checkpoint(folder / "tiny.pth")
-    options = {
-        "tiny": OnnxOptions(),
-        "top5": OnnxOptions(input="uint8", output="top5"),
-        "portable": OnnxOptions(portable=True),
-        "fixed": OnnxOptions(batch=2),
+    folder, checkpoint = tmp_path_factory.mktemp("bench"), checkpoint_file("tiny")
+    exports = {
+        "tiny": export_of(checkpoint),
+        "top5": export_of(checkpoint, input="uint8", output="top5"),
+        "portable": export_of(checkpoint, portable=True),
+        "fixed": export_of(checkpoint, batch=2),
     }
-    for name, option in options.items():
-        write_onnx(onnx_from_checkpoint(checkpoint, option)[0], folder / f"{name}.onnx")
-    model = onnx.load(folder / "tiny.onnx")
-    bias = next(value for value in model.graph.initializer if value.name == "head.bias")
-    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.01), "head.bias"))
-    onnx.save(model, folder / "wrong.onnx")
-    return {path.stem: path for path in folder.glob("*.onnx")} | {"checkpoint": folder / "tiny.pth"}
+    for name, path in exports.items():
+        (folder / f"{name}.onnx").symlink_to(path)
+
+    def change(model: onnx.ModelProto) -> None:
+        change_initializer(model, "head.bias", lambda value: value + np.float32(0.01))
+
+    edited(exports["tiny"], folder / "wrong.onnx", change)
+    return {path.stem: path for path in folder.glob("*.onnx")} | {"checkpoint": checkpoint}
 
 
 @pytest.fixture
@@ -87,7 +82,7 @@ def test_report(files: dict[str, Path], workers: list[int]) -> None:
     report = run_bench([stock(files["tiny"]), missing, eager], batches=(1, 3), progress=steps.append, **QUICK)
 
     assert [(m.label, m.batch) for m in report.measurements] == [("tiny", 1), ("eager", 1), ("tiny", 3), ("eager", 3)]
-    assert (report.baseline, report.threads, report.rounds, report.image_size) == ("eager", 1, 3, (32, 32))
+    assert (report.baseline, report.threads, report.rounds, report.image_size) == ("eager", 1, 3, (64, 64))
     assert [(e.label, e.batch) for e in report.exclusions] == [("absent", None)]
     assert "pip install openvino" in report.exclusions[0].reason
     for m in report.measurements:
@@ -133,14 +128,14 @@ def test_floor_of_the_latency_benchmark(
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
     latency = importlib.import_module("latency")
     floor, macs, whole = latency.matrix_products(onnx.load(files["tiny"]))
-    merges = zip(SPEC.embed_dims[:3], SPEC.map_sizes[1:], strict=True)
+    merges = zip(TINY.embed_dims[:3], TINY.map_sizes[1:], strict=True)
     assert macs == whole - sum(8 * 4 * channels * height * width for channels, (height, width) in merges)
     assert {node.op_type for node in floor.graph.node} == {"MatMul", "Reshape", "Slice", "Gather"}
     onnx.save(floor, tmp_path / "floor.onnx")
     with open_session(tmp_path / "floor.onnx") as session:
         for batch in (1, 3):
             logits = session.run(bench_worker.seeded_feed(session.manifest, batch))["logits"]
-            assert logits.shape == (batch, 10)
+            assert logits.shape == (batch, 7)
             assert np.isfinite(logits).all()
             assert np.abs(logits).max() > 1e-20, "values that vanish become denormal, and slow"
 

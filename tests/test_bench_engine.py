@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from exported import export_of
 from fake_cuda import MS_PER_MEGABYTE, FakeDriver
 from fake_tensorrt import MS_PER_IMAGE, FakeTensorRT, write_engine
-from test_bench import QUICK, SPEC
+from test_bench import QUICK
 from test_engine_errors import PLUGIN
 from test_report import measurement, rendered
 
 from lit_deploy import bench, bench_worker, contenders, native, report, trt
+from lit_deploy.artifact import Manifest, read_manifest, read_onnx
 from lit_deploy.bench import bench_files, run_bench
 from lit_deploy.bench_result import BenchReport, GpuTimes, Percentiles
-from lit_deploy.checkpoints import load_checkpoint
+from lit_deploy.checkpoints import Checkpoint
 from lit_deploy.contenders import Contender, contenders_for, default_contenders
 from lit_deploy.errors import ExportError, UsageError
-from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
+from lit_deploy.exporters.onnx import OnnxOptions
 from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.runtime.session import SessionOptions, TimingSettings, open_session
-from lit_deploy.seeded import make_state, save_checkpoint
 from lit_deploy.sidecar import sidecar_path
 
 SERVE = (
@@ -31,18 +34,9 @@ SERVE = (
 )
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bench") / "tiny.pth"
-    save_checkpoint(make_state(SPEC), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def exported(checkpoint: Path) -> Path:
-    path = checkpoint.with_suffix(".onnx")
-    write_onnx(onnx_from_checkpoint(load_checkpoint(checkpoint), OnnxOptions())[0], path)
-    return path
+@pytest.fixture
+def checkpoint(checkpoint_file: Callable[[str], Path]) -> Path:
+    return checkpoint_file("tiny")
 
 
 @pytest.fixture
@@ -74,7 +68,7 @@ def test_engine_takes_part(engine: Path, exported: Path) -> None:
             assert m.gpu is None
             continue
         assert m.gpu is not None
-        compute, upload = m.batch * MS_PER_IMAGE, m.batch * 3 * 32 * 32 * 4 / 1e6 * MS_PER_MEGABYTE
+        compute, upload = m.batch * MS_PER_IMAGE, m.batch * 3 * 64 * 64 * 4 / 1e6 * MS_PER_MEGABYTE
         assert (m.gpu.compute.p50, m.gpu.compute.p99) == pytest.approx((compute, compute))
         assert m.gpu.compute_variation == pytest.approx(0, abs=1e-6)
         assert m.gpu.host_to_device == pytest.approx(upload)
@@ -123,9 +117,16 @@ def test_environment_reaches_the_worker(engine: Path, exported: Path, monkeypatc
 def test_everything_on_one_checkpoint_on_cuda(
     checkpoint: Path, tmp_path: Path, fake_trt: FakeTensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Asked for five times, but converted once: what is converted does not depend on what is to be measured."""
     monkeypatch.setattr(native, "has_cuda_kernel", lambda library: False)
     monkeypatch.setattr(native, "find_library", lambda: Path("library.so"))
+    half = export_of(checkpoint, precision="fp16")
 
+    def converted(loaded: Checkpoint, options: OnnxOptions) -> tuple[onnx.ModelProto, Manifest]:
+        assert (loaded.path, options) == (checkpoint, OnnxOptions(precision="fp16"))
+        return read_onnx(half), read_manifest(half)
+
+    monkeypatch.setattr("lit_deploy.exporters.onnx.onnx_from_checkpoint", converted)
     profiles: list[tuple[int, int, int] | None] = []
 
     def build(source: Path, out: Path, *, engine: EngineOptions, **options: object) -> None:
@@ -170,7 +171,7 @@ def test_every_kind_has_its_options() -> None:
 
 
 def test_half_precision_on_pytorch(checkpoint: Path) -> None:
-    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
     with open_session(checkpoint) as whole, open_session(checkpoint, SessionOptions(half=True)) as half:
         a, b = (session.run({"images": images})["logits"] for session in (whole, half))
         assert (half.manifest.precision, b.dtype) == ("fp16", np.float32)

@@ -279,7 +279,7 @@ def test_fp8_is_for_engines(
     result = check_gates(candidate, reference, images, budget=1.0, speed=True)
     (sentence,) = result.reasons
     assert sentence.startswith("it is 0.40x as fast as fp32 on ONNX Runtime here (batch 1, 1 thread:")
-    assert sentence.endswith("ONNX Runtime's CPU has no products of 8-bit floats, an engine has: add --format trt")
+    assert sentence.endswith("CPU has no products of 8-bit floats, an engine has: lit-deploy export --format trt")
     assert 0.5 < result.cosine_min < 0.99999
 
 

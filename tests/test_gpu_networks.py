@@ -10,15 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import onnx
 import pytest
 import torch
-from exported import export_of
-from golden import TINY
+from exported import change_initializer, edited, export_of
 from gpu_modules import Section, Skip, engine_section, gpu_suite, make_suite, network_sections
 from typer.testing import CliRunner
 
 from lit_deploy import cli
-from lit_deploy.seeded import make_state, save_checkpoint
 
 
 @pytest.fixture
@@ -99,10 +98,14 @@ def test_a_file_that_computes_something_else_fails(
 ) -> None:
     monkeypatch.setattr(network_sections, "BATCHES", "2")
     suite.device, suite.quick = "cpu", True
-    checkpoint, other = checkpoint_file("tiny"), suite.work / "other.pth"
-    save_checkpoint(make_state(TINY, 7), other)
-    assert "apart from PyTorch's" in network_sections.predicted(suite, export_of(other), checkpoint)[1]
-    assert "refused" in network_sections.benched(suite, [export_of(other)], checkpoint, all_must_run=False)[1]
+    checkpoint, other = checkpoint_file("tiny"), suite.work / "other.onnx"
+
+    def change(model: onnx.ModelProto) -> None:
+        change_initializer(model, "head.weight", lambda value: value[:, ::-1])
+
+    edited(export_of(checkpoint), other, change)
+    assert "apart from PyTorch's" in network_sections.predicted(suite, other, checkpoint)[1]
+    assert "refused" in network_sections.benched(suite, [other], checkpoint, all_must_run=False)[1]
 
 
 FAKE_CLI = """

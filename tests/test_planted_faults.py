@@ -234,6 +234,13 @@ def test_planted_fault_in_lit_s(fault: str, stage: int, checkpoint_file: Checkpo
     assert report.first_departure == first_layer(SPECS["lit_s"], fault, stage)
 
 
+@pytest.mark.usefixtures("reference_once")
+def test_lit_s_without_a_fault(checkpoint_file: CheckpointFile) -> None:
+    report = verify_artifact(export_of(checkpoint_file("lit_s")), checkpoint_file("lit_s"), layers=True)
+    assert (report.verdict, report.reasons, report.first_departure) == ("pass", (), None)
+    assert len(report.layers) == 1 + sum(SPECS["lit_s"].depths) + 3 + 1
+
+
 HALF_CASES = {
     ("dx and dy swapped", 0): True, ("taps permuted", 1): True, ("offsets of taps permuted", 2): True,
     ("BatchNorm mean", 0): True, ("centre row of the bias table", 3): True,

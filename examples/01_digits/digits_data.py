@@ -1,11 +1,12 @@
 """The digits of the example: scikit-learn's 1,797 handwritten digits, as pictures and as a fixed split.
 
-``python digits_data.py DIR`` writes the held-out digits as ``DIR/<label>/<index>.png``.
+``python digits_data.py DIR`` writes the held-out digits as ``DIR/<label>/<index>.png``; with ``--training``, those that
+the network was trained on.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,10 @@ def pictures(indices: NDArray[np.int64]) -> tuple[list[Image.Image], NDArray[np.
     return images, digits.target[indices].astype(np.int64)
 
 
-def write_held_out(directory: Path) -> list[Path]:
-    """Write the held-out digits as ``directory/<label>/<index>.png`` and return the paths in order of index."""
-    _, held_out = split()
+def write(directory: Path, indices: NDArray[np.int64]) -> list[Path]:
+    """Write digits as ``directory/<label>/<index>.png`` and return the paths in order of index."""
     paths = []
-    for index, image, label in zip(held_out, *pictures(held_out), strict=True):
+    for index, image, label in zip(indices, *pictures(indices), strict=True):
         path = directory / str(label) / f"{index:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
@@ -56,6 +56,10 @@ def write_held_out(directory: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python digits_data.py DIR")
-    print(f"{len(write_held_out(Path(sys.argv[1])))} digits written below {sys.argv[1]}")
+    parser = argparse.ArgumentParser(description="Write digits of the example as pictures.")
+    parser.add_argument("directory", type=Path, help="folder to write to, one sub-folder per digit")
+    parser.add_argument("--training", action="store_true", help="the training digits instead of the held-out ones")
+    arguments = parser.parse_args()
+    training, held_out = split()
+    written = write(arguments.directory, training if arguments.training else held_out)
+    print(f"{len(written)} digits written below {arguments.directory}")

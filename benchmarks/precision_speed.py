@@ -1,7 +1,7 @@
-"""Where the time of a network goes: the profilers of ONNX Runtime and OpenVINO, node by node.
+"""Speed of 8-bit files beside float32 ones, and where the time goes: the profilers of ONNX Runtime and OpenVINO.
 
-One thread computes and every node counts with the least time it ever took, so that what else the machine does hardly
-shows. Profilers read the clock in microseconds: nodes that take about one are not told exactly.
+In a profile one thread computes and every node counts with the least time it ever took, so that what else the machine
+does hardly shows. Profilers read the clock in microseconds: nodes that take about one are not told exactly.
 """
 
 from __future__ import annotations
@@ -9,17 +9,39 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_deploy import native
-from lit_deploy.artifact import read_manifest
-from lit_deploy.bench_worker import seeded_feed
-from lit_deploy.errors import MissingDependency
+import numpy as np
 
-RUNS = 30
+from lit_deploy import native
+from lit_deploy.artifact import described, read_manifest, read_onnx
+from lit_deploy.bench import run_bench
+from lit_deploy.bench_result import BenchReport
+from lit_deploy.bench_worker import seeded_feed
+from lit_deploy.calibration import CalibrationImages
+from lit_deploy.checkpoints import load_checkpoint
+from lit_deploy.contenders import Contender, contenders_for
+from lit_deploy.doctor import installed_version
+from lit_deploy.errors import MissingDependency
+from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
+from lit_deploy.quantize import QuantizeOptions, quantize_model
+from lit_deploy.specs import CalibrationMethod, EightBit, PrecisionName, Progress
+
+BASELINE = "fp32, ONNX Runtime + lit-deploy kernel"
+TIMED = {
+    ("fp32", "onnxruntime"): BASELINE,
+    ("fp32_described", "onnxruntime"): "the same with type and shape of every value",
+    ("fp32_portable", "openvino"): "fp32, OpenVINO",
+    ("int8", "onnxruntime"): "int8, ONNX Runtime + lit-deploy kernel",
+    ("int8", "onnxruntime-stock"): "int8, ONNX Runtime",
+    ("int8_portable", "openvino"): "int8, OpenVINO",
+}
+"""Labels of what is timed beside PyTorch, by file and kind of contender."""
+
+RUNS = 100
 
 PARTS = (
     ("Q/DQ", r" (Quantize|Dequantize)Linear$"),
@@ -118,8 +140,8 @@ def _onnxruntime_node(event: dict[str, Any]) -> tuple[str, NodeTime]:
     return f"{details['node_index']} {name}", NodeTime(name, details["op_name"], integer, event["dur"] / 1000)
 
 
-def openvino_profile(label: str, path: Path, folder: Path, runs: int = RUNS) -> Profile:
-    """The same of a portable file on OpenVINO's CPU plugin, in float32 as in every benchmark; writes nothing."""
+def openvino_profile(label: str, path: Path, runs: int = RUNS) -> Profile:
+    """The same of a portable file on OpenVINO's CPU plugin, with the settings of ``runtime.openvino``."""
     try:
         import openvino
     except ImportError:
@@ -198,3 +220,79 @@ def profiles_markdown(profiles: Sequence[Profile]) -> str:
             f"By operator, with the number of nodes: {operators}.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def export_8bit(
+    reference: Path,
+    source: Path,
+    out: Path,
+    images: CalibrationImages,
+    precision: EightBit,
+    threads: int,
+    progress: Progress,
+    method: CalibrationMethod = "minmax",
+) -> None:
+    """Quantise the file ``source`` with the ranges that ``reference`` shows; see ``quantize_model``."""
+    options = QuantizeOptions(images.source, method)
+    proto, _ = quantize_model(
+        reference, read_onnx(source), read_manifest(source), images, options, precision, threads, progress
+    )
+    write_onnx(proto, out)
+
+
+def export_timed(
+    checkpoint: Path, files: Mapping[PrecisionName, Path], images: CalibrationImages, threads: int, progress: Progress
+) -> dict[str, Path]:
+    """The files that are timed, by the names of ``TIMED``."""
+    folder = checkpoint.parent
+    names = ("fp32_described", "fp32_portable", "int8_portable")
+    timed = {"fp32": files["fp32"], "int8": files["int8"], **{name: folder / f"{name}.onnx" for name in names}}
+    write_onnx(described(read_onnx(files["fp32"])), timed["fp32_described"])
+    progress(f"{checkpoint.stem}: export portable")
+    write_onnx(onnx_from_checkpoint(load_checkpoint(checkpoint), OnnxOptions(portable=True))[0], timed["fp32_portable"])
+    portable = timed["fp32_portable"]
+    export_8bit(portable, portable, timed["int8_portable"], images, "int8", threads, progress)
+    return timed
+
+
+def measure_speed(
+    checkpoint: Path,
+    files: Mapping[str, Path],
+    threads: int,
+    rounds: int,
+    batches: Sequence[int],
+    progress: Progress = lambda step: None,
+) -> BenchReport:
+    """Time the files of ``TIMED`` and PyTorch in turns; speed-ups are over our fp32 file."""
+    names = {path: name for name, path in files.items()}
+    found: dict[str, Contender] = {}
+    for contender in contenders_for(list(files.values()), checkpoint):
+        label = TIMED.get((names.get(Path(contender.source), ""), contender.kind))
+        if contender.kind == "torch":
+            label = "fp32, PyTorch eager"
+        if label is not None:
+            found[label] = replace(contender, label=label)
+    ordered = [*(found.pop(label) for label in TIMED.values()), *found.values()]
+    result = run_bench(ordered, batches, threads=threads, rounds=rounds, progress=progress)
+    return rebased(result, BASELINE)
+
+
+def rebased(result: BenchReport, label: str) -> BenchReport:
+    """The same report with another baseline: its speed-ups are computed again, pair by pair, from the rounds."""
+    base = {m.batch: np.array(m.round_ms) for m in result.measurements if m.label == label}
+    measurements = []
+    for m in result.measurements:
+        lower, median, upper = (float(v) for v in np.percentile(base[m.batch] / np.array(m.round_ms), (25, 50, 75)))
+        measurements.append(replace(m, speedup=median, speedup_quartiles=(lower, upper)))
+    return replace(result, baseline=label, measurements=tuple(measurements))
+
+
+def measure_profiles(files: Mapping[str, Path], folder: Path, progress: Progress) -> tuple[Profile, ...]:
+    """Profile fp32 and int8 on ONNX Runtime and, where it is installed, on OpenVINO."""
+    found = []
+    for name in ("fp32", "int8"):
+        progress(f"profile {name}")
+        found.append(onnxruntime_profile(f"{name}, ONNX Runtime", files[name], folder))
+        if installed_version("openvino"):
+            found.append(openvino_profile(f"{name}, OpenVINO", files[f"{name}_portable"]))
+    return tuple(found)
