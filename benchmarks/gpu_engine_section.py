@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from gpu_network_sections import CLI, PACKAGE_NEEDS, benched, predicted, seeded_checkpoint, verified
 from gpu_suite import Section, SectionFailed, Skip, Suite, Values, need
 
 from lit_deploy import native, trt
 from lit_deploy.doctor import installed_version
+from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
+from lit_deploy.sidecar import computes
+from lit_deploy.specs import EIGHT_BIT
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 VARIANT_SECONDS = 30
@@ -30,7 +34,7 @@ def engine(suite: Suite) -> Values:
         suite.gate("lit_s fp16", str(error))
     checkpoint = seeded_checkpoint(suite, "lit_ti")
     suite.values["variants"] = variants = {}
-    for name, build, run in every_variant(plugin):
+    for name, build, run in (*every_variant(plugin), *eight_bit_variants(suite)):
         if suite.seconds_left() < VARIANT_SECONDS:
             variants[name] = {"not_begun": "the budget of the whole run is nearly spent"}
             continue
@@ -75,6 +79,19 @@ def every_variant(plugin: bool) -> list[tuple[str, tuple[str, ...], tuple[str, .
     # Last, as it takes longest: here the command itself compares the ONNX file and the engine with PyTorch.
     result.append(("fp16 verified by export", ("--precision", "fp16"), ()))
     return result
+
+
+def eight_bit_variants(suite: Suite) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """The same for int8, and for fp8 where the GPU computes in it; ONNX Runtime observes the ranges."""
+    if not (installed_version("onnxruntime") or installed_version("onnxruntime-gpu")):
+        return []
+    pixels = [synthetic_image(DEFAULT_SEED, f"calibration:{index}", 224, 224) for index in range(16)]
+    images = suite.work / "calibration.npz"
+    np.savez(images, images=np.stack(pixels))
+    # --force: weights without training tell these images apart by little, so that 8 bits may change a prediction
+    common = ("--calib", str(images), "--force", "--no-verify")
+    precisions = [precision for precision in EIGHT_BIT if computes(precision, suite.gpu.compute_capability)]
+    return [(precision, ("--precision", precision, *common), ()) for precision in precisions]
 
 
 def checked_variant(suite: Suite, checkpoint: Path, build: tuple[str, ...], run: tuple[str, ...]) -> tuple[Values, str]:

@@ -194,10 +194,14 @@ def _array_of_npz(path: Path) -> NDArray[Any]:
 
 def _check_normalised(name: str, images: NDArray[Any], spec: InputSpec) -> None:
     bound = max(max(mean, 1 - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True))
-    largest = float(max(images.max(initial=0), -images.min(initial=0)))
-    if largest <= 2 * bound:  # twice: a filter may overshoot a little, 0..255 does so by far
+    least = float(images.min(initial=0))
+    largest = float(max(images.max(initial=0), -least))
+    plain = least >= 0 < min(spec.mean)  # pixels on the scale 0..1: what is normalised has negative numbers
+    if largest <= 2 * bound and not plain:  # twice: a filter may overshoot a little, 0..255 does so by far
         return
-    if np.isfinite(largest):
+    if plain and largest <= 1:
+        got = "numbers from 0 to 1 only"
+    elif np.isfinite(largest):
         got = f"numbers up to {largest:g}"
     else:
         got = f"{np.count_nonzero(~np.isfinite(images))} numbers that are not finite"

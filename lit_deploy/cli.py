@@ -27,11 +27,12 @@ from lit_deploy.errors import (
     StateDictMismatch,
     UsageError,
 )
+from lit_deploy.specs import EIGHT_BIT
 
 app = typer.Typer(
     name="lit-deploy",
     help="Export LIT checkpoints as ONNX files and TensorRT engines, prove that they compute the same, measure them.",
-    epilog="Exit codes: 0 done, 1 a gate failed (parity, accuracy), 2 usage or environment.",
+    epilog="Exit codes: 0 done, 1 a gate failed (parity, accuracy, speed), 2 usage or environment.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -101,7 +102,8 @@ def export(
     given = [p for p in context.params if (source := context.get_parameter_source(p)) and source.name == "COMMANDLINE"]
     profile = quantize = None
     if calib is None:
-        refuse(given, opt8.EIGHT_BIT_OPTIONS, "is for files of 8 bits; add --precision int8 (or fp8) and --calib")
+        missing = "--calib" if precision in EIGHT_BIT else "--precision int8 (or fp8) and --calib"
+        refuse(given, opt8.EIGHT_BIT_OPTIONS, f"is for files of 8 bits; add {missing}")
     else:
         quantize = quantize_options(calib, calib_method, calib_percentile, calib_limit, keep, accuracy_budget, force)
     if format == "onnx":
@@ -123,7 +125,11 @@ def export(
             )  # fmt: skip
         else:
             if Path(ckpt).suffix.lower() == ".onnx":
-                refuse(given, ("calib",), f"is for checkpoints; build from what lit-deploy quantize {ckpt} writes")
+                refuse(
+                    given,
+                    ("calib",),
+                    "is for checkpoints: an .onnx file is built as it is, quantised or not",
+                )
                 decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
                 refuse(given, opt.GRAPH_OPTIONS, decided)
                 if size is not None:

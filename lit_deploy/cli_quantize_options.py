@@ -68,7 +68,11 @@ QuantizeArtifact = Annotated[
 QuantizeOut = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", metavar="FILE", help="File to write; <file>_int8.onnx here when left out.", show_default=False
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="File to write; <file>_<precision>.onnx here when left out.",
+        show_default=False,
     ),
 ]
 Scan = Annotated[

@@ -130,7 +130,7 @@ def installed_version(distribution: str) -> str | None:
 
 def cpu_name() -> str:
     """The CPU's marketing name on Linux, otherwise what Python knows."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    return native.cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def cpp_compiler() -> str | None:
@@ -279,7 +279,7 @@ def _tensorrt_headers() -> Check:
 
 
 def _cpu() -> Check:
-    flags = frozenset(_cpuinfo("flags").split())
+    flags = native.cpu_flags()
     features = ", ".join(name for name in ("avx2", "f16c", "avx512f") if name in flags) or "none of avx2, f16c, avx512f"
     requested = os.environ.get(ISA_VARIABLE)
     kernel = kernel_isa(flags, requested)
@@ -340,15 +340,6 @@ def _gpu() -> Check:
     if gpus:
         return Check("GPU", "ok", "; ".join(gpus))
     return Check("GPU", "optional", "no NVIDIA GPU or driver; everything but engines runs on the CPU")
-
-
-def _cpuinfo(field: str) -> str:
-    """First value of a field of /proc/cpuinfo; empty where there is none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if re.match(rf"{field}\s*:", line)), "")
 
 
 def _output(*command: str) -> str:

@@ -11,7 +11,7 @@
     ├── MissingDependency           a package, library or device that is not installed here
     ├── ExportError                 the exporter could not produce what was asked for
     │   └── BuildFailed             the engine builder refused or died (carries its last log lines)
-    └── GateFailed                  parity or accuracy below its gate, exit code 1
+    └── GateFailed                  parity, accuracy or speed below its gate, exit code 1
         └── ParityFailed            the exported file departs from PyTorch (carries the report)
 
 Anything else that escapes is a bug and shows its traceback.
@@ -95,7 +95,7 @@ class BuildFailed(ExportError):
 
 
 class GateFailed(LitDeployError):
-    """A parity or accuracy gate was not met."""
+    """A gate of parity, accuracy or speed was not met."""
 
     exit_code = 1
 

@@ -20,7 +20,7 @@ from lit_deploy.errors import UsageError
 from lit_deploy.evaluate import best_classes
 from lit_deploy.evaluate_result import SLACK, Classes, same_prediction
 from lit_deploy.runtime.session import Arrays, SessionOptions, filled, open_session
-from lit_deploy.specs import EIGHT_BIT, InputSpec, OutputKind, PrecisionName, Progress
+from lit_deploy.specs import TOLERANCES, OutputKind, PrecisionName, Progress
 
 if TYPE_CHECKING:
     from lit_deploy.calibration import CalibrationImages
@@ -49,13 +49,11 @@ class Predictions:
         logits: ``[N, classes]``; of probabilities their logarithm without each image's mean, as they do not keep it;
             None for a top5 file.
         milliseconds: median time of a run per image of its batch.
-        description: of the session.
     """
 
     classes: Classes
     logits: Floats | None
     milliseconds: float
-    description: str
 
     def differing(self, reference: Predictions) -> int:
         """Images whose first class is not the reference's."""
@@ -137,7 +135,7 @@ def check_gates(
     *,
     budget: float = 0.01,
     threads: int | None = None,
-    speed: bool = True,
+    unmeasured: str = "",
     progress: Progress = lambda step: None,
 ) -> GateResult:
     """Compare an 8-bit ``.onnx`` file with the file that it was made from, on ONNX Runtime's CPU.
@@ -145,20 +143,19 @@ def check_gates(
     It is for the caller to refuse a file whose ``reasons`` are not empty.
 
     Args:
-        candidate: file of int8 or fp8. reference: the same network in fp32 (or the half type that was quantised).
+        candidate: file of int8 or fp8. reference: the file of fp32 or fp16 that it was made from.
         images: in the layout of both files.
         budget: share 0..1 of the images whose first class may change.
         threads: of every session; None for all cores.
-        speed: measure speed as well; a file that only an engine is made from need not be fast here.
+        unmeasured: why speed is not measured, as for a file that only an engine is made from; empty to measure it.
         progress: called with each step and the share that is done.
 
     Raises:
-        UsageError: a budget that is no share, or files that are not the same network.
+        UsageError: a budget that is no share.
         LitDeployError: a file that ONNX Runtime cannot run.
     """
     check_budget(budget)
     manifest, wanted = read_manifest(candidate), read_manifest(reference)
-    _check_pair(manifest, wanted)
     options = SessionOptions(threads=threads)
 
     def run(source: str | Path, name: str, begin: int) -> Predictions:
@@ -170,7 +167,6 @@ def check_gates(
         return predictions(source, images.feeds, options, tick)
 
     expected, found = run(reference, wanted.precision, 0), run(candidate, manifest.precision, 50)
-    unmeasured = _unmeasured(speed, wanted)
     measured = None if unmeasured else measure_speed(candidate, reference, expected.milliseconds, threads, progress)
     if measured is not None and measured.slower and not measured.quiet:  # once more, before that is held against it
         measured = measure_speed(candidate, reference, expected.milliseconds, threads, progress)
@@ -182,7 +178,7 @@ def check_gates(
         budget, measured, unmeasured, (), (*images.notes, *_notes(expected, measured)),
     )  # fmt: skip
     broken = int((found.classes[:, 0] < 0).sum())
-    return replace(result, reasons=_reasons(result, broken))
+    return replace(result, reasons=_reasons(result, broken, telling=not expected.notes))
 
 
 def check_budget(budget: float) -> None:
@@ -233,12 +229,9 @@ def predictions(
                 logits.append(scores[: len(feed)])
             done += len(feed)
             tick(done)
-        description = session.description
     if not classes:
         raise UsageError(f"got no images to run {source} on, expected at least one")
-    return Predictions(
-        np.concatenate(classes), np.concatenate(logits) if logits else None, float(np.median(times)), description
-    )
+    return Predictions(np.concatenate(classes), np.concatenate(logits) if logits else None, float(np.median(times)))
 
 
 def measure_speed(
@@ -257,7 +250,7 @@ def measure_speed(
     """
     files = {"8 bits": candidate, "reference": reference}
     manifests = {label: read_manifest(path) for label, path in files.items()}
-    batch = manifests["8 bits"].batch or manifests["reference"].batch or 1
+    batch = manifests["8 bits"].batch or 1
     # outputs need not agree as closely as a benchmark demands: there is a gate of its own for that
     contenders = [
         Contender(label, files[label], _kind(manifests[label]), compared=False) for label in ("reference", "8 bits")
@@ -279,34 +272,6 @@ def measure_speed(
 def _kind(manifest: Manifest) -> Kind:
     """With the custom-op library where a session would use it."""
     return "onnxruntime" if native.find_library() and not manifest.portable else "onnxruntime-stock"
-
-
-def _check_pair(manifest: Manifest, wanted: Manifest) -> None:
-    if manifest.precision not in EIGHT_BIT:
-        raise UsageError(f"the file to check is of {manifest.precision}, expected {' or '.join(EIGHT_BIT)}")
-    if manifest.source_sha256 != wanted.source_sha256:
-        raise UsageError(
-            f"the {manifest.precision} file was made from {manifest.source}, the file it is compared with from another "
-            f"{wanted.source}; compare files of one checkpoint"
-        )
-    ours, theirs = (replace(entry.input, resize=1) for entry in (manifest, wanted))  # pixels are cut already
-    if ours != theirs:
-        raise UsageError(
-            f"the {manifest.precision} file and the one it is compared with do not take the same images "
-            f"({_shown(ours)} and {_shown(theirs)}, or another normalisation); export both with the same options"
-        )
-
-
-def _shown(spec: InputSpec) -> str:
-    return f"{spec.kind} {spec.height} x {spec.width}"
-
-
-def _unmeasured(asked: bool, wanted: Manifest) -> str:
-    if not asked:
-        return "not asked for"
-    if wanted.precision != "fp32":
-        return f"compared with {wanted.precision}, which ONNX Runtime's CPU only emulates, any file looks fast"
-    return ""
 
 
 def _logits(outputs: Arrays, kind: OutputKind) -> Floats | None:
@@ -331,9 +296,12 @@ def _cosines(expected: Predictions, found: Predictions) -> Floats | None:
     return result
 
 
-def _reasons(result: GateResult, broken: int) -> tuple[str, ...]:
+def _reasons(result: GateResult, broken: int, telling: bool) -> tuple[str, ...]:
+    """What was not met; where top-1 is not ``telling``, as it never changes, the logits have to be close."""
     reasons = []
-    count, name = result.images, result.reference
+    count, name, least = result.images, result.reference, TOLERANCES[result.precision].cosine
+    if not telling and result.cosine_min is not None and result.cosine_min < least:
+        reasons.append(f"the cosine of its logits with those of {name} is {result.cosine_min:.4f}, below {least}")
     if broken:
         reasons.append(f"its output is not finite for {broken} of {count} images")
     if not within(result.differing, count, result.budget):

@@ -1,9 +1,10 @@
-"""Where the compiled libraries are looked for, and how to build them."""
+"""This machine's CPU, where the compiled libraries are looked for, and how to build them."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
 LIBRARY_NAME = "liblit_deploy_onnxruntime.so"
@@ -12,6 +13,20 @@ PLUGIN_NAME = "liblit_deploy_tensorrt.so"
 PLUGIN_VARIABLE = "LIT_DEPLOY_PLUGIN"
 BUILD_COMMAND = "pip install .  (with a C++17 compiler; in a source checkout: make native)"
 PLUGIN_BUILD_COMMAND = "TensorRT_ROOT=/path/to/TensorRT pip install .  (with nvcc; see docs/tensorrt.md)"
+
+
+def cpuinfo(field: str) -> str:
+    """First value of a field of /proc/cpuinfo; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if re.match(rf"{field}\s*:", line)), "")
+
+
+def cpu_flags() -> frozenset[str]:
+    """What an x86 CPU can do, as Linux names it; empty where that cannot be told."""
+    return frozenset(cpuinfo("flags").split())
 
 
 def named_library() -> Path | None:

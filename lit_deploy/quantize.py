@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
+from lit_deploy import __version__
 from lit_deploy.artifact import (
     Manifest,
     atomic_path,
@@ -22,7 +24,7 @@ from lit_deploy.calibration import CalibrationImages, calibration_images
 from lit_deploy.errors import GateFailed, UsageError
 from lit_deploy.exporters import qdq
 from lit_deploy.exporters.onnx import check_model, write_onnx
-from lit_deploy.gates import GateResult, check_gates, within
+from lit_deploy.gates import GateResult, check_budget, check_gates, within
 from lit_deploy.ranges import Ranges
 from lit_deploy.runtime.session import SessionOptions, filled, open_session
 from lit_deploy.sensitivity import Scan, scan
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     import onnx
 
 BATCH = 4
-"""Images per run while activations are observed: all of them are held at once, about 70 MB per image of LIT-S."""
+"""Images per run while activations are observed, where the file takes as few: all values are held at once."""
 
 _ADVICE = "; try another --calib-method, or find modules to --keep with lit-deploy quantize --scan"
 
@@ -61,12 +63,8 @@ class QuantizeOptions:
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(CalibrationMethod):
-            raise UsageError(f"the method is '{self.method}', expected one of {', '.join(get_args(CalibrationMethod))}")
-        if not 50 < self.percentile <= 100:
-            raise UsageError(f"the percentile is {self.percentile}, expected more than 50 and at most 100")
-        if not 0 <= self.accuracy_budget < 1:
-            raise UsageError(f"the accuracy budget is {self.accuracy_budget:.2%}, expected 0 % to less than 100 %")
+        Ranges(self.method, self.percentile)  # refuses what it cannot work with
+        check_budget(self.accuracy_budget)
 
 
 @dataclass(frozen=True)
@@ -146,9 +144,11 @@ def scan_file(
     """
     source = Path(source)
     proto, manifest = _source(source)
+    if manifest.output == "top5":
+        raise UsageError(f"{source} gives the five best classes only; for a scan, export it with --output logits")
+    chosen = _chosen(proto, precision, options)
     images = calibration_images(options.calib, manifest.input, options.limit)
     progress("observe the activations")
-    chosen = qdq.products(proto, precision, options.keep)
     amax = observe(source, qdq.observed(chosen), images, options, threads, progress)
     return scan(
         source, precision, amax, images, keep=options.keep, budget=options.accuracy_budget, threads=threads,
@@ -167,6 +167,13 @@ def _source(path: Path) -> tuple[onnx.ModelProto, Manifest]:
     if manifest.precision not in ("fp32", "fp16"):
         raise UsageError(f"{path} is of {manifest.precision}; expected a file of fp32 or fp16, so export it again")
     return proto, manifest
+
+
+def _chosen(proto: onnx.ModelProto, precision: EightBit, options: QuantizeOptions) -> tuple[qdq.Product, ...]:
+    chosen = qdq.products(proto, precision, options.keep)
+    if not chosen:
+        raise UsageError(f"everything is kept by {', '.join(options.keep)}, so nothing is left to quantise")
+    return chosen
 
 
 def quantize_model(
@@ -190,9 +197,7 @@ def quantize_model(
         The checked model and the manifest in it.
     """
     progress("observe the activations")
-    chosen = qdq.products(proto, precision, options.keep)
-    if not chosen:
-        raise UsageError(f"everything is kept by {', '.join(options.keep)}, so nothing is left to quantise")
+    chosen = _chosen(proto, precision, options)
     amax = observe(reference, qdq.observed(chosen), images, options, threads, progress)
     progress("insert Q/DQ")
     quantized = qdq.quantized(described(proto), precision, amax, chosen)
@@ -200,6 +205,8 @@ def quantize_model(
     manifest = replace(
         manifest,
         precision=precision,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        versions={**manifest.versions, "lit_deploy": __version__},
         parity=None,
         quantization=Quantization(
             method=options.method,
@@ -252,14 +259,14 @@ def gated(
 ) -> GateResult:
     """Measure an 8-bit file against the one it was made from; GateFailed, with the numbers, unless that is forced."""
     budget = options.accuracy_budget
+    unmeasured = "it is for an engine, and ONNX Runtime's says nothing about that" if engine else ""
     gates = check_gates(
-        candidate, reference, images, budget=budget, threads=threads, speed=not engine, progress=progress
+        candidate, reference, images, budget=budget, threads=threads, unmeasured=unmeasured, progress=progress
     )
-    if engine:
-        gates = replace(gates, unmeasured="it is for an engine, and ONNX Runtime's says nothing about that")
     if gates.reasons and not options.force:
         advice = "" if within(gates.differing, gates.images, budget) else _ADVICE
-        raise GateFailed(f"nothing was written: {'; '.join(gates.reasons)}{advice}; --force writes it all the same")
+        told = "; ".join((*gates.reasons, *gates.notes))
+        raise GateFailed(f"nothing was written: {told}{advice}; --force writes it all the same")
     return gates
 
 

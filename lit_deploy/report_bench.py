@@ -146,6 +146,8 @@ def _warning_lines(report: BenchReport) -> list[str]:
         f"{e.label}{'' if e.batch is None else f', batch {e.batch}'}: not measured, {e.reason}"
         for e in report.exclusions
     ]
+    emulated = dict.fromkeys(m.label for m in report.measurements if "emulated" in m.description)
+    lines += [f"{label}: emulated here, so that its times say nothing about other machines" for label in emulated]
     if not report.quiet:
         lines.append(
             f"disturbed: other processes kept {report.other_cores:.1f} of {report.machine.cores} cores busy; "

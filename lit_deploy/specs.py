@@ -170,9 +170,10 @@ TOLERANCES: dict[str, Tolerance] = {
     "fp16": Tolerance(relative=1e-2, cosine=0.9995),
     "bf16": Tolerance(relative=8e-2, cosine=0.995),
     "int8": Tolerance(relative=2e-1, cosine=0.99),
-    "fp8": Tolerance(relative=5e-1, cosine=0.95),
+    "fp8": Tolerance(relative=4e-1, cosine=0.97),
 }
 """Limits per precision, about four times what an honest conversion reaches: reordered float32 sums differ by up to
 3e-6 of a layer's scale, rounding to float16 (2**-11) after every operation by up to 3e-3, and to bfloat16 (2**-8) by up
-to 2.2e-2. What 8 bits do depends on weights and images too; their limits are two to three times the worst that
-benchmarks/precision.py sees on five networks (results/precision_cpu.md has all of it beside the limits)."""
+to 2.2e-2. What 8 bits do depends on weights and images too; their limits lie above the worst that
+benchmarks/precision.py sees on five networks, as far as that lets faults be told (its results stand beside the limits
+in results/precision_cpu.md)."""

@@ -32,9 +32,10 @@ MIN_SENSITIVITY = 4.0
 """The logits must differ between images by at least this many times the allowed error. An output that ignores the
 image is then wrong by twice the allowed error on one image at least, so it cannot pass."""
 
-MIN_CORRELATION = 0.8
-"""Where they differ by less, the tested output must be seen to follow the image: so much must its differences between
-images correlate with the reference's. Limits of 8 bits need this, on weights that tell images apart by little."""
+MAX_RESIDUAL = 0.7
+"""Where they differ by less, the tested output must be seen to follow the image: at most this share of how far images
+lie from the reference's mean image may be missing or wrong. An output that ignores the image, or follows it at less
+than a third of the strength, misses more. Limits of 8 bits need this, on weights that tell images apart by little."""
 
 BATCHES = (2, 1, 5)
 """Batch sizes that seeded images are run in where the file takes them."""
@@ -244,19 +245,17 @@ def _agreement(reference: Floats, classes: NDArray[np.int64], slack: float) -> f
     return float((chosen >= threshold[:, None]).all(axis=1).mean())
 
 
-def _correlation(reference: Floats, value: NDArray[Any], classes: NDArray[np.int64]) -> float:
-    """Cosine similarity of how far images lie from the reference's mean image.
-
-    It is 0 for an output that ignores the image, and where nothing differs or is not finite.
+def _residual(reference: Floats, value: NDArray[Any], classes: NDArray[np.int64]) -> float:
+    """Error relative to how far images lie from the reference's mean image; infinite where that says nothing.
 
     Args:
         reference: scores ``[images, all classes]``; ``value``: those of ``classes`` ``[images, k]``.
     """
     mean = reference.mean(axis=0)
-    a = np.take_along_axis(reference - mean, classes, axis=1)
-    b = value.astype(np.float64) - mean[classes]
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float((a * b).sum()) / norms if 0 < norms < np.inf else 0.0
+    expected = np.take_along_axis(reference - mean, classes, axis=1)
+    error = float(np.linalg.norm(value - mean[classes] - expected))
+    scale = float(np.linalg.norm(expected))
+    return error / scale if scale > 0 and np.isfinite(error) else np.inf
 
 
 def _ranking_fault(classes: NDArray[np.int64], scores: NDArray[Any], count: int) -> str:
@@ -321,7 +320,7 @@ def _judge(
         blind.append(f"sampling offsets vary by {offset_std:.1e} pixels only, which cannot reveal a wrong merging")
     spread = float(np.ptp(expected["logits"].astype(np.float64), axis=0).max())
     allowed = tolerance.relative * float(np.abs(expected["logits"]).max())
-    followed = manifest.precision in EIGHT_BIT and _correlation(scores, value, given) >= MIN_CORRELATION
+    followed = manifest.precision in EIGHT_BIT and _residual(scores, value, given) <= MAX_RESIDUAL
     if spread < MIN_SENSITIVITY * allowed and not followed:
         blind.append(
             f"logits differ by {spread:.1e} only between the images: the output hardly depends on the input, or the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -30,6 +31,9 @@ from lit_deploy.key_layout import OFFICIAL_SPECS
 from lit_deploy.runtime.session import SessionOptions, open_session
 from lit_deploy.seeded import make_state, save_checkpoint, synthetic_image
 from lit_deploy.trt import BACKENDS
+
+# A tenth of the time of an export is the collector's, which looks through all of PyTorch again and again.
+gc.set_threshold(100_000, 50, 100)
 
 
 @pytest.fixture(scope="session")

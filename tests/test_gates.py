@@ -30,7 +30,7 @@ from lit_deploy.specs import EightBit
 CheckpointFile = Callable[[str], Path]
 COUNT = 37
 
-check_gates = functools.partial(gates.check_gates, threads=1, speed=False)
+check_gates = functools.partial(gates.check_gates, threads=1, unmeasured="not asked for")
 
 
 @pytest.fixture(scope="session")
@@ -202,20 +202,30 @@ def test_agreement_on_one_class_is_noted(pair: tuple[Path, Path], images: Calibr
     assert "one class is predicted for all images" in shown(result)
 
 
-def test_files_that_do_not_belong_together(pair: tuple[Path, Path], images: CalibrationImages, tmp_path: Path) -> None:
-    candidate, reference = pair
-    with pytest.raises(UsageError, match="the file to check is of fp32, expected int8 or fp8"):
-        check_gates(reference, reference, images)
-    spec = read_manifest(reference).input
-    for changes, words in (
-        ({"input": replace(spec, kind="uint8")}, "not take the same images .float 64 x 64 and uint8 64 x 64,"),
-        ({"input": replace(spec, std=(0.5, 0.5, 0.5))}, "or another normalisation"),
-        ({"source_sha256": "0" * 64, "source": "other.pth"}, "was made from tiny.pth, .* from another other.pth"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            check_gates(candidate, relabelled(reference, tmp_path / "other.onnx", **changes), images)
-    cropped = relabelled(reference, tmp_path / "other.onnx", input=replace(spec, resize=200))
-    check_gates(candidate, cropped, images, budget=1.0)
+def test_logits_count_where_top1_never_changes(
+    pair: tuple[Path, Path], images: CalibrationImages, tmp_path: Path
+) -> None:
+    """One class wins everywhere, but everything else is wrong."""
+
+    def biased(model: onnx.ModelProto) -> None:
+        change_initializer(model, "head.bias", lambda value: value + 20 * np.eye(TINY.num_classes)[3])
+
+    def damaged(model: onnx.ModelProto) -> None:
+        biased(model)
+        change_initializer(model, "head.weight", lambda value: -3 * value)
+
+    files = [
+        edited(path, tmp_path / f"{index}.onnx", change)
+        for index, (path, change) in enumerate(zip(pair, (damaged, biased), strict=True))
+    ]
+    result = check_gates(*files, images)
+    assert result.differing == 0
+    (reason,) = result.reasons
+    assert reason.startswith("the cosine of its logits with those of fp32 is ")
+    assert reason.endswith(", below 0.99")
+
+
+def test_arguments_that_cannot_be_used(pair: tuple[Path, Path], images: CalibrationImages) -> None:
     for budget in (-0.01, 1.01, float("nan")):
         with pytest.raises(UsageError, match=r"the accuracy budget is .* expected 0 % to 100 %"):
             check_gates(*pair, images, budget=budget)
@@ -247,7 +257,7 @@ def test_a_faster_file_passes(
 ) -> None:
     stand_in, asked = bench_of(1.7)
     monkeypatch.setattr(gates, "run_bench", stand_in)
-    result = check_gates(*pair, images, budget=0.2, speed=True, threads=None)
+    result = check_gates(*pair, images, budget=0.2, unmeasured="", threads=None)
     assert (result.reasons, result.unmeasured, result.speedup) == ((), "", 1.7)
     assert result.speed == gates.Speed(1.7, (pytest.approx(1.6), pytest.approx(1.8)), 12.06, 12.06 * 1.7, 1, 2, True)
     (request,) = asked
@@ -261,13 +271,13 @@ def test_a_slower_file_fails(
     pair: tuple[Path, Path], images: CalibrationImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gates, "run_bench", bench_of(0.83, quiet=False)[0])
-    result = check_gates(*pair, images, budget=0.2, speed=True, threads=2)
+    result = check_gates(*pair, images, budget=0.2, unmeasured="", threads=2)
     sentence = "it is 0.83x as fast as fp32 on ONNX Runtime here (batch 1, 2 threads: 12.1 ms against 10.0 ms)"
     assert result.reasons == (sentence,)
     assert result.notes == ("other processes kept the machine busy meanwhile, so that the speed says little",)
     assert sentence in shown(result)
     monkeypatch.setattr(gates, "run_bench", bench_of(1.0)[0])
-    assert check_gates(*pair, images, budget=0.2, speed=True).reasons == ()
+    assert check_gates(*pair, images, budget=0.2, unmeasured="").reasons == ()
 
 
 def test_fp8_is_for_engines(
@@ -276,7 +286,7 @@ def test_fp8_is_for_engines(
     monkeypatch.setattr(gates, "run_bench", bench_of(0.4)[0])
     reference = pair[1]
     candidate = as_eight_bits(reference, tmp_path / "fp8.onnx", ranges(reference, images, "fp8"), "fp8")
-    result = check_gates(candidate, reference, images, budget=1.0, speed=True)
+    result = check_gates(candidate, reference, images, budget=1.0, unmeasured="")
     (sentence,) = result.reasons
     assert sentence.startswith("it is 0.40x as fast as fp32 on ONNX Runtime here (batch 1, 1 thread:")
     assert sentence.endswith("CPU has no products of 8-bit floats, an engine has: lit-deploy export --format trt")
@@ -309,15 +319,29 @@ def test_the_kernel_takes_part_where_it_can(
     ]
 
 
-def test_half_precision_is_no_yardstick_on_a_cpu(
-    pair: tuple[Path, Path], images: CalibrationImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gates, "run_bench", None)
+@pytest.mark.parametrize(
+    ("quartiles", "slower"), [((0.7, 0.8), True), ((0.8, 0.99), True), ((0.8, 1.01), False), ((1.1, 1.2), False)]
+)
+def test_slower_means_in_three_of_four_turns(quartiles: tuple[float, float], slower: bool) -> None:
+    assert gates.Speed(0.9, quartiles, 10.0, 9.0, 1, 2, True).slower == slower
 
-    half = relabelled(pair[1], tmp_path / "half.onnx", precision="fp16")
-    result = check_gates(pair[0], half, images, budget=0.2, speed=True)
-    assert (result.speed, result.reasons) == (None, ())
-    assert result.unmeasured.startswith("compared with fp16, which ONNX Runtime's CPU only emulates")
+
+@pytest.mark.parametrize(("quiet", "speedup", "times"), [(True, 0.5, 1), (False, 0.5, 2), (False, 1.5, 1)])
+def test_a_busy_machine_measures_again_before_it_refuses(
+    quiet: bool, speedup: float, times: int, pair: tuple[Path, Path], images: CalibrationImages,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    stand_in, asked = bench_of(speedup, quiet)
+    monkeypatch.setattr(gates, "run_bench", stand_in)
+    check_gates(*pair, images, budget=0.2, unmeasured="")
+    assert len(asked) == times
+
+
+def test_a_fixed_batch_is_measured(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in, asked = bench_of(1.5)
+    monkeypatch.setattr(gates, "run_bench", stand_in)
+    gates.measure_speed(relabelled(pair[0], tmp_path / "fixed.onnx", batch=4), pair[1], 1.0, 1)
+    assert asked[0].batches == (4,)
 
 
 def test_a_real_measurement(
@@ -326,7 +350,7 @@ def test_a_real_measurement(
     monkeypatch.setattr(gates, "ROUNDS", (2, 2))
     monkeypatch.setattr(gates, "TURN_SECONDS", 0.01)
     told: list[str] = []
-    speed = check_gates(*pair, images, speed=True, progress=told.append).speed
+    speed = check_gates(*pair, images, unmeasured="", progress=told.append).speed
     assert speed is not None
     assert speed.quartiles[0] <= speed.speedup <= speed.quartiles[1]
     assert (speed.batch, speed.threads) == (1, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -166,6 +167,10 @@ def test_every_kind_of_engine_is_built_and_compared(suite: Any, engines: Any, pl
     assert any("--allow-engine-code" in command for command in commands if command[0] == "verify") == plugin
     assert sum("--layers" in command for command in commands if command[0] == "verify") == 1
     assert sum("--no-verify" not in command for command in exports) == 1
+    for precision in ("int8", "fp8"):
+        (command,) = [command for command in exports if precision in command]
+        with np.load(command[command.index("--calib") + 1]) as calibration:
+            assert calibration["images"].shape == (16, 224, 224, 3)
     assert outcome.values["variants"]["fp32 layers"]["layers"] == ["a"]
     assert outcome.values["variants"]["fp16 verified by export"]["verdict"] == "pass"
     assert {"verify", "predict", "bench", "engine_bytes"} <= set(outcome.values)
@@ -183,7 +188,7 @@ def test_engines_that_fail_are_named_and_the_others_go_on(
     assert "lit_s fp16: " in outcome.reason
     assert "fp32 layers: " in outcome.reason
     assert "it cannot be done" in outcome.reason
-    assert len(commands) == 1 + len(engine_section.every_variant(plugin=False))
+    assert len(commands) == 1 + len(engine_section.every_variant(plugin=False)) + 2, "int8 and fp8"
     monkeypatch.delenv("FAILING")
     monkeypatch.setenv("NOT_RUN", "1")
     outcome, _ = engines()

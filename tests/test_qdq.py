@@ -17,9 +17,11 @@ from ml_dtypes import float8_e4m3fn
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from lit_deploy import native
 from lit_deploy.artifact import described, manifest_of, metadata_of, read_onnx, set_manifest
 from lit_deploy.errors import ExportError, UsageError
 from lit_deploy.exporters.qdq import LARGEST, Product, observed, products, quantized
+from lit_deploy.runtime.onnxruntime import EXACT_INT8
 from lit_deploy.runtime.session import SessionOptions, open_session
 from lit_deploy.specs import EIGHT_BIT, EightBit
 
@@ -64,7 +66,7 @@ def test_attention_is_quantised_in_fp8_only(precision: str, checkpoint_file: Che
     blocks = [
         name for name in manifest_of(metadata_of(model), Path()).layers if name.startswith(("layers.2.b", "layers.3.b"))
     ]
-    assert Counter(product.module for product in inside) == {f"{block}.attn": 2 for block in blocks}
+    assert Counter(product.module for product in inside) == {f"{block}.attn.products": 2 for block in blocks}
     assert [product.probabilities is not None for product in inside] == [False, True] * len(blocks)
     assert len(products(model, "fp8")) == len(products(model, "int8")) + len(inside)
     names = observed(inside)
@@ -82,6 +84,8 @@ def test_keep(checkpoint_file: CheckpointFile) -> None:
         assert [module for module in modules if module in kept] == kept, "the order stays"
     assert not [p for p in products(model, "fp8", ["layers.2"]) if p.module.startswith("layers.2.")]
     assert [p.module for p in products(model, "fp8", ["*.attn"]) if ".attn" in p.module] == [], "all below it too"
+    inner = [p.module for p in products(model, "fp8", ["*.attn.products"])]
+    assert inner == [p.module for p in products(model, "int8")], "without what surrounds them"
     assert products(model, "int8", ["layers.*"]) == ()
 
 
@@ -250,3 +254,49 @@ def test_lit_s_in_integers(
     print(f"least cosine {cosine.min():.5f}")
     assert cosine.min() > 0.995
     assert (logits.argmax(1) == expected.argmax(1)).all()
+
+
+def integer_products(path: Path, folder: Path) -> Counter[str]:
+    """Operators of the graph as ONNX Runtime's CPU runs it."""
+    settings = ort.SessionOptions()
+    settings.optimized_model_filepath, settings.log_severity_level = str(folder / "optimised.onnx"), 4
+    ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(str(folder / "optimised.onnx")).graph.node)
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_a_fixed_batch_computes_in_integers_too(
+    batch: int | None, checkpoint_file: CheckpointFile, tmp_path: Path
+) -> None:
+    source = export_of(checkpoint_file("tiny"), **({} if batch is None else {"batch": batch}))
+    images = RNG.standard_normal((3, 3, 64, 64)).astype(np.float32)
+    path, chosen = quantised_file(source, tmp_path / "int8.onnx", "int8", images)
+    onnx.checker.check_model(str(path), full_check=True)
+    kinds = integer_products(path, tmp_path)
+    assert kinds["MatMulIntegerToFloat"] == len(chosen)
+    assert kinds["DequantizeLinear"] == 0
+    results = []
+    for file in (source, path):
+        with open_session(file) as session:
+            results.append(session.run({"images": images})["logits"])
+    assert results[0].shape == results[1].shape
+    assert 1e-4 < np.abs(results[0] - results[1]).max() / np.abs(results[0]).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [({"avx2"}, True), ({"avx2", "avx512f"}, True), ({"avx2", "avx512f", "avx512_vnni"}, False),
+     ({"avx2", "avx_vnni"}, False), (set(), False)],
+)  # fmt: skip
+def test_sums_are_exact_on_cpus_without_dot_products(
+    flags: set[str], wanted: bool, checkpoint_file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the flags of an x86 CPU; others (no flags) have no such kernels."""
+    monkeypatch.setattr(native, "cpu_flags", lambda: frozenset(flags))
+    with open_session(export_of(checkpoint_file("tiny"))) as session:
+        settings: Any = session._session.get_session_options()  # type: ignore[attr-defined]
+        if wanted:
+            assert settings.get_session_config_entry(EXACT_INT8[0]) == EXACT_INT8[1]
+        else:
+            with pytest.raises(RuntimeError, match="does not have"):
+                settings.get_session_config_entry(EXACT_INT8[0])

@@ -191,14 +191,14 @@ def test_copies_that_fill_up_a_batch_do_not_count(
 
 
 def test_half_precision_can_be_quantised(checkpoint_file: CheckpointFile, photos: Path, tmp_path: Path) -> None:
-    """The rest stays float16, and a comparison of speeds with what a CPU only emulates is not made."""
+    """The rest stays float16, and the file is measured against the float16 one."""
     source = export_of(checkpoint_file("tiny"), precision="fp16")
-    result = quantize_file(source, tmp_path / "a.onnx", QuantizeOptions(photos, accuracy_budget=0.5))
+    result = quantize_file(source, tmp_path / "a.onnx", QuantizeOptions(photos, accuracy_budget=0.5, force=True))
     done = result.manifest.quantization
     assert done is not None
-    assert (done.base, done.speedup) == ("fp16", None)
+    assert done.base == "fp16"
+    assert done.speedup == result.gates.speedup
     assert result.gates.reference == "fp16"
-    assert "speed was not measured: compared with fp16" in " ".join(shown(result).split())
     assert f"{done.products} in int8, the rest in fp16" in shown(result)
     assert {value.dtype for name, value in constants(result.path).items() if name.endswith("/scale")} == {
         np.dtype(np.float16)
@@ -211,11 +211,11 @@ def test_half_precision_can_be_quantised(checkpoint_file: CheckpointFile, photos
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"method": "mean"}, "the method is 'mean', expected one of minmax, percentile, entropy"),
-        ({"percentile": 50}, "the percentile is 50, expected more than 50 and at most 100"),
-        ({"percentile": float("nan")}, "the percentile is nan"),
-        ({"accuracy_budget": 1.0}, "the accuracy budget is 100.00%, expected 0 % to less than 100 %"),
-        ({"accuracy_budget": -0.1}, "the accuracy budget is -10.00%"),
+        ({"method": "mean"}, "calibration method is 'mean', expected minmax, percentile or entropy"),
+        ({"percentile": 50}, "percentile is 50, expected more than 50 and at most 100"),
+        ({"percentile": float("nan")}, "percentile is nan"),
+        ({"accuracy_budget": 1.1}, "the accuracy budget is 110.0000% of the images, expected 0 % to 100 %"),
+        ({"accuracy_budget": -0.1}, "the accuracy budget is -10.0000%"),
     ],
 )
 def test_options_that_make_no_sense(wrong: dict[str, Any], sentence: str) -> None:

@@ -129,10 +129,10 @@ def test_shares_of_the_work(found: Scan, planted: Path, images: CalibrationImage
     assert 0.5 < found.trials[0].macs < 1
     assert found.trials[1].macs == pytest.approx(found.trials[0].macs - shares[VICTIM])
     eight = scan(planted, "fp8", ranges(planted, images, "fp8"), images, budget=1.0, few=1)
-    attention = {damage.module: damage.macs for damage in eight.damages if damage.module.endswith(".attn")}
+    attention = {damage.module: damage.macs for damage in eight.damages if damage.module.endswith(".products")}
     tokens, width = int(np.prod(TINY.map_sizes[3])), TINY.embed_dims[3]
-    assert set(attention) == {"layers.2.blocks.0.attn", "layers.2.blocks.1.attn", "layers.3.blocks.0.attn"}
-    assert attention["layers.3.blocks.0.attn"] == pytest.approx(2 * tokens**2 * width / mac_count(TINY))
+    assert set(attention) == {f"layers.{block}.attn.products" for block in ("2.blocks.0", "2.blocks.1", "3.blocks.0")}
+    assert attention["layers.3.blocks.0.attn.products"] == pytest.approx(2 * tokens**2 * width / mac_count(TINY))
     assert eight.trials[0].macs == pytest.approx(found.trials[0].macs + sum(attention.values()))
     assert eight.few == 1
 
@@ -165,9 +165,12 @@ def test_when_keeping_does_not_help(healthy: Path, images: CalibrationImages) ->
     sentence = conclusion(result)
     assert sentence.startswith("Even with half of the modules kept top-1 differs on ")
     assert f"of {COUNT} images" in sentence
-    one = replace(result, trials=(replace(result.trials[-1], differing=1),))
+    one = replace(result, trials=(result.trials[0], replace(result.trials[-1], differing=1)))
     assert f"a single one of {COUNT} images exceeds; calibrate with 100 or more" in conclusion(one)
     assert sentence in " ".join(shown(result).split())
+    alone = conclusion(replace(result, trials=result.trials[:1]))
+    assert alone.startswith("Top-1 differs on ")
+    assert alone.endswith("and no further module can be kept; try other ranges, or fp16.")
 
 
 def test_what_the_user_keeps_stays_kept(planted: Path, images: CalibrationImages) -> None:
@@ -190,11 +193,11 @@ def test_counts_of_modules_to_keep() -> None:
 
 def test_outputs_that_are_not_finite_are_the_worst() -> None:
     classes, logits = np.zeros((2, 1), np.int64), np.array([[3.0, 4.0], [0.0, 2.0]])
-    reference = Predictions(classes, logits, 1.0, "")
+    reference = Predictions(classes, logits, 1.0)
     change = np.array([[0.0, 0.5], [0.0, -0.5]])
-    assert sensitivity.error(reference, Predictions(classes, logits + change, 1.0, "")) == pytest.approx(0.175)
+    assert sensitivity.error(reference, Predictions(classes, logits + change, 1.0)) == pytest.approx(0.175)
     change[1, 0] = np.nan
-    assert sensitivity.error(reference, Predictions(classes, logits + change, 1.0, "")) == np.inf
+    assert sensitivity.error(reference, Predictions(classes, logits + change, 1.0)) == np.inf
 
 
 def test_the_report(found: Scan) -> None:

@@ -28,7 +28,7 @@ from lit_deploy.preprocessing import normalize
 from lit_deploy.runtime.session import SessionOptions, open_session
 from lit_deploy.seeded import make_state, save_checkpoint, synthetic_image
 from lit_deploy.specs import TOLERANCES
-from lit_deploy.verify import MIN_CORRELATION, _correlation, verify_artifact
+from lit_deploy.verify import MAX_RESIDUAL, _residual, verify_artifact
 
 Array = NDArray[Any]
 CheckpointFile = Callable[[str], Path]
@@ -263,17 +263,19 @@ def test_weights_of_the_file_are_the_checkpoints(checkpoint_file: CheckpointFile
     assert np.array_equal(arrays[prefix], state[prefix + "_table"][index].transpose(2, 0, 1))
 
 
-def test_correlation_tells_who_follows_the_image() -> None:
-    """On logits that images change by a hundredth only: 8-bit noise passes, whoever ignores the image gets 0."""
+def test_residual_tells_who_follows_the_image() -> None:
+    """On logits that images change by a hundredth only: 8-bit noise passes, whoever ignores the image does not."""
     generator = np.random.default_rng(7)
     scores = generator.standard_normal(50) + 0.01 * generator.standard_normal((8, 50))
-    every = np.broadcast_to(np.arange(50), scores.shape)
-    assert _correlation(scores, scores + 0.003 * generator.standard_normal(scores.shape), every) > MIN_CORRELATION
-    for constant in (scores.mean(axis=0), scores[0], np.zeros(50)):
-        assert abs(_correlation(scores, np.broadcast_to(constant, scores.shape), every)) < 1e-6
-    assert _correlation(scores, scores[::-1], every) < 0.5, "images in another order"
+    mean, every = scores.mean(axis=0), np.broadcast_to(np.arange(50), scores.shape)
+    assert _residual(scores, scores + 0.003 * generator.standard_normal(scores.shape), every) < MAX_RESIDUAL / 2
+    for constant in (mean, scores[0], np.zeros(50)):
+        assert _residual(scores, np.broadcast_to(constant, scores.shape), every) > 1 - 1e-9
+    for strength in (-1.0, 0.01, 0.2, 2.0):
+        assert _residual(scores, mean + strength * (scores - mean), every) > MAX_RESIDUAL
+    assert _residual(scores, scores[::-1], every) > 1, "images in another order"
     best = np.argsort(-scores, axis=1)[:, :5]
-    assert _correlation(scores, np.take_along_axis(scores, best, axis=1), best) > 0.999
+    assert _residual(scores, np.take_along_axis(scores, best, axis=1), best) < 1e-9
     same = np.broadcast_to(best[0], best.shape)
-    assert abs(_correlation(scores, np.broadcast_to(scores[0, best[0]], best.shape), same)) < 1e-6
-    assert _correlation(scores, np.full_like(scores, np.nan), every) == 0
+    assert _residual(scores, mean[same], same) > 1 - 1e-9
+    assert _residual(scores, np.full_like(scores, np.nan), every) == np.inf

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
-"""Largest magnitude that is represented; int8 leaves -128 out, so that the range is symmetric."""
+"""Magnitude that the largest one gets; in int8 -128 serves only activations that are clipped."""
 
 _NEVER = ("patch_embed.proj", "patch_embed1.proj", "head")
 
@@ -33,7 +33,7 @@ class Product:
     """A matrix product that can be quantised.
 
     Attributes:
-        module: name of the PyTorch module it belongs to; both products of an attention belong to it.
+        module: name of the PyTorch module it belongs to; ``<attention>.products`` for both inside an attention.
         node: name of its node.
         activations: its inputs that are computed.
         weight: its constant input ``[in, out]``, None for a product inside an attention.
@@ -73,7 +73,8 @@ def products(proto: onnx.ModelProto, precision: EightBit, keep: Sequence[str] = 
             before = producer[left]
             while before.op_type == "Cast":  # a softmax in float32 inside a graph of float16
                 before = producer[before.input[0]]
-            found.append(Product(module, node.name, (left, right), None, left if before.op_type == "Softmax" else None))
+            softmax = left if before.op_type == "Softmax" else None
+            found.append(Product(f"{module}.products", node.name, (left, right), None, softmax))
     for pattern in keep:
         if not any(_covers(pattern, product.module) for product in found):
             names = ", ".join(dict.fromkeys(product.module for product in found[:3]))
@@ -102,7 +103,8 @@ def quantized(
         chosen: what to quantise, of ``products``.
 
     Returns:
-        A model whose chosen products read QuantizeLinear-DequantizeLinear pairs and weights stored in 8 bits.
+        A model whose chosen products read QuantizeLinear-DequantizeLinear pairs and weights stored in 8 bits. Where the
+        batch is fixed, biases behind them are stored ``[1, ..., 1, out]`` (see ``_widen_biases``).
 
     Raises:
         ExportError: a weight is not finite.
@@ -130,7 +132,26 @@ def quantized(
     graph.node.extend(nodes.nodes)
     del graph.initializer[:]
     graph.initializer.extend([*weights.values(), *nodes.constants])
+    if precision == "int8" and proto.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value"):
+        _widen_biases(result, chosen)
     return result
+
+
+def _widen_biases(model: onnx.ModelProto, chosen: Sequence[Product]) -> None:
+    """Give biases behind quantised products the rank of what they are added to.
+
+    Where all shapes are fixed, ONNX Runtime 1.31 would turn a product and a bias of one axis into a Gemm before it
+    looks for Q/DQ, and compute that in float32, dequantising the weight on every run.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in model.graph.value_info}
+    quantised = {product.node for product in chosen if product.weight is not None}
+    outputs = {node.output[0] for node in model.graph.node if node.name in quantised}
+    for node in model.graph.node:
+        product = next((value for value in node.input if value in outputs), None)
+        for value in node.input:
+            if node.op_type == "Add" and product is not None and value in tensors and len(tensors[value].dims) == 1:
+                tensors[value].dims[:] = [*[1] * (ranks[product] - 1), *tensors[value].dims]
 
 
 class _Nodes:

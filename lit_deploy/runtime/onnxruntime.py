@@ -35,6 +35,17 @@ _DTYPES = {
 }
 
 
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""Session configuration entry for x86 CPUs without integer dot products (VNNI). There ONNX Runtime's kernels for int8
+add pairs of products in 16 bits and clip what does not fit, unless this is set; with it they are slower and exact.
+Source: onnxruntime_session_options_config_keys.h."""
+
+
+def saturates(flags: frozenset[str]) -> bool:
+    """Whether ONNX Runtime's int8 kernels clip sums on a CPU of these flags, left to themselves."""
+    return "avx2" in flags and flags.isdisjoint(("avx512_vnni", "avx_vnni"))
+
+
 class OnnxRuntimeSession(BackEnd):
     """An exported file on ONNX Runtime (CPU or CUDA); see ``Session``."""
 
@@ -50,6 +61,8 @@ class OnnxRuntimeSession(BackEnd):
         settings.log_severity_level = 4  # what it would log as an error is raised as well
         if self._options.threads is not None:
             settings.intra_op_num_threads = self._options.threads
+        if saturates(native.cpu_flags()):
+            settings.add_session_config_entry(*EXACT_INT8)
         library = self._library()
         if library is not None:
             try:
