@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lit_deploy import native
-from lit_deploy.artifact import described, read_manifest, read_onnx
+from lit_deploy.artifact import read_manifest, read_onnx
 from lit_deploy.bench import run_bench
 from lit_deploy.bench_result import BenchReport
 from lit_deploy.bench_worker import seeded_feed
@@ -33,7 +33,6 @@ from lit_deploy.specs import CalibrationMethod, EightBit, PrecisionName, Progres
 BASELINE = "fp32, ONNX Runtime + lit-deploy kernel"
 TIMED = {
     ("fp32", "onnxruntime"): BASELINE,
-    ("fp32_described", "onnxruntime"): "the same with type and shape of every value",
     ("fp32_portable", "openvino"): "fp32, OpenVINO",
     ("int8", "onnxruntime"): "int8, ONNX Runtime + lit-deploy kernel",
     ("int8", "onnxruntime-stock"): "int8, ONNX Runtime",
@@ -245,9 +244,8 @@ def export_timed(
 ) -> dict[str, Path]:
     """The files that are timed, by the names of ``TIMED``."""
     folder = checkpoint.parent
-    names = ("fp32_described", "fp32_portable", "int8_portable")
+    names = ("fp32_portable", "int8_portable")
     timed = {"fp32": files["fp32"], "int8": files["int8"], **{name: folder / f"{name}.onnx" for name in names}}
-    write_onnx(described(read_onnx(files["fp32"])), timed["fp32_described"])
     progress(f"{checkpoint.stem}: export portable")
     write_onnx(onnx_from_checkpoint(load_checkpoint(checkpoint), OnnxOptions(portable=True))[0], timed["fp32_portable"])
     portable = timed["fp32_portable"]

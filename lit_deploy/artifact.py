@@ -221,22 +221,11 @@ def with_outputs(model: Any, names: Sequence[str], path: Path) -> None:
 def described(model: Any) -> Any:
     """A copy of an ``onnx.ModelProto`` that tells type and shape of every value (``value_info``).
 
-    Exported files tell those of layers only (see ``undescribed``).
+    Exported files leave out those of inlined operators and of Q/DQ nodes.
     """
     import onnx
 
     return onnx.shape_inference.infer_shapes(model)
-
-
-def undescribed(model: Any, layers: Sequence[str]) -> None:
-    """Drop, in place, types and shapes of all values but the layers.
-
-    Whoever needs them infers them. With them ONNX Runtime 1.31 is slower on a CPU (benchmarks/precision.py): among
-    other things it fuses a sum and a norm into a SkipLayerNormalization that takes longer than both.
-    """
-    kept = [info for info in model.graph.value_info if info.name in layers]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
 
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}

@@ -49,6 +49,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -56,6 +57,10 @@ def _common(
 ) -> None:
     global _debug
     _debug = debug
+    if context.invoked_subcommand != "bench":
+        # PyTorch's idle threads would spin, and take the cores from ONNX Runtime's, which it is compared with.
+        # A benchmark has them in processes of their own.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @app.command()

@@ -13,12 +13,10 @@ from lit_deploy.artifact import (
     Manifest,
     atomic_path,
     check_target,
-    described,
     manifest_of,
     metadata_of,
     read_onnx,
     set_manifest,
-    undescribed,
 )
 from lit_deploy.calibration import CalibrationImages, calibration_images
 from lit_deploy.errors import GateFailed, UsageError
@@ -200,8 +198,7 @@ def quantize_model(
     chosen = _chosen(proto, precision, options)
     amax = observe(reference, qdq.observed(chosen), images, options, threads, progress)
     progress("insert Q/DQ")
-    quantized = qdq.quantized(described(proto), precision, amax, chosen)
-    undescribed(quantized, manifest.layers)
+    quantized = qdq.quantized(proto, precision, amax, chosen)
     manifest = replace(
         manifest,
         precision=precision,

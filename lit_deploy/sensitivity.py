@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.artifact import described, manifest_of, metadata_of, read_onnx, set_manifest, undescribed
+from lit_deploy.artifact import manifest_of, metadata_of, read_onnx, set_manifest
 from lit_deploy.errors import UsageError
 from lit_deploy.exporters.qdq import Product, products, quantized
 from lit_deploy.gates import Feeds, Predictions, check_budget, predictions, within
@@ -183,7 +183,7 @@ class _Subject:
     def __init__(
         self, source: Path, precision: EightBit, amax: Mapping[str, float], scratch: Path, threads: int | None
     ) -> None:
-        self._proto = described(read_onnx(source))
+        self._proto = read_onnx(source)
         manifest = manifest_of(metadata_of(self._proto), source)
         if precision not in EIGHT_BIT or manifest.precision not in ("fp32", "fp16"):
             raise UsageError(
@@ -208,7 +208,6 @@ class _Subject:
         """What the file says with these products quantised."""
         model = quantized(self._proto, self._precision, self._amax, chosen)
         set_manifest(model, self._manifest)
-        undescribed(model, self._manifest.layers)
         self._scratch.write_bytes(model.SerializeToString())
         return predictions(self._scratch, feeds, self.options)
 

@@ -28,7 +28,7 @@ from engines import (
 )
 from exported import edited, export_of
 
-from lit_deploy.artifact import described, manifest_of, metadata_of, read_manifest, read_onnx, set_manifest, undescribed
+from lit_deploy.artifact import described, manifest_of, metadata_of, read_manifest, read_onnx, set_manifest
 from lit_deploy.cuda import Gpu, find_gpu
 from lit_deploy.errors import BuildFailed, ExportError, UsageError
 from lit_deploy.export import export_engine
@@ -71,7 +71,6 @@ def quantized(checkpoint_file: CheckpointFile, tmp_path_factory: pytest.TempPath
         model = qdq.quantized(proto, precision, amax, chosen)
         made = Quantization("minmax", None, 2, "noise", "00", base, keep, len(chosen))  # type: ignore[arg-type]
         manifest = manifest_of(metadata_of(proto), source)
-        undescribed(model, manifest.layers)
         set_manifest(model, replace(manifest, precision=precision, quantization=made))
         onnx.save(model, str(path))
         return path

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lit_deploy.artifact import Manifest, manifest_from_checkpoint, set_manifest, undescribed
+from lit_deploy.artifact import Manifest, manifest_from_checkpoint, set_manifest
 from lit_deploy.errors import ExportError, UsageError, first_line
 from lit_deploy.labels import read_labels
 from lit_deploy.specs import (
@@ -281,7 +281,6 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
         kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
         del proto.opset_import[:]
         proto.opset_import.extend(kept)
-    undescribed(proto, manifest.layers)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "lit_deploy", __version__
     proto.graph.name = manifest.model.name

@@ -97,7 +97,7 @@ def quantized(
     """Quantise products of an exported model; the model that is handed in stays as it is.
 
     Args:
-        proto: an exported model of float32, float16 or bfloat16, ``artifact.described``; scales get its type.
+        proto: an exported model of float32, float16 or bfloat16; scales get its type.
         precision: ``int8`` or ``fp8`` (float8 E4M3, finite: FLOAT8E4M3FN).
         amax: for every value of ``observed(chosen)``, the largest magnitude to represent.
         chosen: what to quantise, of ``products``.
@@ -147,11 +147,16 @@ def _widen_biases(model: onnx.ModelProto, chosen: Sequence[Product]) -> None:
     ranks = {info.name: len(info.type.tensor_type.shape.dim) for info in model.graph.value_info}
     quantised = {product.node for product in chosen if product.weight is not None}
     outputs = {node.output[0] for node in model.graph.node if node.name in quantised}
+    widened = set()
     for node in model.graph.node:
         product = next((value for value in node.input if value in outputs), None)
         for value in node.input:
             if node.op_type == "Add" and product is not None and value in tensors and len(tensors[value].dims) == 1:
                 tensors[value].dims[:] = [*[1] * (ranks[product] - 1), *tensors[value].dims]
+                widened.add(value)
+    kept = [info for info in model.graph.value_info if info.name not in widened]  # they tell the old shape
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 class _Nodes:
