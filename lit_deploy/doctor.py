@@ -280,11 +280,12 @@ def _tensorrt_headers() -> Check:
 
 def _cpu() -> Check:
     flags = native.cpu_flags()
-    features = ", ".join(name for name in ("avx2", "f16c", "avx512f") if name in flags) or "none of avx2, f16c, avx512f"
+    # the last two are for int8
+    features = ", ".join(name for name in ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni") if name in flags)
     requested = os.environ.get(ISA_VARIABLE)
     kernel = kernel_isa(flags, requested)
     note = f"; {ISA_VARIABLE}={requested} is not one of this CPU's" if requested and requested != kernel else ""
-    return Check("CPU", "ok", f"{cpu_name()}, {os.cpu_count()} threads; {features}; runs the {kernel} kernel{note}")
+    return Check("CPU", "ok", f"{cpu_name()}, {os.cpu_count()} threads; {features or 'no AVX2'}; runs the {kernel} kernel{note}")
 
 
 def _compiler() -> Check:
