@@ -285,7 +285,9 @@ def _cpu() -> Check:
     requested = os.environ.get(ISA_VARIABLE)
     kernel = kernel_isa(flags, requested)
     note = f"; {ISA_VARIABLE}={requested} is not one of this CPU's" if requested and requested != kernel else ""
-    return Check("CPU", "ok", f"{cpu_name()}, {os.cpu_count()} threads; {features or 'no AVX2'}; runs the {kernel} kernel{note}")
+    return Check(
+        "CPU", "ok", f"{cpu_name()}, {os.cpu_count()} threads; {features or 'no AVX2'}; runs the {kernel} kernel{note}"
+    )
 
 
 def _compiler() -> Check:
