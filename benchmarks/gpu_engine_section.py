@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 from gpu_network_sections import CLI, PACKAGE_NEEDS, benched, predicted, seeded_checkpoint, verified
 from gpu_suite import Section, SectionFailed, Skip, Suite, Values, need
 
 from lit_deploy import native, trt
 from lit_deploy.doctor import installed_version
-from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
-from lit_deploy.sidecar import computes
 from lit_deploy.specs import EIGHT_BIT
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -85,6 +82,11 @@ def eight_bit_variants(suite: Suite) -> list[tuple[str, tuple[str, ...], tuple[s
     """The same for int8, and for fp8 where the GPU computes in it; ONNX Runtime observes the ranges."""
     if not (installed_version("onnxruntime") or installed_version("onnxruntime-gpu")):
         return []
+    import numpy as np
+
+    from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
+    from lit_deploy.sidecar import computes
+
     pixels = [synthetic_image(DEFAULT_SEED, f"calibration:{index}", 224, 224) for index in range(16)]
     images = suite.work / "calibration.npz"
     np.savez(images, images=np.stack(pixels))

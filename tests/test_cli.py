@@ -59,7 +59,9 @@ def test_version(run: Run) -> None:
 
 
 def test_exit_codes_are_told(run: Run) -> None:
-    assert "0 done, 1 a gate failed (parity, accuracy), 2 usage or environment" in " ".join(run("--help").out.split())
+    assert "0 done, 1 a gate failed (parity, accuracy, speed), 2 usage or environment" in " ".join(
+        run("--help").out.split()
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ the job

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from engines import BESIDE, RTX_4090, SIDECAR, TENSORRT_BUILD, needs_rtx, write_engine
 
-from lit_deploy import cli, trt
+from lit_deploy import cli_values, trt
 from lit_deploy.cuda import Gpu
 from lit_deploy.errors import MissingDependency, UsageError
 from lit_deploy.sidecar import Sidecar
@@ -261,8 +261,8 @@ def test_which_engines_restart_the_command(
     monkeypatch.setattr("lit_deploy.cuda.find_gpu", lambda: gpu)
     monkeypatch.setattr(trt, "restart_with_rtx_library", lambda: begun.append(True))
     engine = write_engine(tmp_path, sidecar)
-    cli._restart_if_needed(str(engine))
-    cli._restart_if_needed(str(engine.rename(tmp_path / "lit.onnx")))
+    cli_values._restart_if_needed(str(engine))
+    cli_values._restart_if_needed(str(engine.rename(tmp_path / "lit.onnx")))
     assert begun == [True] * restarted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from test_artifact import bad_files
 
+from lit_deploy.artifact import read_manifest, set_manifest
 from lit_deploy.errors import ArtifactError, LitDeployError
 from lit_deploy.runtime.session import SessionOptions, open_session
 
@@ -72,9 +74,11 @@ def test_graphs_that_do_not_fit(
 
 
 def test_layers_that_are_not_there(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
-    path = edited(export_of(checkpoint_file("tiny")), tmp_path / "a.onnx", lambda m: m.graph.ClearField("value_info"))
+    source = export_of(checkpoint_file("tiny"))
+    manifest = replace(read_manifest(source), layers=("patch_embed", "nowhere"))
+    path = edited(source, tmp_path / "a.onnx", lambda model: set_manifest(model, manifest))
     session = open_session(path, SessionOptions(layers=True))
-    with pytest.raises(ArtifactError, match=r"lacks the value 'patch_embed'"):
+    with pytest.raises(ArtifactError, match=r"lacks the value 'nowhere'"):
         session.__enter__()
     with open_session(path) as session:
         session.run({"images": IMAGES})
