@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.datasets import Skipped, shown
+from lit_deploy.datasets import Skipped, even_parts, shown
 from lit_deploy.errors import ImageError, UsageError, first_line
 from lit_deploy.preprocessing import images_in, load_image, normalize, resize_and_crop
 from lit_deploy.specs import InputSpec
@@ -120,7 +120,7 @@ def _from_folder(root: Path, spec: InputSpec, limit: int) -> tuple[NDArray[Any],
     """Uint8 ``[N, H, W, 3]``, the number of files, and those that cannot be read."""
     files = images_in(root)
     taken, skipped = [], []
-    for part in _evenly(len(files), limit):
+    for part in even_parts(len(files), limit):
         for file in files[part.start : part.stop]:  # the first that can be read stands for its neighbours
             try:
                 taken.append(resize_and_crop(load_image(file), spec))
@@ -134,12 +134,6 @@ def _from_folder(root: Path, spec: InputSpec, limit: int) -> tuple[NDArray[Any],
             f"{skipped[0].reason.rstrip('.')}; give a folder of photos like those the network will see"
         )
     return np.stack(taken), len(files), tuple(skipped)
-
-
-def _evenly(total: int, limit: int) -> list[range]:
-    """Split ``range(total)`` into at most ``limit`` parts of nearly equal length."""
-    parts = min(total, limit)
-    return [range(i * total // parts, (i + 1) * total // parts) for i in range(parts)]
 
 
 def _from_npz(path: Path, spec: InputSpec, limit: int) -> tuple[NDArray[Any], int]:
@@ -156,7 +150,7 @@ def _from_npz(path: Path, spec: InputSpec, limit: int) -> tuple[NDArray[Any], in
     fits = images.shape[1:] == (raw if _is_raw(images) else normalised)
     if not fits or images.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
         raise UsageError(f"{got}, expected {expected}; prepare the images for this network's input size")
-    taken = np.ascontiguousarray(images[[part.start for part in _evenly(len(images), limit)]])
+    taken = np.ascontiguousarray(images[[part.start for part in even_parts(len(images), limit)]])
     if not _is_raw(taken):
         _check_normalised(name, taken, spec)
     return taken, len(images)

@@ -17,7 +17,7 @@ import typer
 from lit_deploy import __version__
 from lit_deploy import cli_options as opt
 from lit_deploy import cli_quantize_options as opt8
-from lit_deploy.cli_values import batch_size, quantize_options, refuse, session_options, share, targets
+from lit_deploy.cli_values import batch_size, one_form, quantize_options, refuse, session_options, share, targets
 from lit_deploy.cli_values import profile as batch_profile
 from lit_deploy.errors import (
     BuildFailed,
@@ -240,8 +240,7 @@ def bench(
     from lit_deploy import report
     from lit_deploy.bench import bench_files
 
-    if json and markdown:
-        raise UsageError("--json and --markdown are two forms of one report; choose one")
+    one_form(json, markdown)
     batches = tuple(batch_size("--batch", part, "numbers separated by commas, e.g. 1,8") for part in batch.split(","))
     if plot is not None:
         report.check_chart(plot)
@@ -284,13 +283,11 @@ def evaluate(
     from lit_deploy import report
     from lit_deploy.evaluate import check_gates, evaluate_artifacts
 
-    if json and markdown:
-        raise UsageError("--json and --markdown are two forms of one report; choose one")
+    one_form(json, markdown)
     top1, agreement = share("--min-top1", min_top1), share("--min-agreement", min_agreement)
     if agreement is not None and len(artifacts) + (ckpt is not None) < 2:
         raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
-    for artifact in artifacts:
-        options = session_options([artifact], device, threads, library, allow_engine_code)
+    options = session_options(artifacts, device, threads, library, allow_engine_code)
     with report.steps() as progress:
         result = evaluate_artifacts(
             artifacts, images, ckpt, labels_file=labels_file, folders=folders, batch=batch, workers=workers,

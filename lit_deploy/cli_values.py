@@ -60,6 +60,12 @@ def refuse(given: list[str], options: tuple[str, ...], why: str) -> None:
             raise UsageError(f"{shown} {why}")
 
 
+def one_form(json: bool, markdown: bool) -> None:
+    """Raise UsageError when a report is asked for in two forms."""
+    if json and markdown:
+        raise UsageError("--json and --markdown are two forms of one report; choose one")
+
+
 def targets(text: str | None) -> tuple[str, ...]:
     """Compute capabilities as given, each once."""
     return () if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",")))

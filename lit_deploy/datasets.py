@@ -34,6 +34,12 @@ class Skipped:
     reason: str
 
 
+def even_parts(total: int, limit: int) -> list[range]:
+    """Split ``range(total)`` into at most ``limit`` parts of nearly equal length; their starts are evenly spaced."""
+    parts = min(total, limit)
+    return [range(index * total // parts, (index + 1) * total // parts) for index in range(parts)]
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """The images of a folder and their classes.
@@ -55,7 +61,7 @@ class LabelledImages:
         """At most ``limit`` images, evenly spaced, so that all classes of a sorted list are among them."""
         if limit is None or limit >= len(self.files):
             return self
-        taken = [index * len(self.files) // limit for index in range(limit)]
+        taken = [part.start for part in even_parts(len(self.files), limit)]
         return replace(
             self, files=tuple(self.files[i] for i in taken), classes=tuple(self.classes[i] for i in taken)
         )  # fmt: skip

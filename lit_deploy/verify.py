@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifact import Manifest
+from lit_deploy.datasets import even_parts
 from lit_deploy.errors import UsageError
 from lit_deploy.predict import softmax
 from lit_deploy.preprocessing import images_in, load_image, normalize, resize_and_crop
@@ -169,7 +170,7 @@ def _pixels(manifest: Manifest, images: str | Path | None, limit: int) -> tuple[
         names = [f"verify:{index}" for index in range(sum(BATCHES))]
         return np.stack([synthetic_image(DEFAULT_SEED, name, spec.height, spec.width) for name in names]), "seeded"
     paths = images_in(Path(images))
-    taken = [paths[index * len(paths) // limit] for index in range(limit)] if len(paths) > limit else paths
+    taken = [paths[part.start] for part in even_parts(len(paths), limit)]
     source = f"{images} ({len(taken)} of {len(paths)})" if len(taken) < len(paths) else str(images)
     return np.stack([resize_and_crop(load_image(path), spec) for path in taken]), source
 

@@ -49,7 +49,7 @@ def edited(source: Path, target: Path, change: Callable[[onnx.ModelProto], None]
     return target
 
 
-def described(source: Path, target: Path, **changes: Any) -> Path:
+def relabelled(source: Path, target: Path, /, **changes: Any) -> Path:
     """Write a copy of an exported file with other fields of its manifest: no other graph, and nothing to trace."""
     return edited(source, target, lambda model: set_manifest(model, replace(read_manifest(source), **changes)))
 

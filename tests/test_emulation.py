@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from exported import KERNELS, edited, export_of
+from exported import KERNELS, edited, export_of, relabelled
 from golden import NAMES, Golden
 from ml_dtypes import bfloat16, float8_e4m3fn
 from numpy.typing import NDArray
@@ -312,8 +312,3 @@ def test_float8_inside_bfloat16(checkpoint_file: CheckpointFile, tmp_path: Path)
         assert settings.get_session_config_entry(FP8_SETTING[0]) == FP8_SETTING[1]
         assert session.description.endswith(", bfloat16 emulated in float32, fp8 emulated)")
     assert np.array_equal(logits(path, IMAGES), logits(source, IMAGES))
-
-
-def relabelled(source: Path, target: Path, **changes: Any) -> Path:
-    """The same file with another manifest."""
-    return edited(source, target, lambda model: set_manifest(model, replace(read_manifest(source), **changes)))

@@ -62,7 +62,7 @@ def quantized(checkpoint_file: CheckpointFile, tmp_path_factory: pytest.TempPath
         if base != "fp32":  # so that the exported file is one that other tests share
             options["precision"] = base
         source = export_of(checkpoint_file(name), **options)
-        proto = described(read_onnx(source))
+        proto = read_onnx(source)
         chosen = qdq.products(proto, precision, keep)
         values = qdq.observed(chosen)
         with open_session(source, SessionOptions(values=values, library=False)) as session:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from evaluation import COUNT, RIGHT, evaluated, numbers, truth_of
-from exported import change_initializer, described, edited, export_of
+from exported import change_initializer, edited, export_of, relabelled
 from golden import TINY
 from PIL import Image
 from test_predict import broken_images
@@ -34,7 +34,7 @@ def prepared(source: Path, target: Path, **changes: Any) -> Path:
     """A copy of a file for normalised images whose manifest asks for another preparation of them."""
     spec = read_manifest(source).input
     assert spec.kind == "float", "the graph of raw pixels has a part in it"
-    return described(source, target, input=dataclasses.replace(spec, **changes))
+    return relabelled(source, target, input=dataclasses.replace(spec, **changes))
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -223,7 +223,7 @@ def test_progress_tells_share_and_speed(checkpoint_file: CheckpointFile, labelle
 def test_files_that_do_not_fit_together(checkpoint_file: CheckpointFile, labelled_photos: Path, tmp_path: Path) -> None:
     file = export_of(checkpoint_file("tiny"))
     rest = read_manifest(file).labels[2:]
-    ab, ba = (described(file, tmp_path / f"{a}{b}.onnx", labels=(a, b, *rest)) for a, b in ("ab", "ba"))
+    ab, ba = (relabelled(file, tmp_path / f"{a}{b}.onnx", labels=(a, b, *rest)) for a, b in ("ab", "ba"))
     other = tmp_path / "other.pth"
     save_checkpoint(make_state(TINY, seed=1), other)
     for files, message in (
@@ -248,13 +248,13 @@ def test_files_that_share_a_name(checkpoint_file: CheckpointFile, labelled_photo
 
 def test_given_labels_win_over_default_ones(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     source = export_of(checkpoint_file("tiny"))
-    file = described(source, tmp_path / "named.onnx", labels=tuple("abcdefg"))
+    file = relabelled(source, tmp_path / "named.onnx", labels=tuple("abcdefg"))
     (tmp_path / "images" / "c").mkdir(parents=True)
     Image.fromarray(synthetic_image(1, "x", 64, 64)).save(tmp_path / "images" / "c" / "1.png")
     result = evaluated([file], tmp_path / "images", checkpoint_file("tiny"))
     assert result.mapping == "1 class folders by name"
     assert result.notes == (), "default names are nobody's choice"
-    other = described(source, tmp_path / "other.onnx", labels=tuple("tuvwxyg"))
+    other = relabelled(source, tmp_path / "other.onnx", labels=tuple("tuvwxyg"))
     result = evaluated([file, other], tmp_path / "images")
     assert result.notes == (
         "6 of the 7 class names of other.onnx are not those of named.onnx, which were used for both",

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from exported import change_initializer, edited, export_of, needs_library
+from exported import change_initializer, edited, export_of, needs_library, relabelled
 from golden import TINY
 from rich.console import Console
 
 from lit_deploy import gates
-from lit_deploy.artifact import described, manifest_of, metadata_of, read_manifest, read_onnx, set_manifest
+from lit_deploy.artifact import manifest_of, metadata_of, read_manifest, read_onnx, set_manifest
 from lit_deploy.calibration import CalibrationImages
 from lit_deploy.errors import UsageError
 from lit_deploy.exporters.qdq import observed, products, quantized
@@ -60,7 +60,7 @@ def as_eight_bits(
     source: Path, target: Path, amax: Mapping[str, float], precision: EightBit = "int8", keep: Sequence[str] = ()
 ) -> Path:
     """Write a quantised copy of a file."""
-    proto = described(read_onnx(source))
+    proto = read_onnx(source)
     model = quantized(proto, precision, amax, products(proto, precision, keep))
     set_manifest(model, replace(manifest_of(metadata_of(proto), source), precision=precision))
     onnx.save(model, str(target))
@@ -75,12 +75,6 @@ def pair(
     reference = export_of(checkpoint_file("tiny"))
     target = tmp_path_factory.mktemp("gates") / "tiny_int8.onnx"
     return as_eight_bits(reference, target, ranges(reference, images, "int8")), reference
-
-
-def relabelled(path: Path, target: Path, /, **changes: Any) -> Path:
-    """A copy whose manifest says something else."""
-    manifest = replace(read_manifest(path), **changes)
-    return edited(path, target, lambda model: set_manifest(model, manifest))
 
 
 def logits_one_by_one(path: Path, images: CalibrationImages) -> np.ndarray:

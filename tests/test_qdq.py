@@ -159,7 +159,7 @@ def test_numbers(precision: EightBit) -> None:
 @pytest.mark.parametrize("base", ["fp32", "fp16"])
 def test_types(precision: EightBit, base: str, checkpoint_file: CheckpointFile) -> None:
     """Weights are of 8 bits, zero points zero, scales of the graph's own type; everything else is as it was."""
-    before = described(read_onnx(export_of(checkpoint_file("tiny"), **({} if base == "fp32" else {"precision": base}))))
+    before = read_onnx(export_of(checkpoint_file("tiny"), **({} if base == "fp32" else {"precision": base})))
     untouched = before.SerializeToString(deterministic=True)
     chosen = products(before, precision)
     after = quantized(before, precision, dict.fromkeys(observed(chosen), 3.0), chosen)
@@ -190,7 +190,7 @@ def test_types(precision: EightBit, base: str, checkpoint_file: CheckpointFile) 
 
 
 def test_softmax_in_fp8_has_a_known_range(checkpoint_file: CheckpointFile) -> None:
-    model = described(read_onnx(export_of(checkpoint_file("tiny"))))
+    model = read_onnx(export_of(checkpoint_file("tiny")))
     chosen = products(model, "fp8")
     result = quantized(model, "fp8", dict.fromkeys(observed(chosen), 3.0), chosen)
     scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.graph.initializer}
@@ -224,7 +224,7 @@ def test_weights_that_are_not_finite(bad: float) -> None:
 
 
 def quantised_file(path: Path, target: Path, precision: EightBit, images: Array) -> tuple[Path, tuple[Product, ...]]:
-    model = described(read_onnx(path))
+    model = read_onnx(path)
     chosen = products(model, precision)
     result = quantized(model, precision, largest_of(path, observed(chosen), images), chosen)
     set_manifest(result, manifest_of(metadata_of(model), path))

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from exported import change_initializer, edited, export_of
+from exported import change_initializer, edited, export_of, relabelled
 from golden import TINY
 from rich.console import Console
-from test_gates import COUNT, as_eight_bits, images, logits_one_by_one, ranges, relabelled, selected
+from test_gates import COUNT, as_eight_bits, images, logits_one_by_one, ranges, selected
 
 from lit_deploy import sensitivity
 from lit_deploy.artifact import read_onnx
