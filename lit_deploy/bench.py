@@ -113,7 +113,7 @@ def run_bench(
     baseline = next((c for c in running if c.kind == "torch"), running[0])
     running.sort(key=lambda contender: contender is not baseline)  # stable; the others are compared with its outputs
     used = threads or len(os.sched_getaffinity(0))
-    machine = _machine()
+    machine = this_machine()
     total = len(running) * (1 + len(batches) * (1 + rounds))
     done = 0
 
@@ -315,7 +315,8 @@ def _gpu_times(turn: _Turns) -> GpuTimes | None:
     )
 
 
-def _machine() -> Machine:
+def this_machine() -> Machine:
+    """Describe the machine and what is installed, now."""
     names = ("lit-deploy", "numpy", "onnx", "torch", "onnxruntime", "onnxruntime-gpu", "openvino")
     packages = {name: version for name in names if (version := installed_version(name))}
     for backend in BACKENDS.values():

@@ -116,6 +116,7 @@ def diagnose() -> Diagnosis:
             *(_backend(name) for name in trt.BACKENDS),
             _plugin(),
             _tensorrt_headers(),
+            _runtime(),
         )
     )
 
@@ -276,6 +277,23 @@ def _tensorrt_headers() -> Check:
         "TensorRT headers", "optional", "none here; without them the plugin is not built", folders,
         "export TensorRT_ROOT=/path/to/an/unpacked/TensorRT, and build again",
     )  # fmt: skip
+
+
+def _runtime() -> Check:
+    library = native.runtime_path()
+    searched = (str(library),)
+    if not library.is_file():
+        found = "not built; only C and C++ services need it"
+        return Check("C runtime", "optional", found, searched, native.RUNTIME_BUILD_COMMAND)
+    try:
+        version = ctypes.CDLL(str(library)).lit_version
+    except (OSError, AttributeError) as error:
+        found = f"{library} does not load ({first_line(error)})"
+        return Check("C runtime", "optional", found, searched, native.RUNTIME_BUILD_COMMAND)
+    version.restype = ctypes.c_char_p
+    wheel = native.find_onnxruntime_library()
+    hint = f"; here {native.ONNXRUNTIME_VARIABLE}={wheel}" if wheel else ""
+    return Check("C runtime", "ok", f"{library} ({version().decode()}{hint})", searched)
 
 
 def _cpu() -> Check:

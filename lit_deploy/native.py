@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,10 @@ LIBRARY_NAME = "liblit_deploy_onnxruntime.so"
 ENVIRONMENT_VARIABLE = "LIT_DEPLOY_LIBRARY"
 PLUGIN_NAME = "liblit_deploy_tensorrt.so"
 PLUGIN_VARIABLE = "LIT_DEPLOY_PLUGIN"
+ONNXRUNTIME_VARIABLE = "LIT_DEPLOY_ONNXRUNTIME"
+RUNTIME_NAME = "liblit_deploy_runtime.so"
 BUILD_COMMAND = "pip install .  (with a C++17 compiler; in a source checkout: make native)"
+RUNTIME_BUILD_COMMAND = "cmake -S plugins -B build/native && cmake --build build/native  (see docs/embedding.md)"
 PLUGIN_BUILD_COMMAND = "TensorRT_ROOT=/path/to/TensorRT pip install .  (with nvcc; see docs/tensorrt.md)"
 
 
@@ -60,6 +64,19 @@ def searched_plugin_paths() -> tuple[Path, ...]:
 def find_plugin() -> Path | None:
     """Return the TensorRT plugin library, or None when it was not built."""
     return next((path for path in searched_plugin_paths() if path.is_file()), None)
+
+
+def runtime_path() -> Path:
+    """Where a source checkout builds the C runtime; it is installed with CMake, not with the Python package."""
+    return Path(__file__).resolve().parents[1] / "build" / "native" / RUNTIME_NAME
+
+
+def find_onnxruntime_library() -> Path | None:
+    """The ``libonnxruntime.so`` inside the installed wheel, which a C service can load too; None without one."""
+    spec = importlib.util.find_spec("onnxruntime")
+    folders = spec.submodule_search_locations if spec is not None else None
+    found = (path for folder in folders or () for path in sorted(Path(folder, "capi").glob("libonnxruntime.so*")))
+    return next(found, None)
 
 
 def _named(variable: str) -> Path | None:

@@ -4,7 +4,7 @@ The rule, for a service that has to repeat it elsewhere (source: official code a
 
 1. decode to 8-bit RGB; alpha is dropped, EXIF orientation is *not* applied, of an animation the first frame counts;
 2. resize with Pillow's antialiased bicubic filter by the smallest factor that makes the shorter side ``resize``
-   pixels and covers the crop; both sides are rounded down;
+   pixels and covers the crop; both sides are rounded down; rows are filtered first, then columns;
 3. cut ``height x width`` pixels from the centre, top = round((rows - height) / 2) with halves to even, left likewise;
 4. ``(pixel / 255 - mean) / std`` in float32, channels first (inside the graph when the file takes ``uint8``).
 """
@@ -140,7 +140,10 @@ def resize_and_crop(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
             f"an image of {image.width} x {image.height} pixels is too narrow: resized to {width} x {height} it would"
             f" exceed {MAX_PIXELS} pixels, so crop it first."
         )
-    resized = image.resize((width, height), _FILTERS[spec.interpolation])
+    # One axis after the other: asked for both, Pillow 12.2 and newer filter the columns of tall pictures first, which
+    # rounds differently than the official evaluation's Pillow did.
+    method = _FILTERS[spec.interpolation]
+    resized = image.resize((width, image.height), method).resize((width, height), method)
     # round() goes to the even neighbour at .5, as the official crop does.
     top, left = round((height - spec.height) / 2), round((width - spec.width) / 2)
     return np.array(resized.crop((left, top, left + spec.width, top + spec.height)), dtype=np.uint8)

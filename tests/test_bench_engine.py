@@ -187,7 +187,7 @@ def gpu_report(**changes: object) -> BenchReport:
         "settings": TimingSettings(True, False, False),
     }  # fmt: skip
     one = measurement("engine [a]", 1, 1.4, 1.0, kind="engine", gpu=GpuTimes(**{**times, **changes}))
-    machine = bench._machine()
+    machine = bench.this_machine()
     return BenchReport("lit_s", (224, 224), 2, one.label, 0.3, 20, (one,), (), 0.0, machine)
 
 

@@ -176,8 +176,9 @@ def test_downloaded_headers_are_found_where_the_build_keeps_them(
     monkeypatch.delenv("ONNXRUNTIME_ROOT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert doctor.header_folders()[-1] == tmp_path / "lit-deploy" / "debian-trixie-libonnxruntime-dev" / "usr"
-    cmake = (ROOT / "plugins" / "cmake" / "FindOnnxRuntimeHeaders.cmake").read_text()
-    assert "debian-trixie-libonnxruntime-dev" in cmake
+    cmake = ROOT / "plugins" / "cmake"
+    assert "${cache}/debian-trixie-${package}" in (cmake / "LitDeployDownloads.cmake").read_text()
+    assert "lit_deploy_from_debian(libonnxruntime-dev " in (cmake / "FindOnnxRuntimeHeaders.cmake").read_text()
     header = tmp_path / "lit-deploy" / "onnxruntime-linux-x64-1.21.0" / "include" / "onnxruntime_c_api.h"
     header.parent.mkdir(parents=True)
     header.write_text("#define ORT_API_VERSION 21\n")
@@ -193,3 +194,20 @@ def test_absent_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert check(diagnosis, name).status == "optional", name
     assert check(diagnosis, "C++ compiler").remedy == "apt install g++"
     assert diagnosis.ok, "nothing of it is required to export and run"
+
+
+def test_c_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native, "runtime_path", lambda: tmp_path / native.RUNTIME_NAME)
+    absent = check(diagnose(), "C runtime")
+    assert (absent.status, absent.searched) == ("optional", (str(tmp_path / native.RUNTIME_NAME),))
+    assert "cmake" in absent.remedy
+    (tmp_path / native.RUNTIME_NAME).write_bytes(b"no library")
+    assert "does not load" in check(diagnose(), "C runtime").found
+
+
+@pytest.mark.skipif(not native.runtime_path().is_file(), reason=f"no C runtime: {native.RUNTIME_BUILD_COMMAND}")
+def test_c_runtime_present() -> None:
+    found = check(diagnose(), "C runtime")
+    assert found.status == "ok"
+    assert importlib.metadata.version("lit-deploy") in found.found
+    assert f"{native.ONNXRUNTIME_VARIABLE}={native.find_onnxruntime_library()}" in found.found

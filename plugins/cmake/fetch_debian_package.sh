@@ -1,9 +1,9 @@
 #!/bin/sh
-# Usage: fetch_debian_headers.sh FOLDER
-# Downloads libonnxruntime-dev of Debian 13 with apt, without root and without touching the system's package lists, and
-# unpacks it to FOLDER (FOLDER/usr/include/onnxruntime). The signatures are checked with the system's Debian keys.
+# Usage: fetch_debian_package.sh FOLDER PACKAGE FILE
+# Downloads a package of Debian 13 with apt, without root and without touching the system's package lists, and unpacks
+# it to FOLDER; FILE (usr/include/...) must be in it. The signatures are checked with the system's Debian keys.
 set -eu
-folder=$1
+folder=$1 package=$2 file=$3
 mkdir -p "$(dirname "$folder")"
 work=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -32,12 +32,12 @@ private_apt() {
 }
 for mirror in $own_mirrors http://deb.debian.org/debian; do
   echo "deb ${options}$mirror trixie main" >sources.list
-  if private_apt update && private_apt download libonnxruntime-dev; then
+  if private_apt update && private_apt download "$package"; then
     break
   fi
 done
-dpkg -x libonnxruntime-dev_*.deb root
-test -e root/usr/include/onnxruntime/onnxruntime_c_api.h
+dpkg -x "$package"_*.deb root
+test -e "root/$file"
 
 rm -rf "$folder"
 mv root "$folder"

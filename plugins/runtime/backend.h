@@ -1,0 +1,65 @@
+// What a back end offers to api.cc.
+#ifndef LIT_DEPLOY_RUNTIME_BACKEND_H_
+#define LIT_DEPLOY_RUNTIME_BACKEND_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "lit_runtime.h"
+#include "manifest.h"
+
+namespace lit_deploy::runtime {
+
+// lit_options without pointers to the caller's memory.
+struct Options {
+  lit_device device = LIT_CPU;
+  int device_index = 0;
+  int threads = 0;
+  std::string backend_library;   // "": search
+  bool use_operator = true;      // false: leave the operator library out
+  std::string operator_library;  // "": search
+  bool allow_engine_code = false;
+  bool cuda_graph = false;
+};
+
+// What one thread needs to run a network.
+class BackendContext {
+ public:
+  virtual ~BackendContext() = default;
+
+  // Runs a dense batch of the manifest's type and layout and waits for it. `output` gets `scores` and `classes`, valid
+  // until the next call; its sizes are the caller's. Throws Error and stays usable.
+  virtual void run(const void* input, int64_t batch, lit_output* output) = 0;
+};
+
+// A loaded network; immutable, shared between threads.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::unique_ptr<BackendContext> create_context() const = 0;
+
+  const std::string& description() const { return description_; }
+  int64_t min_batch() const { return min_batch_; }
+  int64_t max_batch() const { return max_batch_; }
+
+ protected:
+  std::string description_;  // the one line of lit_model_info.backend
+  int64_t min_batch_ = 1;
+  int64_t max_batch_ = 1024;  // MAX_BATCH of lit_deploy/specs.py
+};
+
+// A file's manifest and what runs it. Contexts of `backend` must not outlive it.
+struct Loaded {
+  Manifest manifest;
+  std::unique_ptr<Backend> backend;
+};
+
+Loaded open_onnx(const std::string& path, const Options& options);
+
+// Declared always; where TensorRT's headers were not found at build time it throws LIT_NOT_SUPPORTED, which says so.
+Loaded open_engine(const std::string& path, const Options& options);
+
+}  // namespace lit_deploy::runtime
+
+#endif  // LIT_DEPLOY_RUNTIME_BACKEND_H_

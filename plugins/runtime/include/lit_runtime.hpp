@@ -1,0 +1,139 @@
+// lit_runtime.hpp: lit_runtime.h with destructors and exceptions, for C++17. Header-only; link lit_deploy::runtime.
+//
+//     const lit::Model model("lit_s.onnx");
+//     lit::Context context(model);
+//     for (const lit::Prediction& best : context.classify({pixels, width, height, 0}, 5))
+//       std::printf("%5.1f %% %s\n", 100 * best.probability, best.label);
+//
+// Threads, ownership and back ends: as in lit_runtime.h. A function that fails throws lit::Error.
+#ifndef LIT_RUNTIME_HPP_
+#define LIT_RUNTIME_HPP_
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lit_runtime.h"
+
+namespace lit {
+
+using Image = lit_image;
+using Output = lit_output;
+using Prediction = lit_prediction;
+using Tensor = lit_tensor;
+
+// A call that failed; what() is its sentence.
+class Error : public std::runtime_error {
+ public:
+  Error(lit_status status, const std::string& sentence) : std::runtime_error(sentence), status_(status) {}
+  lit_status status() const noexcept { return status_; }
+
+ private:
+  lit_status status_;
+};
+
+inline void check(lit_status status) {
+  if (status != LIT_OK) throw Error(status, lit_last_error());
+}
+
+// Throws LIT_WRONG_VERSION when the library is not one that these declarations describe.
+inline void check_abi() {
+  if (lit_abi_version() != LIT_ABI_VERSION) {
+    throw Error(LIT_WRONG_VERSION, "liblit_deploy_runtime.so has ABI " + std::to_string(lit_abi_version()) +
+                                       ", this program was compiled for " + std::to_string(LIT_ABI_VERSION));
+  }
+}
+
+// lit_options with its defaults in place.
+struct Options : lit_options {
+  Options() : lit_options() { check(lit_options_init(this, sizeof(lit_options))); }
+};
+
+// A loaded file. Cheap to copy (copies share it); any number of threads may use one.
+class Model {
+ public:
+  explicit Model(const std::string& path, const Options& options = Options()) {
+    check_abi();
+    lit_model* model = nullptr;
+    check(lit_model_open(path.c_str(), &options, &model));
+    model_.reset(model, lit_model_close);
+  }
+
+  // Valid, like all text in it, while a copy of this Model is.
+  const lit_model_info& info() const noexcept { return *lit_model_get_info(model_.get()); }
+
+  // Throws std::out_of_range for an index that no class has.
+  std::string label(std::int64_t class_index) const {
+    const char* text = lit_model_label(model_.get(), class_index);
+    if (text == nullptr) throw std::out_of_range("no class " + std::to_string(class_index));
+    return text;
+  }
+
+  // One picture as the network takes it: height * width * 3 bytes.
+  std::vector<std::uint8_t> preprocess(const Image& image) const {
+    const lit_input_spec& spec = info().input;
+    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(spec.height) * spec.width * 3);
+    check(lit_preprocess(&spec, &image, pixels.data()));
+    return pixels;
+  }
+
+  // The `k` most probable classes of one image of an output, best first; labels live as long as the Model.
+  std::vector<Prediction> top_k(const Output& output, std::int64_t image, std::size_t k) const {
+    std::vector<Prediction> best(k);
+    std::size_t count = 0;
+    check(lit_top_k(model_.get(), &output, image, k, best.data(), &count));
+    best.resize(count);
+    return best;
+  }
+
+  const lit_model* get() const noexcept { return model_.get(); }
+
+ private:
+  std::shared_ptr<lit_model> model_;
+};
+
+// What one thread needs to run a model. Movable, not copyable.
+class Context {
+ public:
+  explicit Context(const Model& model) : model_(model) {
+    lit_context* context = nullptr;
+    check(lit_context_create(model.get(), &context));
+    context_.reset(context);
+  }
+
+  // Runs prepared images; the output is valid until the next run or the end of the context.
+  Output run(const Tensor& input) {
+    Output output{};
+    check(lit_run(context_.get(), &input, &output));
+    return output;
+  }
+
+  // Prepares and runs pictures of any size; the output as above.
+  Output run(const std::vector<Image>& images) {
+    Output output{};
+    check(lit_run_images(context_.get(), images.data(), images.size(), &output));
+    return output;
+  }
+
+  // Names one picture.
+  std::vector<Prediction> classify(const Image& image, std::size_t k = 5) {
+    return model_.top_k(run(std::vector<Image>{image}), 0, k);
+  }
+
+  const Model& model() const noexcept { return model_; }
+  lit_context* get() const noexcept { return context_.get(); }
+
+ private:
+  struct Destroy {
+    void operator()(lit_context* context) const noexcept { lit_context_destroy(context); }
+  };
+  Model model_;
+  std::unique_ptr<lit_context, Destroy> context_;
+};
+
+}  // namespace lit
+
+#endif  // LIT_RUNTIME_HPP_

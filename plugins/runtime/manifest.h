@@ -1,0 +1,44 @@
+// What an exported file says about itself (lit_deploy/artifact.py writes it).
+#ifndef LIT_DEPLOY_RUNTIME_MANIFEST_H_
+#define LIT_DEPLOY_RUNTIME_MANIFEST_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lit_runtime.h"
+
+namespace lit_deploy::runtime {
+
+struct Manifest {
+  std::string json;  // all of it, as it was read
+  std::string name;
+  std::string precision;  // of an 8-bit file, that of its quantised products
+  std::string base;       // of everything else
+  lit_input_spec input;
+  lit_output_kind output;
+  std::vector<std::string> labels;
+  int64_t batch;  // 0: dynamic
+  bool portable;
+
+  int64_t classes() const { return static_cast<int64_t>(labels.size()); }
+  // Scores per image that the file returns.
+  int64_t scores() const { return output == LIT_TOP5 && classes() > 5 ? 5 : classes(); }
+  // Name of the output that holds the scores; that of LIT_TOP5's indices is "classes".
+  const char* scores_name() const {
+    return output == LIT_LOGITS ? "logits" : output == LIT_PROBABILITIES ? "probabilities" : "scores";
+  }
+};
+
+inline constexpr const char* kInputName = "images";
+
+// Reads a manifest's JSON; `path` is for messages. Throws LIT_BAD_MODEL (damaged, impossible values) or
+// LIT_WRONG_VERSION (a newer layout, another version of the operator).
+Manifest parse_manifest(const std::string& json, const std::string& path);
+
+// Reads the manifest inside an .onnx file, without reading its weights. Throws LIT_FILE_ERROR, too.
+Manifest manifest_of_onnx(const std::string& path);
+
+}  // namespace lit_deploy::runtime
+
+#endif  // LIT_DEPLOY_RUNTIME_MANIFEST_H_

@@ -1,0 +1,50 @@
+#include "onnxruntime_api.h"
+
+#include <list>
+#include <mutex>
+
+#include "shared_library.h"
+
+namespace lit_deploy::runtime {
+namespace {
+
+constexpr const char* kRemedy =
+    "install ONNX Runtime 1.17 or newer and name the file in LIT_DEPLOY_ONNXRUNTIME or lit_options.backend_library";
+
+}  // namespace
+
+void OnnxRuntime::check(OrtStatus* result, lit_status status, const std::string& before) const {
+  if (result == nullptr) return;
+  const OrtOwned<OrtStatus> owned(result, api->ReleaseStatus);
+  const std::string message = api->GetErrorMessage(result);
+  if (message.find("bad_alloc") != std::string::npos) status = LIT_OUT_OF_MEMORY;
+  throw Error(status, before + " (" + message.substr(0, message.find('\n')) + ")");
+}
+
+const OnnxRuntime& load_onnxruntime(const std::string& named) {
+  static std::mutex mutex;
+  // Never destroyed: its environments outlive every session, whatever order a process ends in.
+  static auto& known = *new std::list<std::pair<void*, OnnxRuntime>>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const Wanted wanted{"ONNX Runtime", {"libonnxruntime.so.1", "libonnxruntime.so"}, "LIT_DEPLOY_ONNXRUNTIME", named, true};
+  const SharedLibrary library = load_library(wanted, kRemedy);
+  for (const auto& [handle, runtime] : known) {
+    if (handle == library.handle) return runtime;
+  }
+  using GetApiBase = const OrtApiBase*(ORT_API_CALL*)();
+  const auto get_base = reinterpret_cast<GetApiBase>(library.symbol("OrtGetApiBase"));
+  if (get_base == nullptr) {
+    throw Error(LIT_WRONG_VERSION, library.path + " is no ONNX Runtime (it has no OrtGetApiBase); " + kRemedy);
+  }
+  const OrtApiBase* base = get_base();
+  OnnxRuntime runtime{base->GetApi(kOrtApiVersion), nullptr, base->GetVersionString()};
+  if (runtime.api == nullptr) {
+    throw Error(LIT_WRONG_VERSION, library.path + " is ONNX Runtime " + runtime.version + ", which is too old; " + kRemedy);
+  }
+  // Silent: whatever it would log as an error is in the status as well.
+  runtime.check(runtime.api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "lit_deploy", &runtime.env), LIT_INTERNAL_ERROR,
+                "ONNX Runtime " + runtime.version + " could not be started");
+  return known.emplace_back(library.handle, std::move(runtime)).second;
+}
+
+}  // namespace lit_deploy::runtime

@@ -1,0 +1,280 @@
+// ".onnx" files on ONNX Runtime: the C++ counterpart of lit_deploy/runtime/onnxruntime.py.
+#include <array>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "backend.h"
+#include "onnxruntime_api.h"
+#include "shared_library.h"
+
+namespace lit_deploy::runtime {
+namespace {
+
+struct Tensor {
+  const char* name;
+  ONNXTensorElementDataType type;
+  std::vector<int64_t> shape;  // -1: the batch, where it is dynamic
+};
+
+std::vector<Tensor> promised_inputs(const Manifest& manifest) {
+  const lit_input_spec& input = manifest.input;
+  const int64_t batch = manifest.batch == 0 ? -1 : manifest.batch;
+  if (input.type == LIT_UINT8) {
+    return {{kInputName, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, {batch, input.height, input.width, 3}}};
+  }
+  return {{kInputName, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {batch, 3, input.height, input.width}}};
+}
+
+std::vector<Tensor> promised_outputs(const Manifest& manifest) {
+  const std::vector<int64_t> shape = {manifest.batch == 0 ? -1 : manifest.batch, manifest.scores()};
+  std::vector<Tensor> outputs = {{manifest.scores_name(), ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, shape}};
+  if (manifest.output == LIT_TOP5) outputs.push_back({"classes", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, shape});
+  return outputs;
+}
+
+// Whether ONNX Runtime's int8 kernels, left to themselves, add pairs of products in 16 bits and clip what does not fit:
+// so they do on x86 without integer dot products (VNNI). Source: onnxruntime_session_options_config_keys.h.
+bool int8_saturates() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__builtin_cpu_supports("avx2") || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  const bool avx512_vnni = (c & (1u << 11)) != 0;
+  const bool avx_vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 4)) != 0;
+  return !avx512_vnni && !avx_vnni;
+#else
+  return false;
+#endif
+}
+
+// The operator library of this file on this device, "" for none: then the function inside the file runs.
+std::string find_operators(const Manifest& manifest, const Options& options) {
+  if (!options.use_operator || manifest.portable) return "";
+  const Wanted wanted{"the lit-deploy operator library", {"liblit_deploy_onnxruntime.so"}, "LIT_DEPLOY_LIBRARY",
+                      options.operator_library, false};
+  const std::string path = find_library(wanted, "correct the path, or leave it out: the file has a built-in function");
+  if (path.empty()) return path;
+  // Loaded here as well, and for good: ONNX Runtime unloads it with the session, and what it registered would be lost.
+  const SharedLibrary library = load_library({wanted.title, {}, wanted.variable, path, false}, "build it again");
+  if (options.device != LIT_CUDA) return path;
+  // Its CPU kernel would copy every token map to the host and back; the function stays on the GPU.
+  const auto has_cuda = reinterpret_cast<int32_t (*)()>(library.symbol("lit_deploy_has_cuda"));
+  if (has_cuda != nullptr && has_cuda() == 1) return path;
+  if (options.operator_library.empty()) return "";
+  throw Error(LIT_NOT_SUPPORTED, path + " holds no CUDA kernel for this GPU and driver; build it where nvcc is found, or "
+                                        "leave it out: the file has a built-in function");
+}
+
+class OnnxRuntimeBackend;
+
+class OnnxRuntimeContext : public BackendContext {
+ public:
+  explicit OnnxRuntimeContext(const OnnxRuntimeBackend& backend) : backend_(backend) {}
+  ~OnnxRuntimeContext() override { release_outputs(); }
+  void run(const void* input, int64_t batch, lit_output* output) override;
+
+ private:
+  void release_outputs();
+
+  const OnnxRuntimeBackend& backend_;
+  std::array<OrtValue*, 2> values_{};  // of the last run
+};
+
+class OnnxRuntimeBackend : public Backend {
+ public:
+  OnnxRuntimeBackend(const std::string& path, const Manifest& manifest, const Options& options)
+      : runtime_(load_onnxruntime(options.backend_library)),
+        path_(path),
+        session_(nullptr, runtime_.api->ReleaseSession),
+        cpu_memory_(nullptr, runtime_.api->ReleaseMemoryInfo),
+        inputs_(promised_inputs(manifest)),
+        outputs_(promised_outputs(manifest)) {
+    if (manifest.batch != 0) min_batch_ = max_batch_ = manifest.batch;
+    const std::string operators = find_operators(manifest, options);
+    create_session(manifest, options, operators);
+    check_tensors(inputs_, runtime_.api->SessionGetInputCount, runtime_.api->SessionGetInputName,
+                  runtime_.api->SessionGetInputTypeInfo);
+    check_tensors(outputs_, runtime_.api->SessionGetOutputCount, runtime_.api->SessionGetOutputName,
+                  runtime_.api->SessionGetOutputTypeInfo);
+    OrtMemoryInfo* memory = nullptr;
+    check(runtime_.api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), LIT_INTERNAL_ERROR);
+    cpu_memory_.reset(memory);
+    description_ = "ONNX Runtime " + runtime_.version + (options.device == LIT_CUDA ? " cuda (" : " cpu (") +
+                   (manifest.portable ? "inlined" : operators.empty() ? "built-in function" : "lit-deploy kernel") + ")";
+  }
+
+  std::unique_ptr<BackendContext> create_context() const override {
+    return std::make_unique<OnnxRuntimeContext>(*this);
+  }
+
+ private:
+  friend class OnnxRuntimeContext;
+
+  void check(OrtStatus* result, lit_status status) const {
+    if (result == nullptr) return;  // before any text is put together
+    runtime_.check(result, status,
+                   "ONNX Runtime " + runtime_.version +
+                       (status == LIT_RUN_FAILED ? " failed while it ran " : " refuses ") + path_);
+  }
+
+  void create_session(const Manifest& manifest, const Options& options, const std::string& operators) {
+    const OrtApi* api = runtime_.api;
+    OrtSessionOptions* made = nullptr;
+    check(api->CreateSessionOptions(&made), LIT_INTERNAL_ERROR);
+    const OrtOwned<OrtSessionOptions> settings(made, api->ReleaseSessionOptions);
+    check(api->SetSessionLogSeverityLevel(made, ORT_LOGGING_LEVEL_FATAL), LIT_INTERNAL_ERROR);
+    if (options.threads > 0) check(api->SetIntraOpNumThreads(made, options.threads), LIT_INVALID_ARGUMENT);
+    if (int8_saturates()) {  // slower, and exact
+      check(api->AddSessionConfigEntry(made, "session.x64quantprecision", "1"), LIT_INTERNAL_ERROR);
+    }
+    if (manifest.precision == "fp8" && options.device == LIT_CPU) {
+      // The CPU's integer kernels, into which ONNX Runtime would fuse Q/DQ pairs, take no float8.
+      check(api->AddSessionConfigEntry(made, "session.disable_quant_qdq", "1"), LIT_INTERNAL_ERROR);
+    }
+    if (!operators.empty()) {
+      runtime_.check(api->RegisterCustomOpsLibrary_V2(made, operators.c_str()), LIT_WRONG_VERSION,
+                     "ONNX Runtime " + runtime_.version + " cannot load " + operators);
+    }
+    if (options.device == LIT_CUDA) append_cuda(made, options.device_index);
+    OrtSession* session = nullptr;
+    OrtStatus* result = api->CreateSession(runtime_.env, path_.c_str(), made, &session);
+    const bool bf16 = manifest.base == "bf16" && options.device == LIT_CPU;
+    if (result != nullptr && bf16) {
+      const OrtOwned<OrtStatus> owned(result, api->ReleaseStatus);
+      throw Error(LIT_NOT_SUPPORTED, path_ + " is of bf16, which ONNX Runtime " + runtime_.version +
+                                         " does not compute on a CPU; export it with --precision fp32, fp16 or int8");
+    }
+    // A GPU that cannot be used shows when the session starts.
+    const bool no_gpu = result != nullptr && options.device == LIT_CUDA &&
+                        std::strstr(api->GetErrorMessage(result), "CUDA") != nullptr;
+    check(result, no_gpu ? LIT_NO_DEVICE : LIT_BAD_MODEL);
+    session_.reset(session);
+  }
+
+  void append_cuda(OrtSessionOptions* settings, int device_index) const {
+    const OrtApi* api = runtime_.api;
+    const std::string before = "ONNX Runtime " + runtime_.version + " could not start its CUDA provider";
+    OrtCUDAProviderOptionsV2* made = nullptr;
+    runtime_.check(api->CreateCUDAProviderOptions(&made), LIT_NO_DEVICE, before);
+    const OrtOwned<OrtCUDAProviderOptionsV2> cuda(made, api->ReleaseCUDAProviderOptions);
+    // float32 means float32: TensorFloat-32 products have 10 bits
+    const std::string device = std::to_string(device_index);
+    const char* keys[] = {"device_id", "use_tf32"};
+    const char* values[] = {device.c_str(), "0"};
+    runtime_.check(api->UpdateCUDAProviderOptions(made, keys, values, 2), LIT_NO_DEVICE, before);
+    runtime_.check(api->SessionOptionsAppendExecutionProvider_CUDA_V2(settings, made), LIT_NO_DEVICE, before);
+  }
+
+  // Throws when the graph's inputs or outputs are not those that the manifest promises.
+  template <typename Count, typename Name, typename TypeInfo>
+  void check_tensors(const std::vector<Tensor>& promised, Count count, Name name, TypeInfo type_info) const {
+    size_t found = 0;
+    check(count(session_.get(), &found), LIT_BAD_MODEL);
+    bool same = found == promised.size();
+    for (size_t i = 0; same && i < found; ++i) {
+      same = tensor_name(i, name) == promised[i].name && tensor_fits(i, type_info, promised[i]);
+    }
+    if (!same) {
+      throw Error(LIT_BAD_MODEL, "the graph of " + path_ + " has other inputs or outputs than its manifest promises; export it again");
+    }
+  }
+
+  template <typename Name>
+  std::string tensor_name(size_t index, Name name) const {
+    OrtAllocator* allocator = nullptr;
+    check(runtime_.api->GetAllocatorWithDefaultOptions(&allocator), LIT_INTERNAL_ERROR);
+    char* text = nullptr;
+    check(name(session_.get(), index, allocator, &text), LIT_BAD_MODEL);
+    const auto release = [this, allocator](char* memory) {
+      if (OrtStatus* result = runtime_.api->AllocatorFree(allocator, memory)) runtime_.api->ReleaseStatus(result);
+    };
+    const std::unique_ptr<char, decltype(release)> owned(text, release);
+    return text;
+  }
+
+  template <typename TypeInfo>
+  bool tensor_fits(size_t index, TypeInfo type_info, const Tensor& promised) const {
+    const OrtApi* api = runtime_.api;
+    OrtTypeInfo* made = nullptr;
+    check(type_info(session_.get(), index, &made), LIT_BAD_MODEL);
+    const OrtOwned<OrtTypeInfo> info(made, api->ReleaseTypeInfo);
+    const OrtTensorTypeAndShapeInfo* tensor = nullptr;
+    check(api->CastTypeInfoToTensorInfo(made, &tensor), LIT_BAD_MODEL);
+    if (tensor == nullptr) return false;  // no tensor at all
+    ONNXTensorElementDataType type;
+    size_t rank = 0;
+    check(api->GetTensorElementType(tensor, &type), LIT_BAD_MODEL);
+    check(api->GetDimensionsCount(tensor, &rank), LIT_BAD_MODEL);
+    if (type != promised.type || rank != promised.shape.size()) return false;
+    std::vector<int64_t> shape(rank);
+    check(api->GetDimensions(tensor, shape.data(), rank), LIT_BAD_MODEL);
+    for (size_t i = 0; i < rank; ++i) {  // what either leaves open is checked at every run
+      if (shape[i] >= 0 && promised.shape[i] >= 0 && shape[i] != promised.shape[i]) return false;
+    }
+    return true;
+  }
+
+  const OnnxRuntime& runtime_;
+  const std::string path_;
+  OrtOwned<OrtSession> session_;
+  OrtOwned<OrtMemoryInfo> cpu_memory_;
+  const std::vector<Tensor> inputs_;
+  const std::vector<Tensor> outputs_;
+};
+
+void OnnxRuntimeContext::release_outputs() {
+  for (OrtValue*& value : values_) {
+    if (value != nullptr) backend_.runtime_.api->ReleaseValue(std::exchange(value, nullptr));
+  }
+}
+
+void OnnxRuntimeContext::run(const void* input, int64_t batch, lit_output* output) {
+  const OrtApi* api = backend_.runtime_.api;
+  release_outputs();
+  const Tensor& taken = backend_.inputs_.front();
+  std::vector<int64_t> shape = taken.shape;
+  shape[0] = batch;
+  size_t bytes = taken.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? sizeof(float) : 1;
+  for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+  OrtValue* made = nullptr;
+  // const_cast: ONNX Runtime has no type for input that it does not write to
+  backend_.check(api->CreateTensorWithDataAsOrtValue(backend_.cpu_memory_.get(), const_cast<void*>(input), bytes,
+                                                     shape.data(), shape.size(), taken.type, &made),
+                 LIT_RUN_FAILED);
+  const OrtOwned<OrtValue> value(made, api->ReleaseValue);
+  const char* names[2] = {};
+  const size_t count = backend_.outputs_.size();
+  for (size_t i = 0; i < count; ++i) names[i] = backend_.outputs_[i].name;
+  const OrtValue* inputs[] = {made};
+  backend_.check(api->Run(backend_.session_.get(), nullptr, &taken.name, inputs, 1, names, count, values_.data()),
+                 LIT_RUN_FAILED);
+  for (size_t i = 0; i < count; ++i) {
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    backend_.check(api->GetTensorTypeAndShape(values_[i], &info), LIT_RUN_FAILED);
+    const OrtOwned<OrtTensorTypeAndShapeInfo> owned(info, api->ReleaseTensorTypeAndShapeInfo);
+    int64_t found[2] = {};
+    backend_.check(api->GetDimensions(info, found, 2), LIT_RUN_FAILED);
+    if (found[0] != batch || found[1] != backend_.outputs_[i].shape[1]) {
+      throw Error(LIT_RUN_FAILED, backend_.path_ + " returned another number of scores than its manifest promises; export it again");
+    }
+    void* data = nullptr;
+    backend_.check(api->GetTensorMutableData(values_[i], &data), LIT_RUN_FAILED);
+    if (i == 0) output->scores = static_cast<const float*>(data);
+    if (i == 1) output->classes = static_cast<const int64_t*>(data);
+  }
+}
+
+}  // namespace
+
+Loaded open_onnx(const std::string& path, const Options& options) {
+  Loaded loaded;
+  loaded.manifest = manifest_of_onnx(path);
+  loaded.backend = std::make_unique<OnnxRuntimeBackend>(path, loaded.manifest, options);
+  return loaded;
+}
+
+}  // namespace lit_deploy::runtime

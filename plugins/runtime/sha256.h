@@ -1,0 +1,18 @@
+// SHA-256 of memory and of files, by OpenSSL.
+#ifndef LIT_DEPLOY_RUNTIME_SHA256_H_
+#define LIT_DEPLOY_RUNTIME_SHA256_H_
+
+#include <cstddef>
+#include <string>
+
+namespace lit_deploy::runtime {
+
+// 64 lower-case hexadecimal digits. Throws LIT_INTERNAL_ERROR where OpenSSL was told to do without SHA-256.
+std::string sha256_of(const void* data, size_t size);
+
+// The same of a file's bytes, read piece by piece. Throws LIT_FILE_ERROR.
+std::string sha256_of_file(const std::string& path);
+
+}  // namespace lit_deploy::runtime
+
+#endif  // LIT_DEPLOY_RUNTIME_SHA256_H_

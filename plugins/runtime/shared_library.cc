@@ -1,0 +1,79 @@
+#include "shared_library.h"
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+
+#include <climits>
+#include <cstdlib>
+
+#include "error.h"
+
+namespace lit_deploy::runtime {
+namespace {
+
+bool is_file(const std::string& path) {
+  struct stat status;
+  return stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
+// A name without a slash would be looked for on the linker's path instead of in the current folder.
+std::string as_path(const std::string& named) { return named.find('/') == std::string::npos ? "./" + named : named; }
+
+std::string variable_value(const Wanted& wanted) {
+  const char* value = std::getenv(wanted.variable);
+  return value == nullptr ? "" : value;
+}
+
+bool is_named(const Wanted& wanted) { return !wanted.named.empty() || !variable_value(wanted).empty(); }
+
+std::string joined(const std::vector<std::string>& parts, const char* separator) {
+  std::string text;
+  for (const std::string& part : parts) text += (text.empty() ? "" : separator) + part;
+  return text;
+}
+
+}  // namespace
+
+std::string own_folder() {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) return "";
+  char resolved[PATH_MAX];  // the library itself lies where links to it lead
+  const std::string path = realpath(info.dli_fname, resolved) == nullptr ? info.dli_fname : resolved;
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash);
+}
+
+std::vector<std::string> candidates(const Wanted& wanted) {
+  if (!wanted.named.empty()) return {as_path(wanted.named)};
+  if (const std::string value = variable_value(wanted); !value.empty()) return {as_path(value)};
+  std::vector<std::string> paths;
+  for (const std::string& name : wanted.names) paths.push_back(own_folder() + "/" + name);
+  if (wanted.on_linker_path) paths.insert(paths.end(), wanted.names.begin(), wanted.names.end());
+  return paths;
+}
+
+void* SharedLibrary::symbol(const char* name) const { return dlsym(handle, name); }
+
+SharedLibrary load_library(const Wanted& wanted, const std::string& remedy) {
+  std::vector<std::string> problems;
+  for (const std::string& path : candidates(wanted)) {
+    if (void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return {handle, path};
+    const char* reason = dlerror();
+    // dlerror() begins with the path for most reasons, and says nothing of it for others.
+    const std::string text = reason == nullptr ? "it does not load" : reason;
+    problems.push_back(text.rfind(path, 0) == 0 ? text : path + ": " + text);
+  }
+  throw Error(LIT_LIBRARY_NOT_FOUND,
+              wanted.title + " could not be loaded (searched " + joined(problems, "; ") + "); " + remedy);
+}
+
+std::string find_library(const Wanted& wanted, const std::string& remedy) {
+  const std::vector<std::string> paths = candidates(wanted);
+  for (const std::string& path : paths) {
+    if (is_file(path)) return path;
+  }
+  if (!is_named(wanted)) return "";
+  throw Error(LIT_LIBRARY_NOT_FOUND, wanted.title + " was not found (searched " + joined(paths, ", ") + "); " + remedy);
+}
+
+}  // namespace lit_deploy::runtime

@@ -1,0 +1,294 @@
+#include "sidecar.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "error.h"
+
+namespace lit_deploy::runtime {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int64_t kFormat = 1;              // FORMAT of lit_deploy/artifact.py
+constexpr int64_t kMostBytes = 64 << 20;    // of a sidecar; those of 21,000 classes have one
+constexpr int64_t kMostBatch = 1024;        // MAX_BATCH of lit_deploy/specs.py
+constexpr int64_t kMostSize = INT32_MAX;    // of a tensor's dimension
+constexpr size_t kMostRank = 8;             // of TensorRT's Dims
+constexpr int kMostNesting = 32;            // of JSON; values are copied and written recursively
+
+struct Damaged {
+  std::string what;
+};
+
+// The members of an object, each of the type that it must have.
+class Fields {
+ public:
+  Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
+    if (!object.is_object()) throw Damaged{where_ + " is no object"};
+  }
+
+  const Json& at(const char* key) const {
+    const auto found = object_.find(key);
+    if (found == object_.end()) throw Damaged{name(key) + " is missing"};
+    return *found;
+  }
+  const Json& list(const char* key) const {
+    if (!at(key).is_array()) throw Damaged{name(key) + " is no list"};
+    return at(key);
+  }
+  std::string text(const char* key) const {
+    if (!at(key).is_string()) throw Damaged{name(key) + " is no text"};
+    return at(key).get<std::string>();
+  }
+  bool flag(const char* key) const {
+    if (!at(key).is_boolean()) throw Damaged{name(key) + " is neither true nor false"};
+    return at(key).get<bool>();
+  }
+  int64_t integer(const char* key, int64_t least, int64_t most) const { return integer(at(key), name(key), least, most); }
+  std::optional<std::string> optional_text(const char* key) const {
+    if (at(key).is_null()) return std::nullopt;
+    return text(key);
+  }
+  std::optional<int64_t> optional_integer(const char* key, int64_t least, int64_t most) const {
+    if (at(key).is_null()) return std::nullopt;
+    return integer(key, least, most);
+  }
+  std::string name(const char* key) const { return where_.empty() ? key : where_ + "." + key; }
+
+  static int64_t integer(const Json& value, const std::string& name, int64_t least, int64_t most) {
+    // A number beyond int64_t is unsigned, and would come out as another one.
+    const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(most)
+                                                 : value.is_number_integer() && value.get<int64_t>() <= most;
+    if (!fits || value.get<int64_t>() < least) {
+      throw Damaged{name + " is no whole number from " + std::to_string(least) + " to " + std::to_string(most)};
+    }
+    return value.get<int64_t>();
+  }
+
+ private:
+  const Json& object_;
+  std::string where_;
+};
+
+// JSON, or a discarded value. Nesting is cut off, as the stack of a thread is short.
+Json parsed(const std::string& text) {
+  bool deep = false;
+  const Json document = Json::parse(
+      text,
+      [&](int depth, Json::parse_event_t, Json&) {
+        deep = deep || depth > kMostNesting;
+        return !deep;
+      },
+      /*allow_exceptions=*/false);
+  return deep ? Json(Json::value_t::discarded) : document;
+}
+
+bool is_file(const std::string& path) {
+  struct stat status;
+  return stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
+// Where links lead; the path itself where that cannot be told.
+std::string resolved(const std::string& path) {
+  char buffer[PATH_MAX];
+  return realpath(path.c_str(), buffer) == nullptr ? path : buffer;
+}
+
+std::vector<TensorSpec> parse_tensors(const Fields& fields, const char* key) {
+  std::vector<TensorSpec> tensors;
+  for (const Json& item : fields.list(key)) {
+    const Fields tensor(item, fields.name(key) + "[]");
+    TensorSpec spec{tensor.text("name"), tensor.text("dtype"), {}};
+    for (const Json& size : tensor.list("shape")) {
+      spec.shape.push_back(size.is_string() ? -1 : Fields::integer(size, tensor.name("shape"), 1, kMostSize));
+    }
+    if (spec.shape.empty() || spec.shape.size() > kMostRank) throw Damaged{tensor.name("shape") + " has a wrong rank"};
+    tensors.push_back(std::move(spec));
+  }
+  return tensors;
+}
+
+EngineBuild parse_build(const Fields& fields) {
+  EngineBuild build{};
+  const std::string backend = fields.text("backend"), compatible = fields.text("hardware_compatible");
+  if (backend != "tensorrt" && backend != "tensorrt_rtx") throw Damaged{fields.name("backend") + " is not known here"};
+  if (compatible != "none" && compatible != "ampere+") {
+    throw Damaged{fields.name("hardware_compatible") + " is not known here"};
+  }
+  build.rtx = backend == "tensorrt_rtx";
+  build.ampere_plus = compatible == "ampere+";
+  build.backend_version = fields.text("backend_version");
+  build.cuda_version = fields.optional_text("cuda_version");
+  build.gpu = fields.optional_text("gpu");
+  build.compute_capability = fields.optional_text("compute_capability");
+  for (const Json& target : fields.list("targets")) {
+    if (!target.is_string()) throw Damaged{fields.name("targets") + " holds something else than text"};
+    build.targets.push_back(target.get<std::string>());
+  }
+  build.os = fields.text("os");
+  build.arch = fields.text("arch");
+  build.version_compatible = fields.flag("version_compatible");
+  build.workspace_mib = fields.optional_integer("workspace_mib", 0, INT64_MAX);
+  build.optimization_level = fields.optional_integer("optimization_level", 0, INT64_MAX);
+  fields.flag("timing_cache");
+  build.layers = fields.flag("layers");
+  return build;
+}
+
+Sidecar parse(const Json& document, const std::string& path) {
+  const Fields fields(document, "");
+  const int64_t format = fields.integer("format", 0, INT64_MAX);
+  if (format != kFormat) {
+    throw Error(LIT_WRONG_VERSION, path + " has format " + std::to_string(format) + ", this library reads " +
+                                       std::to_string(kFormat) + "; use a newer library, or build the engine again");
+  }
+  Sidecar sidecar{};
+  sidecar.engine_sha256 = fields.text("engine_sha256");
+  sidecar.engine_size = fields.integer("engine_size", 0, INT64_MAX);
+  for (const char* key : {"onnx", "onnx_sha256"}) fields.text(key);  // not used here, and checked all the same
+  sidecar.build = parse_build(Fields(fields.at("build"), "build"));
+  for (const Json& item : fields.list("profiles")) {
+    if (!item.is_array() || item.size() != 3) throw Damaged{"a profile is no list of 3 numbers"};
+    std::array<int64_t, 3> profile;
+    for (size_t i = 0; i < 3; ++i) profile[i] = Fields::integer(item[i], "profiles[]", 1, kMostBatch);
+    if (!std::is_sorted(profile.begin(), profile.end())) throw Damaged{"a profile is out of order"};
+    sidecar.profiles.push_back(profile);
+  }
+  sidecar.inputs = parse_tensors(fields, "inputs");
+  sidecar.outputs = parse_tensors(fields, "outputs");
+  if (!fields.at("plugin").is_null()) {
+    const Fields plugin(fields.at("plugin"), "plugin");
+    plugin.text("library");
+    sidecar.plugin = EnginePlugin{plugin.text("name"), plugin.text("version"), plugin.text("namespace"),
+                                  plugin.text("sha256"), plugin.flag("embedded")};
+  }
+  // Alone among the objects, an .onnx file's manifest says its format itself.
+  Json manifest = fields.at("manifest");
+  if (!manifest.is_object()) throw Damaged{"manifest is no object"};
+  manifest["format"] = format;
+  sidecar.manifest = parse_manifest(manifest.dump(), path);
+  if (sidecar.profiles.empty() && sidecar.manifest.batch == 0) throw Damaged{"neither profiles nor a fixed batch"};
+  return sidecar;
+}
+
+// As Python's shlex.quote().
+std::string quoted(const std::string& word) {
+  const auto safe = [](unsigned char c) {
+    return (c < 128 && std::isalnum(c)) || std::string("@%+=:,./-_").find(static_cast<char>(c)) != std::string::npos;
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), safe)) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\"'\"'") : std::string(1, c);
+  return text + "'";
+}
+
+}  // namespace
+
+bool TensorSpec::agrees(const TensorSpec& other) const {
+  if (name != other.name || dtype != other.dtype || shape.size() != other.shape.size()) return false;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] >= 0 && other.shape[i] >= 0 && shape[i] != other.shape[i]) return false;
+  }
+  return true;
+}
+
+std::string TensorSpec::text() const {
+  std::string sizes;
+  for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + (size < 0 ? "batch" : std::to_string(size));
+  return dtype + " " + name + " [" + sizes + "]";
+}
+
+Sidecar read_sidecar(const std::string& engine) {
+  if (!is_file(engine)) {
+    throw Error(LIT_FILE_ERROR, engine + " is not a file; expected an engine written by lit-deploy export --format trt");
+  }
+  std::string path = engine + ".json";
+  if (!is_file(path)) path = resolved(engine) + ".json";  // a link, as current.engine: beside what it leads to
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const int64_t size = file && is_file(path) ? static_cast<int64_t>(file.tellg()) : -1;
+  std::string text(size > 0 && size <= kMostBytes ? size : 0, '\0');
+  file.seekg(0);
+  if (size < 0 || (!text.empty() && !file.read(text.data(), size))) {
+    throw Error(LIT_FILE_ERROR, engine + " has no readable sidecar " + path.substr(path.rfind('/') + 1) +
+                                    "; copy it from where the engine was built, or build it again with "
+                                    "lit-deploy export --format trt");
+  }
+  const auto damaged = [&](const std::string& what) {
+    return Error(LIT_BAD_MODEL, path + " is damaged (" + what + "); build the engine again");
+  };
+  const Json document = parsed(text);
+  if (document.is_discarded()) throw damaged("it is no JSON");
+  try {
+    return parse(document, path);
+  } catch (const Damaged& damage) {
+    throw damaged(damage.what);
+  } catch (const Json::exception& error) {
+    throw damaged(error.what());
+  }
+}
+
+std::vector<int64_t> numbers(const std::string& version) {
+  std::vector<int64_t> parts;
+  std::istringstream words(version);
+  for (std::string word; std::getline(words, word, '.');) {
+    const size_t digits = std::min(word.find_first_not_of("0123456789"), word.size());
+    if (digits == 0) break;
+    parts.push_back(std::stoll(word.substr(0, std::min<size_t>(digits, 18))));  // 18 digits always fit
+  }
+  return parts;
+}
+
+const std::vector<std::string>& rtx_targets() {
+  static const std::vector<std::string> targets = {"8.0", "8.6", "8.9", "12.0", "12.1"};
+  return targets;
+}
+
+std::string rebuild(const std::string& engine, const Sidecar& sidecar, const std::string& compute_capability,
+                    int64_t batch) {
+  const std::string file = is_file(engine + ".onnx") ? engine : resolved(engine);
+  const EngineBuild& build = sidecar.build;
+  bool rtx = build.rtx;
+  std::vector<std::string> targets = build.targets;
+  if (rtx && !compute_capability.empty()) {
+    const std::vector<std::string>& known = rtx_targets();
+    rtx = std::find(known.begin(), known.end(), compute_capability) != known.end();
+    targets.clear();
+    if (rtx) targets.push_back(compute_capability);
+  }
+  std::vector<std::string> words = {"lit-deploy", "export", "--ckpt", file + ".onnx", "--format", "trt",
+                                    "--out",      file,     "--builder", rtx ? "tensorrt_rtx" : "tensorrt"};
+  const auto add = [&](std::initializer_list<std::string> more) { words.insert(words.end(), more); };
+  if (!sidecar.profiles.empty()) {
+    auto [least, best, most] = sidecar.profiles.front();
+    for (const auto& profile : sidecar.profiles) {
+      if (batch == 0) break;
+      least = std::min({least, profile[0], batch});
+      most = std::max({most, profile[2], batch});
+      best = batch;
+    }
+    add({"--batch", std::to_string(least) + ":" + std::to_string(best) + ":" + std::to_string(most)});
+  }
+  add({!sidecar.plugin ? "--no-plugin" : sidecar.plugin->embedded ? "--embed-plugin" : "--plugin"});
+  if (build.ampere_plus) add({"--hardware-compatible"});
+  if (build.version_compatible) add({"--version-compatible"});
+  if (!targets.empty()) {
+    std::string list;
+    for (const std::string& target : targets) list += (list.empty() ? "" : ",") + target;
+    add({"--target", list});
+  }
+  if (build.workspace_mib) add({"--workspace", std::to_string(*build.workspace_mib)});
+  if (build.optimization_level) add({"--optimization-level", std::to_string(*build.optimization_level)});
+  if (build.layers) add({"--layers"});
+  std::string command;
+  for (const std::string& word : words) command += (command.empty() ? "" : " ") + quoted(word);
+  return "build it again on this machine: " + command;
+}
+
+}  // namespace lit_deploy::runtime
