@@ -19,7 +19,7 @@ OrtStatusPtr ORT_API_CALL timed_run(OrtSession* session, const OrtRunOptions* op
                                     const OrtValue* const* inputs, size_t input_count, const char* const* output_names,
                                     size_t output_count, OrtValue** outputs) NO_EXCEPTION {
   const auto begin = std::chrono::steady_clock::now();
-  OrtStatusPtr status = real_base->GetApi(17)->Run(session, options, input_names, inputs, input_count, output_names,
+  OrtStatusPtr status = real_base->GetApi(18)->Run(session, options, input_names, inputs, input_count, output_names,
                                                    output_count, outputs);
   last_run = std::chrono::nanoseconds(std::chrono::steady_clock::now() - begin).count();
   return status;
@@ -28,7 +28,7 @@ OrtStatusPtr ORT_API_CALL timed_run(OrtSession* session, const OrtRunOptions* op
 const OrtApi* ORT_API_CALL get_api(uint32_t version) NO_EXCEPTION {
   const OrtApi* real = real_base->GetApi(version);
   // A copy of what this header knows of the table: the real library is newer than it.
-  if (real == nullptr || version != 17) return real;
+  if (real == nullptr || version != 18) return real;
   api = *real;
   api.Run = timed_run;
   return &api;

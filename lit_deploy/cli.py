@@ -17,6 +17,7 @@ import typer
 from lit_deploy import __version__
 from lit_deploy import cli_options as opt
 from lit_deploy import cli_quantize_options as opt8
+from lit_deploy.cli_package import package
 from lit_deploy.cli_values import batch_size, one_form, quantize_options, refuse, session_options, share, targets
 from lit_deploy.cli_values import profile as batch_profile
 from lit_deploy.errors import (
@@ -185,6 +186,9 @@ def quantize(
         report.show(report.as_json(found) if json else report.scan_table(found))
     else:
         report.show(report.as_json(result) if json else report.quantize_summary(result))
+
+
+app.command()(package)
 
 
 @app.command()

@@ -11,6 +11,7 @@ The rule, for a service that has to repeat it elsewhere (source: official code a
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import warnings
@@ -44,15 +45,16 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 _header_lock = threading.Lock()
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """Decode one image file.
+def load_image(path: str | Path | bytes, name: str | None = None) -> Image.Image:
+    """Decode one image.
 
     Grayscale, palette, CMYK and alpha images are converted as Pillow converts them (alpha is dropped, not blended).
     16-bit grayscale keeps its high byte, which is also what Pillow does to 16-bit RGB, so that a picture
     looks the same in either form. The EXIF orientation is ignored, as in the official evaluation.
 
     Args:
-        path: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file; of several frames the first is taken.
+        path: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or the bytes of one; of several frames the first is taken.
+        name: for messages; the path, where there is one.
 
     Returns:
         RGB image of the stored size.
@@ -61,17 +63,18 @@ def load_image(path: str | Path) -> Image.Image:
         ImageError: there is no such file, it is no image of these formats, it is damaged or truncated, has
             more than ``MAX_PIXELS`` pixels, or holds 32-bit or floating-point samples.
     """
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        raise ImageError(f"{name} is a directory where an image file is expected: give the path of one image.")
-    if not os.path.isfile(name):
-        raise ImageError(f"{name} does not exist or is not a file: give the path of an image.")
+    name = name or ("the image" if isinstance(path, bytes) else os.fspath(path))
     try:
-        if os.path.getsize(name) == 0:
+        if not isinstance(path, bytes):
+            if os.path.isdir(path):
+                raise ImageError(f"{name} is a directory where an image file is expected: give the path of one image.")
+            if not os.path.isfile(path):
+                raise ImageError(f"{name} does not exist or is not a file: give the path of an image.")
+        if (len(path) if isinstance(path, bytes) else os.path.getsize(path)) == 0:
             raise ImageError(f"{name} is empty (0 bytes): give a {_FORMATS_TEXT} file.")
         with _header_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(name, formats=_FORMATS)
+            image = Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=_FORMATS)
         with image:
             _check_size(name, image.width, image.height)
             image.load()
@@ -175,11 +178,11 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def batch_from_images(paths: Sequence[str | Path], spec: InputSpec) -> NDArray[Any]:
+def batch_from_images(paths: Sequence[str | Path | bytes], spec: InputSpec) -> NDArray[Any]:
     """Prepare image files as one batch, in the layout that the exported file takes.
 
     Args:
-        paths: one or more image files.
+        paths: one or more image files, or their bytes; messages count the latter from 0.
         spec: the input description of the exported file.
 
     Returns:
@@ -191,7 +194,8 @@ def batch_from_images(paths: Sequence[str | Path], spec: InputSpec) -> NDArray[A
     """
     if not paths:
         raise UsageError("no image was given: give at least one image file.")
-    pixels = np.stack([_crop_of_file(path, spec) for path in paths])
+    names = (f"image {index}" if isinstance(path, bytes) else os.fspath(path) for index, path in enumerate(paths))
+    pixels = np.stack([_crop_of_file(path, name, spec) for path, name in zip(paths, names, strict=True)])
     return pixels if spec.kind == "uint8" else normalize(pixels, spec)
 
 
@@ -224,12 +228,12 @@ def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _crop_of_file(path: str | Path, spec: InputSpec) -> NDArray[np.uint8]:
-    image = load_image(path)
+def _crop_of_file(path: str | Path | bytes, name: str, spec: InputSpec) -> NDArray[np.uint8]:
+    image = load_image(path, name)
     try:
         return resize_and_crop(image, spec)
     except ImageError as error:
-        raise ImageError(f"{os.fspath(path)}: {error}") from None
+        raise ImageError(f"{name}: {error}") from None
 
 
 def _check_size(name: str, width: int, height: int) -> None:

@@ -137,7 +137,11 @@ def test_command_line_reference_is_current(tmp_path: Path) -> None:
     assert (tmp_path / "cli.md").read_text() == (ROOT / "docs" / "cli.md").read_text(), "run: make docs"
 
 
-@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*/README.md")), ids=lambda path: path.parent.name)
+EXAMPLES = [path for path in sorted(ROOT.glob("examples/*/README.md")) if path.parent.name != "02_cpp_service"]
+"""Those of the service run in test_cpp_service.py: they leave a server running."""
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.parent.name)
 def test_example_commands(example: Path, tmp_path: Path, perform: Perform) -> None:
     """Examples run from the root of the repository: here a copy of what they read, so that nothing is left behind."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import lit_deploy
+from lit_deploy.packaging.files import SHIPPED
 
 PACKAGE = Path(lit_deploy.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -23,6 +24,7 @@ BOTTOM = {
 WORKFLOWS = {
     "export", "verify", "bench", "bench_result", "bench_worker", "contenders", "predict", "inspection", "doctor",
     "report", "plots", "evaluate", "evaluate_result", "report_evaluate", "gates", "sensitivity", "report_quantize",
+    "package", "package_source", "report_package",
 }  # fmt: skip
 HEAVY = {
     "torch", "onnxruntime", "onnx", "onnxscript", "openvino", "matplotlib", "safetensors",
@@ -136,6 +138,20 @@ def test_runtime_and_exporters_meet_only_in_the_artifact() -> None:
     assert own("artifact") <= BOTTOM | shared
     assert "sidecar" in own("runtime.tensorrt") & own("exporters.tensorrt"), "what an artifact is for ONNX files"
     assert own("sidecar") <= BOTTOM | shared
+
+
+def test_packaging_is_text() -> None:
+    """What is written for servers knows no session, no exporter and no workflow."""
+    for name in inside("packaging"):
+        assert own(name) <= BOTTOM | {"", "artifact"} | set(inside("packaging")), name
+
+
+def test_what_is_shipped_to_servers_is_whole() -> None:
+    """The preprocessing model and the modules beside it import nothing of ours but each other."""
+    shipped = {name.removesuffix(".py").replace("__init__", "") for name in SHIPPED}
+    for name in (*shipped, "packaging.triton_preprocessing"):
+        assert own(name) <= shipped, name
+        assert not {entry.module.partition(".")[0] for entry in ALL[name]} & (HEAVY | {"msgspec", "rich", "typer"})
 
 
 def test_one_back_end_runs_the_models() -> None:

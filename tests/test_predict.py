@@ -17,7 +17,7 @@ from PIL import Image
 
 from lit_deploy.errors import ImageError, UsageError
 from lit_deploy.predict import Prediction, predict_images
-from lit_deploy.preprocessing import load_image, normalize, resize_and_crop
+from lit_deploy.preprocessing import batch_from_images, load_image, normalize, resize_and_crop
 from lit_deploy.runtime.session import SessionOptions, open_session
 from lit_deploy.seeded import synthetic_image
 from lit_deploy.specs import InputSpec, default_input
@@ -190,3 +190,15 @@ def test_broken_images(checkpoint_file: CheckpointFile, tmp_path: Path, photos: 
 def test_no_image(checkpoint_file: CheckpointFile) -> None:
     with pytest.raises(UsageError, match="name at least one image"):
         predict_images(export_of(checkpoint_file("tiny")), [])
+
+
+def test_bytes_are_taken_as_their_file_is(tmp_path: Path) -> None:
+    spec = InputSpec("uint8", 32, 32, 36)
+    path = tmp_path / "photo.png"
+    Image.fromarray(synthetic_image(3, "bytes", 50, 70)).save(path)
+    expected = batch_from_images([path, path], spec)
+    assert np.array_equal(batch_from_images([path.read_bytes(), path], spec), expected)
+    for content, words in ((b"", "image 1 is empty"), (b"text", "image 1 is not an image"),
+                           (path.read_bytes()[:200], "image 1 is damaged")):  # fmt: skip
+        with pytest.raises(ImageError, match=words):
+            batch_from_images([path.read_bytes(), content], spec)

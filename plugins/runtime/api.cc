@@ -79,6 +79,9 @@ bool ends_with(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
+// No release's lit_options comes near this; what a stack holds by chance does.
+constexpr size_t kLargestOptions = 4096;
+
 Options parse_options(const lit_options* given) {
   Options parsed;
   if (given == nullptr) return parsed;
@@ -86,7 +89,8 @@ Options parse_options(const lit_options* given) {
   // are not known here must not ask for anything.
   lit_options options{};
   const size_t size = given->struct_size;
-  require(size >= offsetof(lit_options, threads), "options were not initialised; call lit_options_init() first");
+  require(size >= offsetof(lit_options, threads) && size <= kLargestOptions,
+          "options were not initialised; call lit_options_init() first");
   std::memcpy(&options, given, std::min(size, sizeof(options)));
   const char* bytes = reinterpret_cast<const char*>(given);
   if (size > sizeof(options) && std::any_of(bytes + sizeof(options), bytes + size, [](char byte) { return byte; })) {
@@ -159,6 +163,13 @@ void run_pixels(lit_context& context, const uint8_t* pixels, int64_t batch, lit_
   context.runner->run(context.floats.data(), batch, output);
 }
 
+// `count` steps of `stride` bytes must stay within half of what a ptrdiff_t holds, so that two such sums do within all.
+void check_reach(const char* name, ptrdiff_t stride, int64_t count) {
+  const ptrdiff_t longest = std::numeric_limits<ptrdiff_t>::max() / 2 / count;
+  require(stride <= longest && stride >= -longest, std::string(name) + " is " + std::to_string(stride) + " bytes, so that " +
+                                                       std::to_string(count) + " of them exceed the address space");
+}
+
 void run_tensor(lit_context& context, const lit_tensor& input, lit_output* output) {
   const lit_model_info& info = context.network->info;
   const lit_input_spec& spec = info.input;
@@ -174,7 +185,9 @@ void run_tensor(lit_context& context, const lit_tensor& input, lit_output* outpu
   const ptrdiff_t row_stride = input.row_stride == 0 ? row_bytes : input.row_stride;
   require(row_stride >= row_bytes || row_stride <= -row_bytes,
           "row_stride is " + std::to_string(row_stride) + " bytes, a row has " + std::to_string(row_bytes));
+  check_reach("row_stride", row_stride, spec.height);
   const ptrdiff_t image_stride = input.image_stride == 0 ? spec.height * row_stride : input.image_stride;
+  check_reach("image_stride", image_stride, input.batch);
   const auto* pixels = static_cast<const uint8_t*>(input.data);
   if (row_stride != row_bytes || image_stride != spec.height * row_bytes) {
     context.pixels.resize(static_cast<size_t>(input.batch) * spec.height * row_bytes);

@@ -47,9 +47,9 @@ void CudaDriver::check(CUresult result, const char* call) const {
   cuGetErrorName(result, &name);
   lit_status status = LIT_RUN_FAILED;
   if (result == CUDA_ERROR_OUT_OF_MEMORY) status = LIT_OUT_OF_MEMORY;
-  if (result == CUDA_ERROR_NO_DEVICE || result == CUDA_ERROR_INVALID_DEVICE || result == CUDA_ERROR_DEVICE_UNAVAILABLE ||
-      result == CUDA_ERROR_SYSTEM_DRIVER_MISMATCH) {
-    status = LIT_NO_DEVICE;
+  for (const CUresult missing : {CUDA_ERROR_NO_DEVICE, CUDA_ERROR_INVALID_DEVICE, CUDA_ERROR_DEVICE_UNAVAILABLE,
+                                 CUDA_ERROR_SYSTEM_DRIVER_MISMATCH}) {
+    if (result == missing) status = LIT_NO_DEVICE;
   }
   throw Error(status, std::string("the CUDA driver says ") + (name ? name : std::to_string(result)) + " to " + call);
 }

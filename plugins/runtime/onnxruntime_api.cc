@@ -9,7 +9,7 @@ namespace lit_deploy::runtime {
 namespace {
 
 constexpr const char* kRemedy =
-    "install ONNX Runtime 1.17 or newer and name the file in LIT_DEPLOY_ONNXRUNTIME or lit_options.backend_library";
+    "install ONNX Runtime 1.18 or newer and name the file in LIT_DEPLOY_ONNXRUNTIME or lit_options.backend_library";
 
 }  // namespace
 

@@ -11,9 +11,9 @@
 
 namespace lit_deploy::runtime {
 
-// The API asked for: that of 1.17, so that every later release does whatever headers this was compiled with. Nothing
+// The API asked for: that of 1.18, the first that reads exported files (ONNX IR 10), so that every later release does whatever headers this was compiled with. Nothing
 // younger than it may be called.
-inline constexpr uint32_t kOrtApiVersion = 17;
+inline constexpr uint32_t kOrtApiVersion = 18;
 
 // One loaded ONNX Runtime. There is one per library and process, and it stays: sessions of the host program may share
 // its environment.

@@ -51,7 +51,9 @@ class Fields {
     if (!at(key).is_boolean()) throw Damaged{name(key) + " is neither true nor false"};
     return at(key).get<bool>();
   }
-  int64_t integer(const char* key, int64_t least, int64_t most) const { return integer(at(key), name(key), least, most); }
+  int64_t integer(const char* key, int64_t least, int64_t most) const {
+    return integer(at(key), name(key), least, most);
+  }
   std::optional<std::string> optional_text(const char* key) const {
     if (at(key).is_null()) return std::nullopt;
     return text(key);
@@ -207,7 +209,8 @@ std::string TensorSpec::text() const {
 
 Sidecar read_sidecar(const std::string& engine) {
   if (!is_file(engine)) {
-    throw Error(LIT_FILE_ERROR, engine + " is not a file; expected an engine written by lit-deploy export --format trt");
+    throw Error(LIT_FILE_ERROR,
+                engine + " is not a file; expected an engine written by lit-deploy export --format trt");
   }
   std::string path = engine + ".json";
   if (!is_file(path)) path = resolved(engine) + ".json";  // a link, as current.engine: beside what it leads to

@@ -71,8 +71,9 @@ class EngineRunner final : public BackendContext {
       }
     } catch (const Error& error) {
       throw Error(error.status(), engine_.path() + " failed on the GPU with batch " + std::to_string(batch) + " (" +
-                                      error.what() + "); if memory is short, use smaller batches or fewer contexts; if every "
-                                      "further run fails too, the GPU's state is lost: start the process again");
+                                      error.what() +
+                                      "); if memory is short, use smaller batches or fewer contexts; if every further "
+                                      "run fails too, the GPU's state is lost: start the process again");
     }
   }
 
@@ -128,9 +129,10 @@ Engine::Engine(const std::string& path, Sidecar sidecar, const Options& options,
     : path_(path), sidecar_(std::move(sidecar)), device_(options.device_index) {
   const EngineBuild& build = sidecar_.build;
   if (options.cuda_graph && !can_capture(build)) {
-    throw Error(LIT_NOT_SUPPORTED, "TensorRT-RTX captures CUDA graphs itself, which this liblit_deploy_runtime.so cannot "
-                                   "ask for: it was compiled with TensorRT's headers; build it with TensorRT-RTX's, or "
-                                   "open " + path + " without cuda_graph");
+    throw Error(LIT_NOT_SUPPORTED,
+                "TensorRT-RTX captures CUDA graphs itself, which this liblit_deploy_runtime.so cannot ask for: it was "
+                "compiled with TensorRT's headers; build it with TensorRT-RTX's, or open " + path +
+                    " without cuda_graph");
   }
   loaded_.own_graph = options.cuda_graph && build.rtx;
   loaded_.capture = options.cuda_graph && !build.rtx;
@@ -167,7 +169,12 @@ Engine::~Engine() {
   runtime_.reset();
 }
 
-std::unique_ptr<BackendContext> Engine::create_context() const { return std::make_unique<EngineRunner>(*this); }
+std::unique_ptr<BackendContext> Engine::create_context() const try {
+  return std::make_unique<EngineRunner>(*this);
+} catch (const Error& error) {
+  throw Error(error.status(), path_ + " got no context on the GPU (" + error.what() +
+                                  "); if memory is short, use fewer contexts");
+}
 
 int Engine::profile_for(int64_t batch) const {
   const auto& profiles = sidecar_.profiles;
@@ -193,12 +200,14 @@ void Engine::load_plugin(const std::string& library) {
   forget_errors();
   if (registry.loadLibrary(library.c_str()) == nullptr) {
     throw Error(status_of_first_error(LIT_LIBRARY_NOT_FOUND),
-                std::string(sidecar_.build.title()) + " cannot load " + library + " (" + first_error() +
+                path_ + " needs the plugin library " + library + ", which " + sidecar_.build.title() +
+                    " cannot load (" + first_error() +
                     "): it is no plugin library, or was built for another machine; build it again");
   }
   if (registry.getCreator(plugin.name.c_str(), plugin.version.c_str(), plugin.name_space.c_str()) == nullptr) {
-    throw Error(LIT_WRONG_VERSION, library + " holds no plugin " + plugin.name_space + "::" + plugin.name + " version " +
-                                       plugin.version + "; use the library that the engine was built with");
+    throw Error(LIT_WRONG_VERSION, path_ + " needs the plugin " + plugin.name_space + "::" + plugin.name + " version " +
+                                       plugin.version + ", which " + library +
+                                       " does not hold; use the library that the engine was built with");
   }
 }
 
@@ -207,16 +216,19 @@ void Engine::deserialize(const std::string& bytes, const std::string& version) {
   loaded_.engine.reset(runtime_->deserializeCudaEngine(bytes.data(), bytes.size()));
   if (loaded_.engine != nullptr) return;
   const std::string said = first_error();
-  throw Error(status_of_first_error(LIT_BAD_MODEL), std::string(sidecar_.build.title()) + " " + version + " refuses " +
-                                                        path_ + " (" + (said.empty() ? "it does not say why" : said) +
-                                                        "); " + rebuild(path_, sidecar_));
+  const lit_status status = status_of_first_error(LIT_BAD_MODEL);
+  throw Error(status, path_ + " is refused by " + sidecar_.build.title() + " " + version + " (" +
+                          (said.empty() ? "it does not say why" : said) + "); " +
+                          (status == LIT_OUT_OF_MEMORY ? "free memory on the GPU, or open fewer models"
+                                                       : rebuild(path_, sidecar_)));
 }
 
 // Throws LIT_BAD_MODEL when engine, sidecar and manifest do not describe the same inputs and outputs.
 void Engine::check_tensors() {
   const auto expect = [&](bool condition, const std::string& found, const std::string& promised) {
     if (condition) return;
-    throw Error(LIT_BAD_MODEL, path_ + " has " + found + ", its sidecar promises " + promised + "; " + rebuild(path_, sidecar_));
+    throw Error(LIT_BAD_MODEL,
+                path_ + " has " + found + ", its sidecar promises " + promised + "; " + rebuild(path_, sidecar_));
   };
   const TensorSpec input = input_of(sidecar_.manifest);
   std::vector<TensorSpec> wanted = outputs_of(sidecar_.manifest);
@@ -239,15 +251,16 @@ void Engine::check_tensors() {
     expect(found.agrees(promised[i]) && is_input == (i == 0), found.text(), promised[i].text());
     expect(bytes_of(found.dtype) != 0, found.text(), "types that this library runs");
     // From here on, what the manifest says: it fixes every size but the batch.
-    const auto same = std::find_if(wanted.begin(), wanted.end(), [&](const TensorSpec& spec) { return spec.name == found.name; });
+    const auto is_same = [&](const TensorSpec& spec) { return spec.name == found.name; };
+    const auto same = std::find_if(wanted.begin(), wanted.end(), is_same);
     if (same != wanted.end()) expect(promised[i].agrees(*same), promised[i].text(), same->text() + " in its manifest");
     loaded_.tensors.push_back(same == wanted.end() ? promised[i] : *same);
     if (same != wanted.end()) wanted.erase(same);
   }
   expect(wanted.empty(), "no '" + (wanted.empty() ? "" : wanted[0].name) + "'", "it in its manifest");
   const int profiles = engine.getNbOptimizationProfiles();
-  expect(profiles == std::max<int>(1, static_cast<int>(sidecar_.profiles.size())), std::to_string(profiles) + " profiles",
-         std::to_string(sidecar_.profiles.size()));
+  const int expected = std::max(1, static_cast<int>(sidecar_.profiles.size()));
+  expect(profiles == expected, std::to_string(profiles) + " profiles", std::to_string(expected));
   loaded_.input = kInputName;
   loaded_.scores = sidecar_.manifest.scores_name();
   if (sidecar_.manifest.output == LIT_TOP5) loaded_.classes = "classes";
@@ -261,9 +274,10 @@ Loaded open_engine(const std::string& path, const Options& options) try {
   auto engine = std::make_unique<Engine>(path, std::move(sidecar), options);
   return {std::move(manifest), std::move(engine)};
 } catch (const Error& error) {
-  // What fails on the GPU before anything was run is the GPU's state.
-  if (error.status() != LIT_RUN_FAILED) throw;
-  throw Error(LIT_NO_DEVICE, path + " cannot be opened on this GPU (" + error.what() + ")");
+  if (std::string(error.what()).find(path) != std::string::npos) throw;
+  // The driver's: what fails on the GPU before anything was run is the GPU's state.
+  throw Error(error.status() == LIT_RUN_FAILED ? LIT_NO_DEVICE : error.status(),
+              path + " cannot be opened on this machine (" + error.what() + ")");
 }
 
 }  // namespace lit_deploy::runtime

@@ -19,8 +19,8 @@ struct LoadedEngine {
   std::unique_ptr<nvinfer1::ICudaEngine> engine;
   std::vector<TensorSpec> tensors;  // all of them: every one needs memory
   std::string input, scores, classes;  // names; classes: "" unless LIT_TOP5
-  bool capture = false;                // replay a CUDA graph from the second run of a shape on
-  bool own_graph = false;              // TensorRT-RTX does so itself: it alone knows when its kernels are the final ones
+  bool capture = false;    // replay a CUDA graph from the second run of a shape on
+  bool own_graph = false;  // TensorRT-RTX does so itself: it alone knows when its kernels are the final ones
 };
 
 // Bytes of one element, 0 for types that are not run here.

@@ -39,7 +39,8 @@ void require_layout(const std::string& engine, bool rtx, const char* title, cons
                                   : "TensorRT " + version.substr(0, version.find('.'));
   throw Error(LIT_NOT_SUPPORTED, engine + " needs " + title + " " + version +
                                      "; this liblit_deploy_runtime.so was compiled with the headers of " + headers() +
-                                     ", whose classes differ; build it with -DTensorRT_ROOT=<headers of " + fitting + ">");
+                                     ", whose classes differ; build it with -DTensorRT_ROOT=<headers of " + fitting +
+                                     ">");
 }
 
 class Logger final : public nvinfer1::ILogger {
@@ -66,7 +67,8 @@ template <typename Function>
 Function* function(const SharedLibrary& library, const char* name) {
   void* symbol = library.symbol(name);
   if (symbol == nullptr) {
-    throw Error(LIT_WRONG_VERSION, library.path + " has no " + name + "(); expected TensorRT 10 or newer, or TensorRT-RTX");
+    throw Error(LIT_WRONG_VERSION,
+                library.path + " has no " + name + "(); expected TensorRT 10 or newer, or TensorRT-RTX");
   }
   return reinterpret_cast<Function*>(symbol);
 }
@@ -128,7 +130,8 @@ std::unique_ptr<nvinfer1::IExecutionContext> create_execution_context(nvinfer1::
   // Not compiled anywhere yet: no package brings these headers.
   if (own_graph) {
     std::unique_ptr<nvinfer1::IRuntimeConfig> config(engine.createRuntimeConfig());
-    if (config == nullptr || !config->setCudaGraphStrategy(nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE)) return {};
+    constexpr auto kWhole = nvinfer1::CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE;
+    if (config == nullptr || !config->setCudaGraphStrategy(kWhole)) return nullptr;
     return std::unique_ptr<nvinfer1::IExecutionContext>(engine.createExecutionContext(config.get()));
   }
 #else

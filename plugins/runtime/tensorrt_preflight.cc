@@ -48,7 +48,8 @@ bool gpu_fits(const EngineBuild& build, const Gpu& gpu) {
 std::string target_of(const EngineBuild& build) {
   if (build.ampere_plus) return "compute capability 8.0 and above";
   if (build.rtx) return "RTX GPUs of compute capability " + joined(targets_of(build));
-  return build.gpu.value_or("an unknown GPU") + " (compute capability " + build.compute_capability.value_or("unknown") + ")";
+  return build.gpu.value_or("an unknown GPU") + " (compute capability " +
+         build.compute_capability.value_or("unknown") + ")";
 }
 
 void check_platform(const std::string& engine, const Sidecar& sidecar) {
@@ -56,8 +57,8 @@ void check_platform(const std::string& engine, const Sidecar& sidecar) {
   if (uname(&here) != 0) throw Error(LIT_INTERNAL_ERROR, "uname() fails");
   const EngineBuild& build = sidecar.build;
   if (build.os == here.sysname && build.arch == here.machine) return;
-  throw Error(LIT_NOT_SUPPORTED, engine + " was built for " + build.os + " " + build.arch + ", this is " + here.sysname +
-                                     " " + here.machine + "; " + rebuild(engine, sidecar));
+  throw Error(LIT_NOT_SUPPORTED, engine + " was built for " + build.os + " " + build.arch + ", this is " +
+                                     here.sysname + " " + here.machine + "; " + rebuild(engine, sidecar));
 }
 
 // TensorRT-RTX looks for itself by this name as soon as a plugin is used, and ends the process when there is no such
@@ -72,8 +73,9 @@ void check_rtx_name(const std::string& engine, const TensorRT& tensorrt) {
   }
   const char* entry = "createInferRuntime_INTERNAL";
   if (dlsym(handle, entry) != tensorrt.library.symbol(entry)) {
-    throw Error(LIT_WRONG_VERSION, std::string(kRtxName) + ", which TensorRT-RTX looks for when a plugin is used, leads to "
-                                       "another file than " + tensorrt.library.path + "; make it a link to that file");
+    throw Error(LIT_WRONG_VERSION,
+                engine + " calls a plugin, for which TensorRT-RTX looks for " + kRtxName +
+                    ", and that leads to another file than " + tensorrt.library.path + "; make it a link to that file");
   }
 }
 
@@ -101,7 +103,8 @@ std::string check_plugin(const std::string& engine, const Sidecar& sidecar, cons
   const std::string path = find_library(wanted, remedy);
   if (path.empty()) {
     throw Error(LIT_LIBRARY_NOT_FOUND, engine + " needs the plugin library " + kPluginLibrary +
-                                           ", which was not found (searched " + joined(candidates(wanted)) + "); " + remedy);
+                                           ", which was not found (searched " + joined(candidates(wanted)) + "); " +
+                                           remedy);
   }
   if (sha256_of_file(path) != plugin.sha256) {
     throw Error(LIT_WRONG_VERSION, engine + " was built with another plugin library than " + path + " (SHA-256 " +

@@ -24,7 +24,7 @@
  * Pointers to text, labels and results belong to the library; each comment says how long they are valid. Memory that
  * is passed in belongs to the caller and is not used after the call.
  *
- * Back ends. ".onnx" files run on ONNX Runtime (libonnxruntime.so, 1.17 or newer), ".engine" and ".plan" files on
+ * Back ends. ".onnx" files run on ONNX Runtime (libonnxruntime.so, 1.18 or newer), ".engine" and ".plan" files on
  * TensorRT or TensorRT-RTX. This library links none of them: lit_model_open() loads what the file needs. Looked for, in
  * this order: lit_options, an environment variable, the folder of this library, the dynamic linker's own path.
  *

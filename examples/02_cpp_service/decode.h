@@ -1,0 +1,50 @@
+// From the bytes of a JPEG or PNG file to RGB, as lit_deploy/preprocessing.py (Pillow) decodes them.
+#ifndef LIT_SERVICE_DECODE_H_
+#define LIT_SERVICE_DECODE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace lit_service {
+
+struct Picture {
+  int width = 0;
+  int height = 0;
+  std::unique_ptr<uint8_t[]> rgb;  // height rows of width R, G, B triples
+};
+
+enum class Fault {
+  kUnknownFormat,  // neither JPEG nor PNG
+  kTooLarge,       // more pixels than allowed
+  kDamaged         // damaged, truncated, or of a kind that is not decoded
+};
+
+// A file that gives no picture; what() is one sentence.
+class DecodeError : public std::runtime_error {
+ public:
+  DecodeError(Fault fault, const std::string& sentence) : std::runtime_error(sentence), fault_(fault) {}
+  Fault fault() const noexcept { return fault_; }
+
+ private:
+  Fault fault_;
+};
+
+// Decodes a whole file; its first bytes tell the format. Alpha is dropped, 16 bits become the higher 8, the EXIF
+// orientation is not applied. A warning of libjpeg counts as damage. Throws DecodeError, or std::bad_alloc; the size is
+// checked against `max_pixels` before memory for it is asked for. Any thread.
+Picture decode(std::string_view file, size_t max_pixels);
+
+// The two formats; decode() chooses.
+Picture decode_jpeg(std::string_view file, size_t max_pixels);
+Picture decode_png(std::string_view file, size_t max_pixels);
+
+// Sets `picture` to an undefined picture of this size. Throws DecodeError (kTooLarge).
+void allocate(Picture& picture, uint32_t width, uint32_t height, size_t max_pixels);
+
+}  // namespace lit_service
+
+#endif  // LIT_SERVICE_DECODE_H_

@@ -1,0 +1,39 @@
+// lit_service: classify pictures over HTTP with a file that lit-deploy exported.
+#include <cstdio>
+#include <exception>
+
+#include <lit_runtime.hpp>
+
+#include "metrics.h"
+#include "options.h"
+#include "pipeline.h"
+#include "server.h"
+
+namespace {
+
+lit::Model open(const lit_service::Options& options) {
+  lit::Options how;
+  how.device = options.device == "cuda" ? LIT_CUDA : LIT_CPU;
+  how.threads = static_cast<int32_t>(options.threads);
+  return lit::Model(options.model, how);
+}
+
+}  // namespace
+
+// Exit codes: 0 all that was accepted was answered, 1 something was not in time, 2 usage or environment.
+int main(int count, char** arguments) {
+  try {
+    const lit_service::Options options = lit_service::options_from(count, arguments);
+    if (options.help) return std::fputs(lit_service::help_text().c_str(), stdout) < 0 ? 2 : 0;
+    const lit::Model model = open(options);
+    const lit_model_info& info = model.info();
+    lit_service::Metrics metrics(
+        {{"model", info.name}, {"precision", info.precision}, {"backend", info.backend}, {"runtime", lit_version()}});
+    lit_service::Pipeline pipeline(model, options, metrics);
+    std::printf("lit_service: %s (%s) on %s\n", info.name, info.precision, info.backend);
+    return lit_service::serve(options, pipeline, metrics) ? 0 : 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 2;
+  }
+}

@@ -1,0 +1,109 @@
+#include "options.h"
+
+#include <charconv>
+#include <cstdio>
+#include <string_view>
+
+namespace lit_service {
+namespace {
+
+struct TextOption {
+  const char* name;
+  std::string Options::*value;
+  const char* help;
+};
+
+struct NumberOption {
+  const char* name;
+  long Options::*value;
+  long least, most;
+  const char* help;
+};
+
+constexpr TextOption kTexts[] = {
+    {"--model", &Options::model, "exported .onnx file, or .engine with its sidecar; required"},
+    {"--address", &Options::address, "IP address to listen on"},
+    {"--device", &Options::device, "cpu or cuda"},
+};
+
+constexpr NumberOption kNumbers[] = {
+    {"--port", &Options::port, 0, 65535, "TCP port; 0 takes a free one, which is printed"},
+    {"--threads", &Options::threads, 0, 1024, "CPU threads of one model run; 0 for all cores"},
+    {"--workers", &Options::workers, 1, 1024, "threads that decode and resize"},
+    {"--instances", &Options::instances, 1, 64, "batches that run at the same time, each with a context of its own"},
+    {"--max-batch", &Options::max_batch, 1, 1024, "images per run, at most what the model takes"},
+    {"--max-delay-ms", &Options::max_delay_ms, 0, 10'000, "milliseconds a decoded image waits for others, at most"},
+    {"--queue", &Options::queue, 1, 1'000'000, "accepted requests that wait for a run; further ones get 503"},
+    {"--max-body-mib", &Options::max_body_mib, 1, 1024, "size of a request's body, MiB"},
+    {"--max-pixels", &Options::max_pixels, 1, 1 << 27, "size of a picture; decoding takes 3 bytes of each, and more"},
+    {"--max-connections", &Options::max_connections, 1, 100'000, "open connections; further ones get 503"},
+    {"--request-timeout-s", &Options::request_timeout_s, 1, 3600, "time to receive a request, or to send its answer"},
+    {"--idle-timeout-s", &Options::idle_timeout_s, 1, 86'400, "time a connection may wait for its next request"},
+    {"--drain-timeout-s", &Options::drain_timeout_s, 1, 3600, "time to finish accepted requests after SIGTERM"},
+};
+
+long number_from(const NumberOption& option, std::string_view text) {
+  long value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, fault] = std::from_chars(text.data(), end, value);
+  if (fault != std::errc() || rest != end || value < option.least || value > option.most) {
+    throw UsageError(std::string(option.name) + " received '" + std::string(text) + "' where a whole number from " +
+                     std::to_string(option.least) + " to " + std::to_string(option.most) + " is expected");
+  }
+  return value;
+}
+
+// Whether an option of this name exists; its value is set then.
+bool set(Options& options, std::string_view name, std::string_view value) {
+  for (const TextOption& option : kTexts) {
+    if (name == option.name) return (options.*option.value = value, true);
+  }
+  for (const NumberOption& option : kNumbers) {
+    if (name == option.name) return (options.*option.value = number_from(option, value), true);
+  }
+  return false;
+}
+
+}  // namespace
+
+Options options_from(int count, const char* const* arguments) {
+  Options options;
+  for (int i = 1; i < count; ++i) {
+    std::string_view name = arguments[i];
+    if (name == "--help" || name == "-h") return (options.help = true, options);
+    std::string_view value;
+    const size_t equals = name.find('=');
+    if (equals != name.npos) {
+      value = name.substr(equals + 1);
+      name = name.substr(0, equals);
+    }
+    if (!name.starts_with("--")) {
+      throw UsageError("'" + std::string(name) + "' is no option: write --model " + std::string(name) + "?");
+    }
+    if (equals == name.npos && i + 1 < count) value = arguments[++i];
+    if (!set(options, name, value)) {
+      throw UsageError(std::string(name) + " is no option of lit_service: --help lists them");
+    }
+  }
+  if (options.model.empty()) throw UsageError("--model is missing: give the exported file, --model lit_s.onnx");
+  if (options.device != "cpu" && options.device != "cuda") {
+    throw UsageError("--device received '" + options.device + "' where cpu or cuda is expected");
+  }
+  return options;
+}
+
+std::string help_text() {
+  const Options defaults;
+  std::string text = "Usage: lit_service --model FILE [OPTIONS]\n\nClassify pictures over HTTP.\n\n";
+  const auto line = [&text](const char* name, const char* help, const std::string& value) {
+    char start[32];
+    std::snprintf(start, sizeof start, "  %-22s", name);
+    text += start + std::string(help) + (value.empty() ? "" : " [default: " + value + "]") + "\n";
+  };
+  for (const TextOption& option : kTexts) line(option.name, option.help, defaults.*option.value);
+  for (const NumberOption& option : kNumbers) line(option.name, option.help, std::to_string(defaults.*option.value));
+  line("--help", "show this text", "");
+  return text;
+}
+
+}  // namespace lit_service

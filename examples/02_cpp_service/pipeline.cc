@@ -1,0 +1,184 @@
+#include "pipeline.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <iterator>
+#include <new>
+
+#include "decode.h"
+#include "json.h"
+
+namespace lit_service {
+namespace {
+
+Answer answer_to(const DecodeError& error) {
+  switch (error.fault()) {
+    case Fault::kUnknownFormat:
+      return {415, error_json(error.what())};
+    case Fault::kTooLarge:
+      return {413, error_json(error.what())};
+    case Fault::kDamaged:
+      break;
+  }
+  return {422, error_json(error.what())};
+}
+
+// What the operator has to know goes to the log, too; clients get no details of this machine.
+Answer internal_error(const char* what) {
+  std::fprintf(stderr, "lit_service: error: %s\n", what);
+  return {500, error_json("the model could not be run: see the service's log")};
+}
+
+}  // namespace
+
+Pipeline::Pipeline(const lit::Model& model, const Options& options, Metrics& metrics)
+    : model_(model),
+      options_(options),
+      least_batch_(static_cast<size_t>(model.info().min_batch)),
+      most_batch_(static_cast<size_t>(
+          std::clamp<int64_t>(options.max_batch, model.info().min_batch, model.info().max_batch))),
+      metrics_(metrics) {
+  for (long i = 0; i < options.instances; ++i) contexts_.emplace_back(model_);
+  for (lit::Context& context : contexts_) threads_.emplace_back([this, &context] { run_batches(context); });
+  for (long i = 0; i < options.workers; ++i) threads_.emplace_back([this] { decode_jobs(); });
+}
+
+Pipeline::~Pipeline() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  work_.notify_all();
+  ready_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+bool Pipeline::submit(std::string file, size_t top, Done done) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (waiting_ >= static_cast<size_t>(options_.queue)) return false;
+    undecoded_jobs_.push_back({std::move(file), {}, top, std::move(done), Clock::now(), {}});
+    count_waiting(1);
+    metrics_.accepted();
+  }
+  work_.notify_one();
+  return true;
+}
+
+size_t Pipeline::abandon() {
+  std::deque<Job> jobs;
+  {
+    const std::lock_guard lock(mutex_);
+    jobs.swap(undecoded_jobs_);
+    std::move(ready_jobs_.begin(), ready_jobs_.end(), std::back_inserter(jobs));
+    ready_jobs_.clear();
+    count_waiting(-static_cast<long>(jobs.size()));
+  }
+  for (Job& job : jobs) finish(job, {503, error_json("the service is shutting down: try again")});
+  return jobs.size();
+}
+
+void Pipeline::decode_jobs() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    work_.wait(lock, [this] { return stopping_ || !undecoded_jobs_.empty(); });
+    if (undecoded_jobs_.empty()) return;
+    Job job = std::move(undecoded_jobs_.front());
+    undecoded_jobs_.pop_front();
+    ++decoding_;
+    lock.unlock();
+
+    Answer refusal{};
+    try {
+      const Picture picture = decode(job.file, static_cast<size_t>(options_.max_pixels));
+      job.pixels = model_.preprocess({picture.rgb.get(), picture.width, picture.height, 0});
+      job.file = std::string();  // so that only crops wait for their batch
+    } catch (const DecodeError& error) {
+      refusal = answer_to(error);
+    } catch (const lit::Error& error) {  // so narrow that it would be huge after resizing
+      const bool theirs = error.status() == LIT_INVALID_ARGUMENT;
+      refusal = theirs ? Answer{413, error_json(error.what())} : internal_error(error.what());
+    } catch (const std::bad_alloc&) {
+      refusal = {503, error_json("memory is short here: try again")};
+    } catch (const std::exception& error) {
+      refusal = internal_error(error.what());
+    }
+
+    lock.lock();
+    --decoding_;
+    if (refusal.status == 0) {
+      job.ready = Clock::now();
+      ready_jobs_.push_back(std::move(job));
+    } else {
+      count_waiting(-1);
+    }
+    ready_.notify_all();
+    if (refusal.status == 0) continue;
+    lock.unlock();
+    finish(job, std::move(refusal));
+    lock.lock();
+  }
+}
+
+std::vector<Pipeline::Job> Pipeline::next_batch() {
+  std::unique_lock lock(mutex_);
+  std::vector<Job> batch;
+  while (batch.empty()) {
+    ready_.wait(lock, [this] {
+      return !ready_jobs_.empty() || (stopping_ && undecoded_jobs_.empty() && decoding_ == 0);
+    });
+    if (ready_jobs_.empty()) break;
+    const Clock::time_point latest = ready_jobs_.front().ready + std::chrono::milliseconds(options_.max_delay_ms);
+    ready_.wait_until(lock, latest, [this] { return stopping_ || ready_jobs_.size() >= most_batch_; });
+    // Another runner may have been faster, and taken some or all.
+    const auto end = ready_jobs_.begin() + static_cast<std::ptrdiff_t>(std::min(most_batch_, ready_jobs_.size()));
+    std::move(ready_jobs_.begin(), end, std::back_inserter(batch));
+    ready_jobs_.erase(ready_jobs_.begin(), end);
+  }
+  count_waiting(-static_cast<long>(batch.size()));
+  return batch;
+}
+
+void Pipeline::run_batches(lit::Context& context) {
+  for (std::vector<Job> batch = next_batch(); !batch.empty(); batch = next_batch()) {
+    try {
+      run(context, batch);
+    } catch (const std::exception& error) {
+      for (Job& job : batch) {
+        if (job.done) finish(job, internal_error(error.what()));
+      }
+    }
+  }
+}
+
+void Pipeline::run(lit::Context& context, std::vector<Job>& batch) {
+  const size_t size = batch.front().pixels.size();
+  const size_t images = std::max(batch.size(), least_batch_);
+  std::vector<uint8_t> pixels;
+  pixels.reserve(images * size);
+  for (const Job& job : batch) pixels.insert(pixels.end(), job.pixels.begin(), job.pixels.end());
+  const std::vector<uint8_t>& last = batch.back().pixels;
+  while (pixels.size() < images * size) pixels.insert(pixels.end(), last.begin(), last.end());
+
+  metrics_.ran(batch.size());
+  const lit::Output output = context.run({LIT_UINT8, pixels.data(), static_cast<int64_t>(images), 0, 0});
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const std::vector<lit::Prediction> best = model_.top_k(output, static_cast<int64_t>(i), batch[i].top);
+    const bool finite =
+        std::all_of(best.begin(), best.end(), [](const lit::Prediction& p) { return std::isfinite(p.probability); });
+    finish(batch[i], finite ? Answer{200, predictions_json(best)} : internal_error("the model returned no numbers"));
+  }
+}
+
+void Pipeline::finish(Job& job, Answer answer) {
+  metrics_.finished(std::chrono::duration<double>(Clock::now() - job.accepted).count());
+  std::exchange(job.done, nullptr)(std::move(answer));
+}
+
+void Pipeline::count_waiting(long change) {
+  waiting_ += static_cast<size_t>(change);
+  metrics_.queue_depth(waiting_);
+}
+
+}  // namespace lit_service

@@ -1,0 +1,78 @@
+#include "routes.h"
+
+#include <charconv>
+
+#include <boost/beast/http/error.hpp>
+
+#include "json.h"
+
+namespace lit_service {
+namespace {
+
+namespace http = boost::beast::http;
+
+constexpr size_t kMostPredictions = 1000;
+
+Route refused(unsigned status, std::string_view sentence, const char* allow = nullptr) {
+  Reply reply{status, error_json(sentence)};
+  reply.allow = allow;
+  return {Route::kRefused, 0, std::move(reply)};
+}
+
+Route classify(std::string_view query) {
+  Route route{Route::kClassify};
+  if (query.empty()) return route;
+  const std::string_view value = query.starts_with("top=") ? query.substr(4) : "";
+  const auto [rest, fault] = std::from_chars(value.data(), value.data() + value.size(), route.top);
+  if (fault != std::errc() || rest != value.data() + value.size() || route.top < 1 || route.top > kMostPredictions) {
+    return refused(400, "the query is '" + std::string(query) + "' where top=N with N from 1 to " +
+                            std::to_string(kMostPredictions) + " is expected");
+  }
+  return route;
+}
+
+}  // namespace
+
+Route route_of(http::verb method, std::string_view target) {
+  const size_t mark = target.find('?');
+  const std::string_view path = target.substr(0, mark);
+  const std::string_view query = mark == target.npos ? "" : target.substr(mark + 1);
+  if (path == "/v1/classify") {
+    if (method != http::verb::post) return refused(405, "/v1/classify takes POST with a JPEG or PNG file", "POST");
+    return classify(query);
+  }
+  if (path != "/healthz" && path != "/metrics") {
+    return refused(404, "there is no such path: /v1/classify, /healthz and /metrics are known");
+  }
+  if (method != http::verb::get && method != http::verb::head) {
+    return refused(405, std::string(path) + " takes GET", "GET, HEAD");
+  }
+  return {path == "/healthz" ? Route::kHealth : Route::kMetrics};
+}
+
+Reply reply_to(const boost::system::error_code& error, bool expired) {
+  if (expired) return {408, error_json("the request took too long to arrive: send it faster")};
+  if (error == http::error::body_limit) return {413, error_json("the body is larger than this service takes")};
+  if (error == http::error::header_limit) return {431, error_json("the header is larger than this service takes")};
+  return {400, error_json("this is no HTTP request that can be read (" + error.message() + ")")};
+}
+
+Reply unavailable(std::string_view sentence) {
+  Reply reply{503, error_json(sentence)};
+  reply.retry = true;
+  return reply;
+}
+
+http::response<http::string_body> response_from(Reply reply, unsigned version, bool keep_alive) {
+  http::response<http::string_body> response(static_cast<http::status>(reply.status), version);
+  response.set(http::field::server, "lit_service");
+  response.set(http::field::content_type, reply.type);
+  if (reply.allow != nullptr) response.set(http::field::allow, reply.allow);
+  if (reply.retry) response.set(http::field::retry_after, "1");
+  response.keep_alive(keep_alive);
+  response.body() = std::move(reply.body);
+  response.prepare_payload();
+  return response;
+}
+
+}  // namespace lit_service

@@ -1,0 +1,46 @@
+// What a request asks for, and what answers look like; no input or output here.
+#ifndef LIT_SERVICE_ROUTES_H_
+#define LIT_SERVICE_ROUTES_H_
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include <boost/beast/http/message.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <boost/beast/http/verb.hpp>
+#include <boost/system/error_code.hpp>
+
+namespace lit_service {
+
+struct Reply {
+  unsigned status = 0;
+  std::string body;
+  const char* type = "application/json";
+  const char* allow = nullptr;  // of 405: the methods that would do
+  bool retry = false;           // soon: Retry-After
+};
+
+struct Route {
+  enum Kind { kClassify, kHealth, kMetrics, kRefused };
+
+  Kind kind;
+  size_t top = 5;  // of kClassify: how many predictions
+  Reply refusal{}; // of kRefused
+};
+
+Route route_of(boost::beast::http::verb method, std::string_view target);
+
+// To a request that could not be received; `expired`: because it took too long.
+Reply reply_to(const boost::system::error_code& error, bool expired);
+
+// 503 with Retry-After.
+Reply unavailable(std::string_view sentence);
+
+// `version`: 10 or 11, of the request.
+boost::beast::http::response<boost::beast::http::string_body> response_from(Reply reply, unsigned version,
+                                                                            bool keep_alive);
+
+}  // namespace lit_service
+
+#endif  // LIT_SERVICE_ROUTES_H_

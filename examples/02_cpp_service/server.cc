@@ -1,0 +1,346 @@
+#include "server.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/read.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <boost/beast/http/write.hpp>
+
+#include "json.h"
+#include "routes.h"
+
+namespace lit_service {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+using asio::ip::tcp;
+using boost::system::error_code;
+using std::chrono::seconds;
+
+constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+constexpr size_t kMaxHeaderBytes = 16 << 10;
+// Bytes that are read ahead; a piece of the protocol that does not fit (a chunk's header without end) is refused.
+constexpr size_t kMaxBuffer = 128 << 10;
+// Clients that are told to go away still get to read why, but not for long.
+constexpr seconds kLinger{2};
+// Connections above --max-connections that are told so at the same time; further ones are just closed.
+constexpr size_t kMaxTurnedAway = 64;
+
+auto into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
+
+struct Connection : std::enable_shared_from_this<Connection> {
+  enum class Cut { kReading, kEverything };
+
+  explicit Connection(tcp::socket accepted) : socket(std::move(accepted)), timer(socket.get_executor()) {}
+
+  // Ends what the connection does from `time` on, until the next call of limit() or timer.cancel(). Cutting off the
+  // reading side alone leaves no gap between two reads in which the cut could be missed, and lets 408 be answered.
+  void limit(seconds time, Cut cut) {
+    expired = false;
+    timer.expires_after(time);
+    timer.async_wait([self = shared_from_this(), cut](error_code error) {
+      if (error || self->timer.expiry() > asio::steady_timer::clock_type::now()) return;  // cancelled or moved
+      self->expired = true;
+      error_code ignored;
+      if (cut == Cut::kReading) {
+        self->socket.shutdown(tcp::socket::shutdown_receive, ignored);
+      } else {
+        self->socket.close(ignored);
+      }
+    });
+  }
+
+  tcp::socket socket;
+  asio::steady_timer timer;
+  boost::beast::flat_buffer buffer{kMaxBuffer};
+  bool expired = false;
+  bool idle = false;       // waits for the first byte of a request
+  bool answering = false;  // has received a request and not sent all of the answer
+};
+
+// All of it runs on one thread, that of the io_context: no locks. Pictures are handled by the pipeline's threads.
+class Server {
+ public:
+  Server(const Options& options, Pipeline& pipeline, Metrics& metrics)
+      : options_(options), pipeline_(pipeline), metrics_(metrics), acceptor_(io_), drain_timer_(io_), signals_(io_) {}
+
+  bool run() {
+    listen();
+    signals_.add(SIGTERM);
+    signals_.add(SIGINT);
+    signals_.async_wait([this](error_code error, int) {
+      if (!error) drain();
+    });
+    asio::co_spawn(io_, accept(), asio::detached);
+    io_.run();
+    std::printf("lit_service: stopped, %s\n", metrics_.summary().c_str());
+    return in_time_;
+  }
+
+ private:
+  using ConnectionPtr = std::shared_ptr<Connection>;
+
+  void listen() {
+    error_code error;
+    const asio::ip::address address = asio::ip::make_address(options_.address, error);
+    if (error) {
+      throw std::runtime_error("--address received '" + options_.address + "' where an IP address is expected");
+    }
+    tcp::endpoint endpoint(address, static_cast<unsigned short>(options_.port));
+    acceptor_.open(endpoint.protocol(), error);
+    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+    if (!error) acceptor_.bind(endpoint, error);
+    if (!error) acceptor_.listen(tcp::acceptor::max_listen_connections, error);
+    if (error) {
+      throw std::runtime_error("cannot listen on " + options_.address + " port " + std::to_string(options_.port) +
+                               " (" + error.message() + "): choose others with --address and --port");
+    }
+    endpoint = acceptor_.local_endpoint();
+    const std::string host = address.is_v6() ? "[" + address.to_string() + "]" : address.to_string();
+    std::printf("lit_service: listening on http://%s:%d\n", host.c_str(), endpoint.port());
+    std::fflush(stdout);
+  }
+
+  asio::awaitable<void> accept() {
+    while (acceptor_.is_open()) {
+      error_code error;
+      tcp::socket socket = co_await acceptor_.async_accept(into(error));
+      if (!error) {
+        try {
+          open(std::make_shared<Connection>(std::move(socket)));
+        } catch (const std::exception& failure) {  // memory; the next may do better
+          std::fprintf(stderr, "lit_service: error: a connection was refused: %s\n", failure.what());
+        }
+      } else if (acceptor_.is_open()) {  // out of file descriptors, or the client is gone
+        asio::steady_timer pause(io_, std::chrono::milliseconds(50));
+        co_await pause.async_wait(into(error));
+      }
+    }
+  }
+
+  void open(const ConnectionPtr& connection) {
+    const size_t limit = static_cast<size_t>(options_.max_connections);
+    if (connections_.size() >= limit + kMaxTurnedAway) return;
+    const bool welcome = connections_.size() < limit;
+    error_code ignored;
+    connection->socket.set_option(tcp::no_delay(true), ignored);
+    connections_.insert(connection);
+    metrics_.connections(1);
+    asio::co_spawn(io_, welcome ? serve(connection) : turn_away(connection),
+                   [this, connection](std::exception_ptr failure) { close(connection, failure); });
+  }
+
+  void close(const ConnectionPtr& connection, const std::exception_ptr& failure) {
+    if (failure) {
+      try {
+        std::rethrow_exception(failure);
+      } catch (const std::exception& error) {  // memory: this connection's loss alone
+        std::fprintf(stderr, "lit_service: error: a connection was closed: %s\n", error.what());
+      }
+    }
+    connection->timer.cancel();
+    error_code ignored;
+    connection->socket.close(ignored);
+    connections_.erase(connection);
+    metrics_.connections(-1);
+    if (draining_) stop_when_done();
+  }
+
+  asio::awaitable<void> serve(ConnectionPtr connection) {
+    for (;;) {
+      http::request_parser<http::string_body> parser;
+      const error_code error = co_await receive(*connection, parser);
+      if (error == http::error::end_of_stream) co_return;  // nothing was asked
+      const bool keep = !error && parser.get().keep_alive();
+      const unsigned version = error ? 11 : parser.get().version();
+      Reply reply;
+      if (error) {
+        reply = reply_to(error, connection->expired);
+      } else {
+        connection->answering = true;
+        reply = co_await answer(parser.get());
+      }
+      const bool head = !error && parser.get().method() == http::verb::head;
+      const bool stays = co_await send(*connection, std::move(reply), version, keep && !draining_, head);
+      connection->answering = false;
+      if (!stays) break;
+    }
+    co_await linger(*connection);
+  }
+
+  asio::awaitable<void> turn_away(ConnectionPtr connection) {
+    co_await send(*connection, unavailable("too many connections are open: try again"), 11, false, false);
+    co_await linger(*connection);
+  }
+
+  // Waits for a request and reads all of it. end_of_stream: none came.
+  asio::awaitable<error_code> receive(Connection& connection, http::request_parser<http::string_body>& parser) {
+    error_code error;
+    if (connection.buffer.size() == 0) {
+      if (draining_) co_return http::error::end_of_stream;
+      connection.idle = true;
+      connection.limit(seconds(options_.idle_timeout_s), Connection::Cut::kReading);
+      const size_t bytes = co_await connection.socket.async_read_some(connection.buffer.prepare(4096), into(error));
+      connection.idle = false;
+      connection.buffer.commit(bytes);
+      if (error) co_return http::error::end_of_stream;
+    }
+    connection.limit(seconds(options_.request_timeout_s), Connection::Cut::kReading);
+    parser.header_limit(kMaxHeaderBytes);
+    parser.body_limit(static_cast<uint64_t>(options_.max_body_mib) << 20);
+    co_await http::async_read_header(connection.socket, connection.buffer, parser, into(error));
+    if (!error && boost::beast::iequals(parser.get()[http::field::expect], "100-continue")) {
+      co_await asio::async_write(connection.socket, asio::buffer(kContinue), into(error));
+    }
+    if (!error) co_await http::async_read(connection.socket, connection.buffer, parser, into(error));
+    connection.timer.cancel();
+    co_return error;
+  }
+
+  asio::awaitable<Reply> answer(http::request<http::string_body>& request) {
+    const Route route = route_of(request.method(), {request.target().data(), request.target().size()});
+    switch (route.kind) {
+      case Route::kClassify:
+        co_return co_await classify(request.body(), route.top);
+      case Route::kHealth:
+        // Out of the load balancer first: 503 from the moment when no new connections are taken.
+        co_return draining_ ? unavailable("the service is shutting down") : Reply{200, "{\"status\": \"ok\"}\n"};
+      case Route::kMetrics:
+        co_return Reply{200, metrics_.text(), "text/plain; version=0.0.4; charset=utf-8"};
+      case Route::kRefused:
+        break;
+    }
+    co_return route.refusal;
+  }
+
+  // Hands a picture to the pipeline, and goes on here, on this thread, when it has answered.
+  asio::awaitable<Reply> classify(std::string& file, size_t top) {
+    if (file.empty()) co_return Reply{400, error_json("the body is empty: send a JPEG or PNG file")};
+    co_return co_await asio::async_initiate<const asio::use_awaitable_t<>&, void(Reply)>(
+        [this, &file, top](auto handler) {
+          // std::function wants to be copied, the handler cannot be.
+          auto resume = std::make_shared<decltype(handler)>(std::move(handler));
+          const auto done = [this, resume](Answer answer) {
+            asio::post(io_, [resume, answer = std::move(answer)]() mutable {
+              Reply reply{answer.status, std::move(answer.body)};
+              if (reply.status == 503) reply.retry = true;
+              std::move (*resume)(std::move(reply));
+            });
+          };
+          if (!pipeline_.submit(std::move(file), top, done)) {
+            done({503, error_json("the queue is full: try again")});
+          }
+        },
+        asio::use_awaitable);
+  }
+
+  // Whether the connection stays open.
+  asio::awaitable<bool> send(Connection& connection, Reply reply, unsigned version, bool keep, bool head) {
+    http::response<http::string_body> response = response_from(std::move(reply), version, keep);
+    if (head) response.body().clear();  // the length stays
+    connection.limit(seconds(options_.request_timeout_s), Connection::Cut::kEverything);
+    error_code error;
+    co_await http::async_write(connection.socket, response, into(error));
+    connection.timer.cancel();
+    if (error) {
+      metrics_.undelivered();
+    } else {
+      metrics_.responded(response.result_int());
+    }
+    co_return keep && !error;
+  }
+
+  // Reads what still comes, for a moment: closing with unread bytes would reset the connection, and the client might
+  // never see the answer.
+  asio::awaitable<void> linger(Connection& connection) {
+    error_code error;
+    connection.socket.shutdown(tcp::socket::shutdown_send, error);
+    connection.limit(kLinger, Connection::Cut::kEverything);
+    std::array<char, 16384> scratch;
+    while (!error) co_await connection.socket.async_read_some(asio::buffer(scratch), into(error));
+  }
+
+  void drain() {
+    std::printf("lit_service: shutting down, %lld pictures in flight\n", static_cast<long long>(metrics_.in_flight()));
+    std::fflush(stdout);
+    draining_ = true;
+    signals_.clear();  // a second signal ends the process as if this service did not handle it
+    error_code ignored;
+    acceptor_.close(ignored);
+    for (const ConnectionPtr& connection : connections_) {
+      if (connection->idle) connection->socket.shutdown(tcp::socket::shutdown_receive, ignored);
+    }
+    drain_timer_.expires_after(seconds(options_.drain_timeout_s));
+    drain_timer_.async_wait([this](error_code error) {
+      if (!error) give_up();
+    });
+    stop_when_done();
+  }
+
+  // The time to drain is over.
+  void give_up() {
+    in_time_ = std::none_of(connections_.begin(), connections_.end(),
+                            [](const ConnectionPtr& connection) { return connection->answering; });
+    const size_t abandoned = pipeline_.abandon();
+    std::fprintf(stderr,
+                 "lit_service: error: %zu connections are cut and %zu pictures are not run: they took longer than"
+                 " --drain-timeout-s %ld\n",
+                 connections_.size(), abandoned, options_.drain_timeout_s);
+    error_code ignored;
+    for (const ConnectionPtr& connection : connections_) connection->socket.close(ignored);
+  }
+
+  void stop_when_done() {
+    if (!connections_.empty()) return;
+    drain_timer_.cancel();
+    work_.reset();
+  }
+
+  const Options& options_;
+  Pipeline& pipeline_;
+  Metrics& metrics_;
+  asio::io_context io_{1};
+  // A request that is with the pipeline is no work in io_'s eyes.
+  asio::executor_work_guard<asio::io_context::executor_type> work_ = asio::make_work_guard(io_);
+  tcp::acceptor acceptor_;
+  asio::steady_timer drain_timer_;
+  asio::signal_set signals_;
+  std::set<ConnectionPtr> connections_;
+  bool draining_ = false;
+  bool in_time_ = true;
+};
+
+}  // namespace
+
+bool serve(const Options& options, Pipeline& pipeline, Metrics& metrics) {
+  return Server(options, pipeline, metrics).run();
+}
+
+}  // namespace lit_service

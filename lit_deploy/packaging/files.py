@@ -1,0 +1,154 @@
+"""The files of a Triton model repository, and how they come there: whole models, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lit_deploy
+from lit_deploy.artifact import Manifest
+from lit_deploy.errors import UsageError
+from lit_deploy.packaging import serving as texts
+from lit_deploy.packaging.triton import LABELS_FILE, MARK
+
+SHIPPED = ("__init__.py", "errors.py", "specs.py", "preprocessing.py")
+"""Our modules that the preprocessing model imports; they import nothing of ours but each other."""
+
+_MODEL_FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+"""What Triton's back ends call the file in a version's folder."""
+
+
+def write_network(folder: Path, config: str, source: Path, backend: str, manifest: Manifest) -> None:
+    """The exported file as version 1 of a model, with its labels."""
+    _write_model(folder, config, manifest)
+    shutil.copyfile(source, folder / "1" / _MODEL_FILES[backend])
+    _write_labels(folder, manifest)
+
+
+def write_preprocessing(folder: Path, config: str, manifest: Manifest) -> None:
+    """The python model, with a copy of the modules that are the rule."""
+    package = Path(lit_deploy.__file__).parent
+    _write_model(folder, config, manifest)
+    shutil.copyfile(package / "packaging" / "triton_preprocessing.py", folder / "1" / "model.py")
+    (folder / "1" / "lit_deploy").mkdir()
+    for name in SHIPPED:
+        shutil.copyfile(package / name, folder / "1" / "lit_deploy" / name)
+
+
+def write_ensemble(folder: Path, config: str, manifest: Manifest) -> None:
+    """The ensemble. Its version folder holds the manifest: object stores know no empty folders."""
+    _write_model(folder, config, manifest)
+    _write_labels(folder, manifest)
+
+
+def write_start(folder: Path, serving: texts.Serving, library: Path | None) -> None:
+    """What starts the server, beside the model that clients ask for.
+
+    These are files and no folder: Triton takes every folder for a version, and warns of others.
+    """
+    written = {
+        "START.md": texts.start_text(serving),
+        "deployment.yaml": texts.deployment(serving),
+        "kserve.yaml": texts.kserve(serving),
+    }
+    if serving.own_image:
+        written["Dockerfile"] = texts.dockerfile(serving)
+        written[".dockerignore"] = "*\n" + (f"!{serving.library}\n" if serving.library else "")  # not the weights
+    for name, text in written.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if library is not None:
+        shutil.copyfile(library, folder / library.name)
+
+
+def _write_model(folder: Path, config: str, manifest: Manifest) -> None:
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(config, encoding="utf-8")
+    (folder / "1" / "manifest.json").write_text(manifest.to_json() + "\n", encoding="utf-8")
+
+
+def _write_labels(folder: Path, manifest: Manifest) -> None:
+    (folder / LABELS_FILE).write_text("".join(f"{label}\n" for label in manifest.labels), encoding="utf-8")
+
+
+def check_place(repository: Path, name: str, models: Sequence[str], force: bool) -> tuple[str, ...]:
+    """Check, before any work, that models can be written, and name those of an earlier package that they replace.
+
+    Args:
+        repository: a folder, or a path where one can be made.
+        name: what the package is called; ``models``: the folders it will have.
+        force: whether models may be replaced.
+
+    Raises:
+        UsageError: a model is there already, or the place cannot be written.
+    """
+    parent = repository.parent
+    if repository.exists() and not repository.is_dir():
+        raise UsageError(f"cannot write {repository}: it is a file, expected a folder of models")
+    if not parent.is_dir():
+        raise UsageError(f"cannot write {repository}: the directory {parent} does not exist; create it first")
+    for place in (parent, repository):
+        if place.exists() and not os.access(place, os.W_OK | os.X_OK):
+            raise UsageError(f"cannot write {repository}: permission denied in {place}")
+    if os.path.ismount(repository):
+        raise UsageError(
+            f"cannot write {repository}: it is a mount point, into which whole models cannot be moved; write to a "
+            "folder inside it, or elsewhere and copy the models"
+        )
+    family = (name, f"{name}_network", f"{name}_preprocessing")
+    there = [m for m in family if os.path.lexists(repository / m) and (m in models or _is_ours(repository / m))]
+    if there and not force:
+        raise UsageError(
+            f"{repository} has a model {there[0]} already; choose another --name, or replace it with --force"
+        )
+    return tuple(there)
+
+
+def _is_ours(folder: Path) -> bool:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (folder / "config.pbtxt").read_text(encoding="utf-8").startswith(MARK)
+    return False
+
+
+def install(repository: Path, models: Sequence[str], replaced: Sequence[str], build: Callable[[Path], None]) -> None:
+    """Build models in a folder beside the repository, and move them in when all are whole.
+
+    Not inside it: a running server takes every folder there for a model, hidden ones too. What composes an ensemble is
+    moved first, the ensemble last. When a move fails, all is put back as it was.
+
+    Args:
+        repository: made when it is not there.
+        models: folders that ``build`` makes in the folder it is given.
+        replaced: models that go.
+
+    Raises:
+        UsageError: the disk refuses.
+    """
+    part = repository.with_name(f".{repository.name}.{os.getpid()}.part")
+    old, moved = part / ".replaced", list[tuple[Path, Path]]()
+    try:
+        part.mkdir()
+        build(part)
+        if not repository.exists():
+            os.rename(part, repository)
+            return
+        old.mkdir()
+        for model in replaced:
+            _move(repository / model, old / model, moved)
+        for model in models:
+            _move(part / model, repository / model, moved)
+    except BaseException as error:
+        for source, target in reversed(moved):
+            os.rename(target, source)
+        if isinstance(error, OSError):
+            raise UsageError(f"cannot write {repository}: {error.strerror or error}") from None
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _move(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
+    os.rename(source, target)
+    moved.append((source, target))

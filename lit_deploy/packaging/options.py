@@ -1,0 +1,68 @@
+"""What is asked of a package for Triton."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lit_deploy.errors import UsageError
+from lit_deploy.specs import MAX_BATCH
+
+RELEASE = "26.06"
+"""Container release of Triton that packages of ONNX files name when nothing is said; it has ONNX Runtime 1.24.4.
+
+The exported files and the custom-op library were tried on the ONNX Runtime of releases from 24.12 (1.20.1) to 26.07
+(1.27.0); that of 24.04 (1.17.3) refuses them, for it reads no ONNX IR version 10."""
+
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
+_CONTAINER_RELEASE = re.compile(r"\d\d\.\d\d")
+
+
+@dataclass(frozen=True)
+class TritonOptions:
+    """How Triton is to serve a file.
+
+    Attributes:
+        name: of the model; the file's stem when None.
+        max_batch: largest batch that Triton puts together; when None, 8, or all that an engine takes.
+        max_delay_us: microseconds that a request may wait for others to share a batch with.
+        instances: copies that run at the same time: per GPU, or on the CPU.
+        threads: of one inference on the CPU; None for all cores.
+        workers: processes that decode and resize images.
+        device: where ONNX files run, the CPU when None; engines run on a GPU.
+        library: custom-op library: True requires it, False leaves it out, None ships it where it is found.
+        ensemble: take encoded images (JPEG, PNG ...), preprocessed by the server; False for the bare network.
+        release: of Triton's containers, as in ``26.06``; engines need the one with their TensorRT.
+        image: container image that Kubernetes pulls; when None, Triton's own, or one named after the model.
+        allow_engine_code: serve an engine that carries code which Triton would run.
+        force: replace a model of that name.
+    """
+
+    name: str | None = None
+    max_batch: int | None = None
+    max_delay_us: int = 500
+    instances: int = 1
+    threads: int | None = None
+    workers: int = 2
+    device: Literal["cpu", "cuda"] | None = None
+    library: bool | None = None
+    ensemble: bool = True
+    release: str | None = None
+    image: str | None = None
+    allow_engine_code: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_batch is not None and not 1 <= self.max_batch <= MAX_BATCH:
+            raise UsageError(f"max_batch is {self.max_batch}, expected 1 to {MAX_BATCH}")
+        for field, least in (("max_delay_us", 0), ("instances", 1), ("workers", 1), ("threads", 1)):
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise UsageError(f"{field} is {value}, expected at least {least}")
+        if self.device not in (None, "cpu", "cuda"):
+            raise UsageError(f"device is '{self.device}', expected cpu or cuda")
+        if self.release is not None and not _CONTAINER_RELEASE.fullmatch(self.release):
+            raise UsageError(f"the release of Triton is '{self.release}', expected year and month, e.g. {RELEASE}")
+        if self.image is not None and not _IMAGE.fullmatch(self.image):
+            raise UsageError(f"the image is '{self.image}', expected a name, e.g. registry.example.org/lit_s:1")
