@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import os
 from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_void_p
 from pathlib import Path
@@ -37,16 +36,6 @@ TYPES = ("uint8", "float")
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 """``lit_interpolation`` by value."""
-
-
-def onnxruntime_library() -> str:
-    """Path of ``libonnxruntime.so`` inside the installed wheel; skips the test where there is none."""
-    found = importlib.util.find_spec("onnxruntime")
-    folders = (found.submodule_search_locations or []) if found else []
-    for folder in folders:
-        for path in sorted(Path(folder, "capi").glob("libonnxruntime.so*")):
-            return str(path)
-    pytest.skip("no libonnxruntime.so in the installed onnxruntime: pip install onnxruntime")
 
 
 class Options(ctypes.Structure):

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from runtime_library import ROOT, TYPES, ModelInfo, Options, Output, Prediction, Tensor, check, runtime
 
 from lit_deploy.artifact import Manifest, set_manifest
+from lit_deploy.native import find_onnxruntime_library
 from lit_deploy.specs import OP_VERSION, InputSpec, ModelSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -30,21 +30,16 @@ UINT8 = InputSpec("uint8", SIDE, SIDE, SIDE)
 """Of the files that ``micro`` writes."""
 
 
-def onnxruntime_library() -> Path | None:
-    """``libonnxruntime.so`` of the installed wheel."""
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    return next(iter(sorted(folder.glob("libonnxruntime.so*"))), None)
-
-
 needs_onnxruntime = pytest.mark.skipif(
-    onnxruntime_library() is None, reason="the onnxruntime wheel holds no libonnxruntime.so: pip install onnxruntime"
+    find_onnxruntime_library() is None,
+    reason="no libonnxruntime.so in a wheel: pip install onnxruntime",
 )
 
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime is that of the wheel, and nobody names an operator library."""
-    monkeypatch.setenv("LIT_DEPLOY_ONNXRUNTIME", str(onnxruntime_library()))
+    monkeypatch.setenv("LIT_DEPLOY_ONNXRUNTIME", str(find_onnxruntime_library()))
     monkeypatch.delenv("LIT_DEPLOY_LIBRARY", raising=False)
 
 

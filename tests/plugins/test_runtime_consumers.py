@@ -16,9 +16,10 @@ import pytest
 from exported import export_of, needs_library
 from numpy.typing import NDArray
 from runtime_library import LIBRARY, ROOT, needs_runtime
-from runtime_models import Arrays, needs_onnxruntime, onnxruntime_library
+from runtime_models import Arrays, needs_onnxruntime
 
 from lit_deploy.artifact import read_manifest
+from lit_deploy.native import find_onnxruntime_library
 from lit_deploy.preprocessing import normalize
 from lit_deploy.runtime.session import SessionOptions, open_session
 
@@ -141,7 +142,7 @@ def played(program: Path, job: Job, folder: Path, *library: str) -> tuple[str, l
     (folder / "input").write_bytes(data.tobytes())
     kind = "uint8" if stride else "float"
     arguments = (job.path, kind, folder / "input", batch, stride, THREADS, folder / "output", *library)
-    said = run(program, *map(str, arguments), LIT_DEPLOY_ONNXRUNTIME=str(onnxruntime_library()))
+    said = run(program, *map(str, arguments), LIT_DEPLOY_ONNXRUNTIME=str(find_onnxruntime_library()))
     manifest = read_manifest(job.path)
     count = 5 if manifest.output == "top5" else len(manifest.labels)
     fields: list[Any] = [("scores" if manifest.output == "top5" else manifest.output, "<f4", (batch, count))]

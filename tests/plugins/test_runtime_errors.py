@@ -6,8 +6,6 @@ import ctypes
 import ctypes.util
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from ctypes import byref, c_void_p
 from pathlib import Path
@@ -17,9 +15,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from exported import export_of, needs_library
+from exported import export_of
 from onnx import TensorProto, helper
-from runtime_library import LIBRARY, Options, Output, check, needs_runtime, picture_of, runtime
+from runtime_library import Options, Output, check, needs_runtime, picture_of, runtime
 from runtime_models import (
     CLASSES,
     SIDE,
@@ -30,14 +28,13 @@ from runtime_models import (
     micro,
     micro_manifest,
     needs_onnxruntime,
-    onnxruntime_library,
     opened,
     options,
 )
 from test_runtime import assert_refused
 
 from lit_deploy.artifact import MANIFEST_KEY
-from lit_deploy.native import find_library
+from lit_deploy.native import find_onnxruntime_library
 from lit_deploy.specs import InputSpec
 
 __all__ = ["backend"]  # a fixture
@@ -274,88 +271,6 @@ def test_cuda_without_a_gpu(tmp_path: Path) -> None:
     assert_refused("LIT_NO_DEVICE", "could not start its CUDA provider", opens(micro(tmp_path / "a.onnx"), device=1))
 
 
-# --------------------------------------------------------------------------------------------------------- libraries
-
-
-def shared_library(folder: Path, code: str) -> Path:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler: apt-get install gcc")
-    (folder / "fake.c").write_text(code)
-    path = folder / "libfake.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, folder / "fake.c"], check=True)
-    return path
-
-
-TOO_OLD = """
-static const void* none(unsigned version) { return version > 16 ? 0 : (const void*)1; }
-static const char* version(void) { return "1.16.3"; }
-static const struct { const void* (*get)(unsigned); const char* (*version)(void); } base = {none, version};
-const void* OrtGetApiBase(void) { return &base; }
-"""
-
-
-def test_an_onnxruntime_that_is_too_old(tmp_path: Path) -> None:
-    path, fake = micro(tmp_path / "micro.onnx"), shared_library(tmp_path, TOO_OLD)
-    assert_refused(
-        "LIT_WRONG_VERSION", f"{fake} is ONNX Runtime 1.16.3, which is too old", opens(path, backend_library=fake)
-    )
-
-
-def test_other_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, other = micro(tmp_path / "micro.onnx"), shared_library(tmp_path, "int nothing;")
-    assert_refused("LIT_WRONG_VERSION", f"{other} is no ONNX Runtime", opens(path, backend_library=other))
-    assert_refused("LIT_WRONG_VERSION", f"cannot load {other}", opens(path, operator_library=other))
-    text = tmp_path / "text.so"
-    text.write_text("no library")
-    assert_refused("LIT_LIBRARY_NOT_FOUND", f"{text}.*(invalid ELF|too short)", opens(path, backend_library=text))
-    monkeypatch.setenv("LIT_DEPLOY_LIBRARY", "/nowhere/op.so")
-    assert_refused("LIT_LIBRARY_NOT_FOUND", "/nowhere/op.so", opens(path))
-    opens(path, operator_library="")()  # left out: nobody looks
-    monkeypatch.setenv("LIT_DEPLOY_ONNXRUNTIME", "/nowhere/ort.so")
-    assert_refused("LIT_LIBRARY_NOT_FOUND", "/nowhere/ort.so", opens(path, operator_library=""))
-
-
-@needs_library
-def test_the_operator_library_is_found_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = micro(tmp_path / "micro.onnx")
-    with opened(path, operator_library=find_library()) as model:
-        assert model.info.backend.endswith(b"(lit-deploy kernel)")
-    monkeypatch.setenv("LIT_DEPLOY_LIBRARY", str(find_library()))
-    with opened(path) as model:
-        assert model.info.backend.endswith(b"(lit-deploy kernel)")
-    with opened(path, operator_library="") as model:
-        assert model.info.backend.endswith(b"(built-in function)")
-    portable = micro(tmp_path / "portable.onnx", micro_manifest(portable=True))
-    with opened(portable) as model:
-        assert model.info.backend.endswith(b"(inlined)")
-
-
-NOTHING_FOUND = """
-import sys
-from runtime_library import Failure
-from runtime_models import opened
-try:
-    with opened(sys.argv[1]): print("opened")
-except Failure as failure:
-    print(failure.status, failure)
-"""
-
-
-def test_no_onnxruntime_at_all(tmp_path: Path) -> None:
-    """Beside the library itself, then by the linker; a fresh process, because a loaded one would be found again."""
-    if ctypes.util.find_library("onnxruntime"):
-        pytest.skip("this system has an ONNX Runtime on the linker's path")
-    library, path = tmp_path / LIBRARY.name, micro(tmp_path / "micro.onnx")
-    shutil.copy(LIBRARY, library)
-    said = in_new_process(NOTHING_FOUND, path, LIT_DEPLOY_RUNTIME=str(library))
-    assert said.startswith("LIT_LIBRARY_NOT_FOUND ONNX Runtime could not be loaded (searched ")
-    for searched in (tmp_path / "libonnxruntime.so.1", tmp_path / "libonnxruntime.so", " libonnxruntime.so.1:"):
-        assert str(searched) in said
-    (tmp_path / "libonnxruntime.so.1").symlink_to(str(onnxruntime_library()))
-    assert in_new_process(NOTHING_FOUND, path, LIT_DEPLOY_RUNTIME=str(library)) == "opened\n"
-
-
 # -------------------------------------------------------------------------------------------------------------- runs
 
 
@@ -441,5 +356,5 @@ with opened(sys.argv[1], threads=1) as model, model.context() as context:
 def test_out_of_memory(tmp_path: Path) -> None:
     """A batch of 3 TiB, refused before a pixel of it is read; a limit stands in for the end of the memory."""
     path = micro(tmp_path / "micro.onnx", micro_manifest(input=InputSpec("float", 1 << 14, 1 << 14, 1 << 14)))
-    said = in_new_process(OUT_OF_MEMORY, path, LIT_DEPLOY_ONNXRUNTIME=str(onnxruntime_library()))
+    said = in_new_process(OUT_OF_MEMORY, path, LIT_DEPLOY_ONNXRUNTIME=str(find_onnxruntime_library()))
     assert said == "LIT_OUT_OF_MEMORY out of memory\n"

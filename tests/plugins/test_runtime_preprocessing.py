@@ -27,13 +27,13 @@ from runtime_library import (
     check,
     input_of,
     needs_runtime,
-    onnxruntime_library,
     picture_of,
     runtime,
 )
 from test_preprocessing import GOLDEN, NAMES, RAW, golden_file
 
 from lit_deploy.artifact import read_manifest
+from lit_deploy.native import find_onnxruntime_library
 from lit_deploy.preprocessing import MAX_PIXELS, load_image, normalize, resize_and_crop, resized_size
 from lit_deploy.specs import InputSpec
 
@@ -238,7 +238,11 @@ def opened(path: Path) -> Iterator[ctypes.c_void_p]:
     """A context of a model on ONNX Runtime's CPU provider, on one thread so that sums have one order."""
     options, model, context = Options(), ctypes.c_void_p(), ctypes.c_void_p()
     check(runtime().lit_options_init(options, ctypes.sizeof(options)))
-    options.threads, options.backend_library, options.operator_library = 1, onnxruntime_library().encode(), b""
+    options.threads, options.backend_library, options.operator_library = (
+        1,
+        str(find_onnxruntime_library()).encode(),
+        b"",
+    )
     check(runtime().lit_model_open(str(path).encode(), options, model))
     try:
         check(runtime().lit_context_create(model, context))

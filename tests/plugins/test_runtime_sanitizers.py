@@ -18,9 +18,10 @@ import pytest
 from exported import export_of
 from fake_tensorrt import write_engine
 from runtime_library import ROOT
-from runtime_models import UINT8, micro, micro_manifest, needs_onnxruntime, onnxruntime_library
+from runtime_models import UINT8, micro, micro_manifest, needs_onnxruntime
 
 from lit_deploy.artifact import read_manifest
+from lit_deploy.native import find_onnxruntime_library
 from lit_deploy.sidecar import sidecar_path
 
 SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -39,7 +40,7 @@ pytestmark = [
 def called(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command; stdout and stderr together."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LIT_DEPLOY_")}
-    named = {"PATH": SEARCH, "LIT_DEPLOY_ONNXRUNTIME": str(onnxruntime_library())}
+    named = {"PATH": SEARCH, "LIT_DEPLOY_ONNXRUNTIME": str(find_onnxruntime_library())}
     return subprocess.run(
         [shutil.which(str(command[0]), path=SEARCH) or str(command[0]), *map(str, command[1:])],
         env={**kept, **named, **environment},

@@ -1,0 +1,106 @@
+"""Which libraries the C API loads, where it looks for them, and what it says of those that will not do."""
+
+from __future__ import annotations
+
+import ctypes.util
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from exported import needs_library
+from runtime_library import LIBRARY, needs_runtime
+from runtime_models import (
+    backend,
+    in_new_process,
+    micro,
+    micro_manifest,
+    needs_onnxruntime,
+    opened,
+)
+from test_runtime import assert_refused
+from test_runtime_errors import opens
+
+from lit_deploy.native import find_library, find_onnxruntime_library
+
+__all__ = ["backend"]  # a fixture
+pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
+
+
+def shared_library(folder: Path, code: str) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler: apt-get install gcc")
+    (folder / "fake.c").write_text(code)
+    path = folder / "libfake.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", path, folder / "fake.c"], check=True)
+    return path
+
+
+TOO_OLD = """
+static const void* none(unsigned version) { return version > 16 ? 0 : (const void*)1; }
+static const char* version(void) { return "1.16.3"; }
+static const struct { const void* (*get)(unsigned); const char* (*version)(void); } base = {none, version};
+const void* OrtGetApiBase(void) { return &base; }
+"""
+
+
+def test_an_onnxruntime_that_is_too_old(tmp_path: Path) -> None:
+    path, fake = micro(tmp_path / "micro.onnx"), shared_library(tmp_path, TOO_OLD)
+    assert_refused(
+        "LIT_WRONG_VERSION", f"{fake} is ONNX Runtime 1.16.3, which is too old", opens(path, backend_library=fake)
+    )
+
+
+def test_other_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = micro(tmp_path / "micro.onnx"), shared_library(tmp_path, "int nothing;")
+    assert_refused("LIT_WRONG_VERSION", f"{other} is no ONNX Runtime", opens(path, backend_library=other))
+    assert_refused("LIT_WRONG_VERSION", f"cannot load {other}", opens(path, operator_library=other))
+    text = tmp_path / "text.so"
+    text.write_text("no library")
+    assert_refused("LIT_LIBRARY_NOT_FOUND", f"{text}.*(invalid ELF|too short)", opens(path, backend_library=text))
+    monkeypatch.setenv("LIT_DEPLOY_LIBRARY", "/nowhere/op.so")
+    assert_refused("LIT_LIBRARY_NOT_FOUND", "/nowhere/op.so", opens(path))
+    opens(path, operator_library="")()  # left out: nobody looks
+    monkeypatch.setenv("LIT_DEPLOY_ONNXRUNTIME", "/nowhere/ort.so")
+    assert_refused("LIT_LIBRARY_NOT_FOUND", "/nowhere/ort.so", opens(path, operator_library=""))
+
+
+@needs_library
+def test_the_operator_library_is_found_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = micro(tmp_path / "micro.onnx")
+    with opened(path, operator_library=find_library()) as model:
+        assert model.info.backend.endswith(b"(lit-deploy kernel)")
+    monkeypatch.setenv("LIT_DEPLOY_LIBRARY", str(find_library()))
+    with opened(path) as model:
+        assert model.info.backend.endswith(b"(lit-deploy kernel)")
+    with opened(path, operator_library="") as model:
+        assert model.info.backend.endswith(b"(built-in function)")
+    portable = micro(tmp_path / "portable.onnx", micro_manifest(portable=True))
+    with opened(portable) as model:
+        assert model.info.backend.endswith(b"(inlined)")
+
+
+NOTHING_FOUND = """
+import sys
+from runtime_library import Failure
+from runtime_models import opened
+try:
+    with opened(sys.argv[1]): print("opened")
+except Failure as failure:
+    print(failure.status, failure)
+"""
+
+
+def test_no_onnxruntime_at_all(tmp_path: Path) -> None:
+    """Beside the library itself, then by the linker; a fresh process, because a loaded one would be found again."""
+    if ctypes.util.find_library("onnxruntime"):
+        pytest.skip("this system has an ONNX Runtime on the linker's path")
+    library, path = tmp_path / LIBRARY.name, micro(tmp_path / "micro.onnx")
+    shutil.copy(LIBRARY, library)
+    said = in_new_process(NOTHING_FOUND, path, LIT_DEPLOY_RUNTIME=str(library))
+    assert said.startswith("LIT_LIBRARY_NOT_FOUND ONNX Runtime could not be loaded (searched ")
+    for searched in (tmp_path / "libonnxruntime.so.1", tmp_path / "libonnxruntime.so", " libonnxruntime.so.1:"):
+        assert str(searched) in said
+    (tmp_path / "libonnxruntime.so.1").symlink_to(str(find_onnxruntime_library()))
+    assert in_new_process(NOTHING_FOUND, path, LIT_DEPLOY_RUNTIME=str(library)) == "opened\n"
