@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TEST_JOBS ?= 2
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 LIBRARY := build/native/liblit_deploy_onnxruntime.so
 NATIVE_SOURCES := $(shell find plugins -type f)
@@ -38,7 +39,8 @@ demo: $(LIBRARY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
 
 test: lint $(LIBRARY)
-	$(BIN)/python -m pytest
+	@# Two at a time: a test rarely keeps more than one core busy. A file stays with one worker, as its fixtures do.
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,4 +1,6 @@
 // The C boundary: arguments are checked here, and every exception becomes a status and a sentence.
+#include <pthread.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -55,8 +57,21 @@ lit_status fail(lit_status status, const char* sentence) noexcept {
   return status;
 }
 
+// While it lives, pthread_cancel() waits: unwinding may pass neither a back end nor this boundary.
+class Uncancelled {
+ public:
+  Uncancelled() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  ~Uncancelled() { pthread_setcancelstate(before_, nullptr); }
+  Uncancelled(const Uncancelled&) = delete;
+  Uncancelled& operator=(const Uncancelled&) = delete;
+
+ private:
+  int before_ = PTHREAD_CANCEL_ENABLE;
+};
+
 template <typename Function>
 lit_status guarded(Function&& function) noexcept {
+  const Uncancelled uncancelled;
   try {
     function();
     return LIT_OK;
@@ -158,7 +173,8 @@ void run_pixels(lit_context& context, const uint8_t* pixels, int64_t batch, lit_
   const size_t size = size_t{3} * spec.height * spec.width;
   context.floats.resize(size * batch);
   for (int64_t i = 0; i < batch; ++i) {
-    lit_deploy::runtime::normalize(spec, pixels + i * size, ptrdiff_t{3} * spec.width, context.floats.data() + i * size);
+    lit_deploy::runtime::normalize(spec, pixels + i * size, ptrdiff_t{3} * spec.width,
+                                   context.floats.data() + i * size);
   }
   context.runner->run(context.floats.data(), batch, output);
 }
@@ -166,19 +182,23 @@ void run_pixels(lit_context& context, const uint8_t* pixels, int64_t batch, lit_
 // `count` steps of `stride` bytes must stay within half of what a ptrdiff_t holds, so that two such sums do within all.
 void check_reach(const char* name, ptrdiff_t stride, int64_t count) {
   const ptrdiff_t longest = std::numeric_limits<ptrdiff_t>::max() / 2 / count;
-  require(stride <= longest && stride >= -longest, std::string(name) + " is " + std::to_string(stride) + " bytes, so that " +
-                                                       std::to_string(count) + " of them exceed the address space");
+  require(stride <= longest && stride >= -longest, std::string(name) + " is " + std::to_string(stride) +
+                                                       " bytes, so that " + std::to_string(count) +
+                                                       " of them exceed the address space");
 }
 
 void run_tensor(lit_context& context, const lit_tensor& input, lit_output* output) {
   const lit_model_info& info = context.network->info;
   const lit_input_spec& spec = info.input;
   require(input.data != nullptr, "the input's data is NULL");
-  require(input.type == LIT_UINT8 || input.type == LIT_FLOAT32, "the input's type is neither LIT_UINT8 nor LIT_FLOAT32");
+  require(input.type == LIT_UINT8 || input.type == LIT_FLOAT32,
+          "the input's type is neither LIT_UINT8 nor LIT_FLOAT32");
   check_batch(info, input.batch, info.min_batch);
   if (input.type == LIT_FLOAT32) {
-    require(spec.type == LIT_FLOAT32, "the input is LIT_FLOAT32, this model takes LIT_UINT8: its normalisation is inside the file");
-    require(input.row_stride == 0 && input.image_stride == 0, "a LIT_FLOAT32 input has strides; expected dense data and strides of 0");
+    require(spec.type == LIT_FLOAT32,
+            "the input is LIT_FLOAT32, this model takes LIT_UINT8: its normalisation is inside the file");
+    require(input.row_stride == 0 && input.image_stride == 0,
+            "a LIT_FLOAT32 input has strides; expected dense data and strides of 0");
     return context.runner->run(input.data, input.batch, output);
   }
   const ptrdiff_t row_bytes = ptrdiff_t{3} * spec.width;
@@ -209,8 +229,11 @@ void run_images(lit_context& context, const lit_image* images, size_t count, lit
   const size_t batch = std::max<size_t>(count, info.min_batch);
   context.pixels.resize(batch * size);
   for (size_t i = 0; i < count; ++i) {
-    require(images[i].pixels != nullptr, "the pixels of image " + std::to_string(i) + " are NULL");
-    lit_deploy::runtime::preprocess(info.input, images[i], context.pixels.data() + i * size);
+    try {
+      lit_deploy::runtime::preprocess(info.input, images[i], context.pixels.data() + i * size);
+    } catch (const Error& error) {
+      throw Error(error.status(), "image " + std::to_string(i) + ": " + error.what());
+    }
   }
   for (size_t i = count; i < batch; ++i) {
     std::memcpy(context.pixels.data() + i * size, context.pixels.data() + (count - 1) * size, size);
@@ -239,8 +262,8 @@ void find_top_k(const Network& network, const lit_output& output, int64_t image,
   const bool top5 = manifest.output == LIT_TOP5;
   require(output.scores != nullptr && (output.classes != nullptr) == top5 && output.count == manifest.scores(),
           "the output is not one of this model");
-  require(image >= 0 && image < output.batch, "image is " + std::to_string(image) + "; the output has " +
-                                                  std::to_string(output.batch) + " of them");
+  require(image >= 0 && image < output.batch,
+          "image is " + std::to_string(image) + "; the output has " + std::to_string(output.batch) + " of them");
   const float* scores = output.scores + image * output.count;
   std::vector<double> probabilities(scores, scores + output.count);
   if (manifest.output == LIT_LOGITS) {
@@ -258,13 +281,15 @@ void find_top_k(const Network& network, const lit_output& output, int64_t image,
   if (!top5) {
     std::partial_sort(order.begin(), order.begin() + best, order.end(), [&](int64_t a, int64_t b) {
       const double left = probabilities[a], right = probabilities[b];
-      if (std::isnan(left) || std::isnan(right)) return std::isnan(left) == std::isnan(right) ? a < b : std::isnan(right);
+      if (std::isnan(left) || std::isnan(right))
+        return std::isnan(left) == std::isnan(right) ? a < b : std::isnan(right);
       return left != right ? left > right : a < b;
     });
   }
   for (size_t i = 0; i < best; ++i) {
     const int64_t index = top5 ? output.classes[image * output.count + order[i]] : order[i];
-    require(index >= 0 && index < manifest.classes(), "the output names class " + std::to_string(index) + ", which the model does not have");
+    require(index >= 0 && index < manifest.classes(),
+            "the output names class " + std::to_string(index) + ", which the model does not have");
     predictions[i] = {index, static_cast<float>(probabilities[order[i]]), manifest.labels[index].c_str()};
   }
   *count = best;
@@ -299,7 +324,7 @@ const char* lit_last_error(void) { return last_error.c_str(); }
 
 lit_status lit_options_init(lit_options* options, size_t struct_size) {
   return guarded([&] {
-    require(options != nullptr && struct_size >= offsetof(lit_options, threads),
+    require(options != nullptr && struct_size >= offsetof(lit_options, threads) && struct_size <= kLargestOptions,
             "expected lit_options_init(&options, sizeof(options))");
     std::memset(options, 0, struct_size);
     options->struct_size = struct_size;
@@ -338,7 +363,8 @@ lit_status lit_preprocess(const lit_input_spec* spec, const lit_image* image, ui
 lit_status lit_context_create(const lit_model* model, lit_context** context) {
   if (context != nullptr) *context = nullptr;
   return guarded([&] {
-    require(model != nullptr && context != nullptr, "lit_context_create() received NULL; expected a model and a place for the context");
+    require(model != nullptr && context != nullptr,
+            "lit_context_create() received NULL; expected a model and a place for the context");
     auto made = std::make_unique<lit_context>();
     made->network = model->network;
     made->runner = model->network->backend->create_context();
@@ -358,7 +384,7 @@ lit_status lit_run(lit_context* context, const lit_tensor* input, lit_output* ou
 
 lit_status lit_run_images(lit_context* context, const lit_image* images, size_t count, lit_output* output) {
   return run(context, output, [&](lit_output* result) {
-    require(images != nullptr, "the images are NULL");
+    require(images != nullptr || count == 0, "the images are NULL");
     run_images(*context, images, count, result);
   });
 }

@@ -11,23 +11,26 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "error.h"
+#include "json_fields.h"
 
 namespace lit_deploy::runtime {
 namespace {
 
 constexpr uint64_t kMetadataProps = 14;        // of ModelProto
 constexpr uint64_t kKey = 1, kValue = 2;       // of StringStringEntryProto
-constexpr uint64_t kMostBytes = 64ULL << 20;   // of one entry; a manifest with a thousand labels has 20 KiB
+constexpr int kMostFields = 10000;             // at the top level; ours have about twenty
 
 enum WireType : uint64_t { kVarint = 0, kFixed64 = 1, kLengthDelimited = 2, kFixed32 = 5 };
 
-struct Damaged {};
+struct NotOnnx {};
 
 class File {
  public:
-  explicit File(const std::string& path) : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  // O_NONBLOCK: opening a pipe would wait for somebody to write; it changes nothing for a file.
+  explicit File(const std::string& path) : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
     if (descriptor_ < 0) throw Error(LIT_FILE_ERROR, path + " cannot be opened (" + std::strerror(errno) + ")");
     struct stat status;
     if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -66,7 +69,7 @@ size_t read_varint(const char* bytes, size_t count, uint64_t* value) {
     *value |= static_cast<uint64_t>(bytes[i] & 0x7f) << (7 * i);
     if ((bytes[i] & 0x80) == 0) return i + 1;
   }
-  throw Damaged();
+  throw NotOnnx();
 }
 
 // One field: where its content begins and ends, counted from the start of what was handed to next_field().
@@ -95,9 +98,9 @@ Field next_field(const char* head, size_t count, uint64_t left) {
       length = 4;
       break;
     default:
-      throw Damaged();
+      throw NotOnnx();
   }
-  if (tag >> 3 == 0 || length > left - begin) throw Damaged();
+  if (tag >> 3 == 0 || length > left - begin) throw NotOnnx();
   return {tag >> 3, tag & 7, begin, begin + length};
 }
 
@@ -117,14 +120,16 @@ std::pair<std::string, std::string> parse_entry(const std::string& bytes) {
 
 bool find_entry(const File& file, const std::string& key, std::string* value) {
   bool found = false;
+  int fields = 0;
   for (uint64_t at = 0; at < file.size();) {
+    if (++fields > kMostFields) throw NotOnnx();
     char head[20];  // a tag and a length
     const size_t count = file.read(at, head, std::min<uint64_t>(sizeof(head), file.size() - at));
     const Field field = next_field(head, count, file.size() - at);
     if (field.number == kMetadataProps && field.wire_type == kLengthDelimited) {
-      if (field.end - field.begin > kMostBytes) throw Damaged();
+      if (field.end - field.begin > kMostJsonBytes) throw NotOnnx();
       std::string bytes(field.end - field.begin, '\0');
-      if (file.read(at + field.begin, bytes.data(), bytes.size()) != bytes.size()) throw Damaged();
+      if (file.read(at + field.begin, bytes.data(), bytes.size()) != bytes.size()) throw NotOnnx();
       auto [name, text] = parse_entry(bytes);
       if (name == key) {
         *value = std::move(text);
@@ -143,7 +148,7 @@ std::string onnx_metadata(const std::string& path, const std::string& key) {
   std::string value;
   try {
     if (file.size() > 0 && find_entry(file, key, &value)) return value;
-  } catch (const Damaged&) {
+  } catch (const NotOnnx&) {
     throw Error(LIT_BAD_MODEL, path + " is not a whole ONNX file (truncated or another format); export it again");
   }
   throw Error(LIT_BAD_MODEL, path + " holds no lit-deploy manifest; expected a file written by `lit-deploy export`");

@@ -17,7 +17,10 @@ void OnnxRuntime::check(OrtStatus* result, lit_status status, const std::string&
   if (result == nullptr) return;
   const OrtOwned<OrtStatus> owned(result, api->ReleaseStatus);
   const std::string message = api->GetErrorMessage(result);
-  if (message.find("bad_alloc") != std::string::npos) status = LIT_OUT_OF_MEMORY;
+  // There is no code for it, only the words of the C++ library, of ONNX Runtime's arena, and of CUDA.
+  for (const char* words : {"bad_alloc", "Failed to allocate memory", "out of memory", "ALLOC_FAILED"}) {
+    if (message.find(words) != std::string::npos) status = LIT_OUT_OF_MEMORY;
+  }
   throw Error(status, before + " (" + message.substr(0, message.find('\n')) + ")");
 }
 
@@ -26,7 +29,8 @@ const OnnxRuntime& load_onnxruntime(const std::string& named) {
   // Never destroyed: its environments outlive every session, whatever order a process ends in.
   static auto& known = *new std::list<std::pair<void*, OnnxRuntime>>;
   const std::lock_guard<std::mutex> lock(mutex);
-  const Wanted wanted{"ONNX Runtime", {"libonnxruntime.so.1", "libonnxruntime.so"}, "LIT_DEPLOY_ONNXRUNTIME", named, true};
+  const Wanted wanted{
+      "ONNX Runtime", {"libonnxruntime.so.1", "libonnxruntime.so"}, "LIT_DEPLOY_ONNXRUNTIME", named, true};
   const SharedLibrary library = load_library(wanted, kRemedy);
   for (const auto& [handle, runtime] : known) {
     if (handle == library.handle) return runtime;
@@ -39,7 +43,8 @@ const OnnxRuntime& load_onnxruntime(const std::string& named) {
   const OrtApiBase* base = get_base();
   OnnxRuntime runtime{base->GetApi(kOrtApiVersion), nullptr, base->GetVersionString()};
   if (runtime.api == nullptr) {
-    throw Error(LIT_WRONG_VERSION, library.path + " is ONNX Runtime " + runtime.version + ", which is too old; " + kRemedy);
+    throw Error(LIT_WRONG_VERSION,
+                library.path + " is ONNX Runtime " + runtime.version + ", which is too old; " + kRemedy);
   }
   // Silent: whatever it would log as an error is in the status as well.
   runtime.check(runtime.api->CreateEnv(ORT_LOGGING_LEVEL_FATAL, "lit_deploy", &runtime.env), LIT_INTERNAL_ERROR,

@@ -11,8 +11,8 @@
 
 namespace lit_deploy::runtime {
 
-// The API asked for: that of 1.18, the first that reads exported files (ONNX IR 10), so that every later release does whatever headers this was compiled with. Nothing
-// younger than it may be called.
+// The API asked for: that of 1.18, the first that reads exported files (ONNX IR 10). Every later release has it,
+// whatever headers this was compiled with; nothing younger than it may be called.
 inline constexpr uint32_t kOrtApiVersion = 18;
 
 // One loaded ONNX Runtime. There is one per library and process, and it stays: sessions of the host program may share
@@ -32,7 +32,8 @@ const OnnxRuntime& load_onnxruntime(const std::string& named);
 template <typename T>
 using Release = void(ORT_API_CALL*)(T*);
 
-// An object of ONNX Runtime and the function that releases its kind: OrtOwned<OrtSession>(session, api->ReleaseSession).
+// An object of ONNX Runtime and the function that releases its kind: OrtOwned<OrtSession>(session,
+// api->ReleaseSession).
 template <typename T>
 using OrtOwned = std::unique_ptr<T, Release<T>>;
 

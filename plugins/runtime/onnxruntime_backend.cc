@@ -54,8 +54,11 @@ bool int8_saturates() {
 // The operator library of this file on this device, "" for none: then the function inside the file runs.
 std::string find_operators(const Manifest& manifest, const Options& options) {
   if (!options.use_operator || manifest.portable) return "";
-  const Wanted wanted{"the lit-deploy operator library", {"liblit_deploy_onnxruntime.so"}, "LIT_DEPLOY_LIBRARY",
-                      options.operator_library, false};
+  const Wanted wanted{"the lit-deploy operator library",
+                      {"liblit_deploy_onnxruntime.so"},
+                      "LIT_DEPLOY_LIBRARY",
+                      options.operator_library,
+                      false};
   const std::string path = find_library(wanted, "correct the path, or leave it out: the file has a built-in function");
   if (path.empty()) return path;
   // Loaded here as well, and for good: ONNX Runtime unloads it with the session, and what it registered would be lost.
@@ -65,8 +68,9 @@ std::string find_operators(const Manifest& manifest, const Options& options) {
   const auto has_cuda = reinterpret_cast<int32_t (*)()>(library.symbol("lit_deploy_has_cuda"));
   if (has_cuda != nullptr && has_cuda() == 1) return path;
   if (options.operator_library.empty()) return "";
-  throw Error(LIT_NOT_SUPPORTED, path + " holds no CUDA kernel for this GPU and driver; build it where nvcc is found, or "
-                                        "leave it out: the file has a built-in function");
+  throw Error(LIT_NOT_SUPPORTED, path +
+                                     " holds no CUDA kernel for this GPU and driver; build it where nvcc is found, or "
+                                     "leave it out: the file has a built-in function");
 }
 
 class OnnxRuntimeBackend;
@@ -104,7 +108,10 @@ class OnnxRuntimeBackend : public Backend {
     check(runtime_.api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), LIT_INTERNAL_ERROR);
     cpu_memory_.reset(memory);
     description_ = "ONNX Runtime " + runtime_.version + (options.device == LIT_CUDA ? " cuda (" : " cpu (") +
-                   (manifest.portable ? "inlined" : operators.empty() ? "built-in function" : "lit-deploy kernel") + ")";
+                   (manifest.portable   ? "inlined"
+                    : operators.empty() ? "built-in function"
+                                        : "lit-deploy kernel") +
+                   ")";
   }
 
   std::unique_ptr<BackendContext> create_context() const override {
@@ -149,8 +156,8 @@ class OnnxRuntimeBackend : public Backend {
                                          " does not compute on a CPU; export it with --precision fp32, fp16 or int8");
     }
     // A GPU that cannot be used shows when the session starts.
-    const bool no_gpu = result != nullptr && options.device == LIT_CUDA &&
-                        std::strstr(api->GetErrorMessage(result), "CUDA") != nullptr;
+    const bool no_gpu =
+        result != nullptr && options.device == LIT_CUDA && std::strstr(api->GetErrorMessage(result), "CUDA") != nullptr;
     check(result, no_gpu ? LIT_NO_DEVICE : LIT_BAD_MODEL);
     session_.reset(session);
   }
@@ -159,7 +166,9 @@ class OnnxRuntimeBackend : public Backend {
     const OrtApi* api = runtime_.api;
     const std::string before = "ONNX Runtime " + runtime_.version + " could not start its CUDA provider";
     OrtCUDAProviderOptionsV2* made = nullptr;
-    runtime_.check(api->CreateCUDAProviderOptions(&made), LIT_NO_DEVICE, before);
+    // A build for the CPU alone has the functions, and they fail.
+    runtime_.check(api->CreateCUDAProviderOptions(&made), LIT_NOT_SUPPORTED,
+                   before + ": name the library of onnxruntime-gpu, or open the model with LIT_CPU");
     const OrtOwned<OrtCUDAProviderOptionsV2> cuda(made, api->ReleaseCUDAProviderOptions);
     // float32 means float32: TensorFloat-32 products have 10 bits
     const std::string device = std::to_string(device_index);
@@ -179,7 +188,8 @@ class OnnxRuntimeBackend : public Backend {
       same = tensor_name(i, name) == promised[i].name && tensor_fits(i, type_info, promised[i]);
     }
     if (!same) {
-      throw Error(LIT_BAD_MODEL, "the graph of " + path_ + " has other inputs or outputs than its manifest promises; export it again");
+      throw Error(LIT_BAD_MODEL,
+                  "the graph of " + path_ + " has other inputs or outputs than its manifest promises; export it again");
     }
   }
 
@@ -256,10 +266,14 @@ void OnnxRuntimeContext::run(const void* input, int64_t batch, lit_output* outpu
     OrtTensorTypeAndShapeInfo* info = nullptr;
     backend_.check(api->GetTensorTypeAndShape(values_[i], &info), LIT_RUN_FAILED);
     const OrtOwned<OrtTensorTypeAndShapeInfo> owned(info, api->ReleaseTensorTypeAndShapeInfo);
+    size_t rank = 0;
     int64_t found[2] = {};
-    backend_.check(api->GetDimensions(info, found, 2), LIT_RUN_FAILED);
+    backend_.check(api->GetDimensionsCount(info, &rank), LIT_RUN_FAILED);
+    if (rank == 2) backend_.check(api->GetDimensions(info, found, 2), LIT_RUN_FAILED);
+    // ONNX Runtime does not hold a graph to the shapes that it declares.
     if (found[0] != batch || found[1] != backend_.outputs_[i].shape[1]) {
-      throw Error(LIT_RUN_FAILED, backend_.path_ + " returned another number of scores than its manifest promises; export it again");
+      throw Error(LIT_RUN_FAILED,
+                  backend_.path_ + " returned another number of scores than its manifest promises; export it again");
     }
     void* data = nullptr;
     backend_.check(api->GetTensorMutableData(values_[i], &data), LIT_RUN_FAILED);

@@ -15,16 +15,15 @@ namespace {
 constexpr int64_t kMaxPixels = int64_t{1} << 27;  // MAX_PIXELS of lit_deploy/preprocessing.py
 constexpr int32_t kMaxSide = 1 << 14;             // of a network's input; beyond it a size is a typing mistake
 
-std::string size_text(int64_t width, int64_t height) {
-  return std::to_string(width) + " x " + std::to_string(height);
-}
+std::string size_text(int64_t width, int64_t height) { return std::to_string(width) + " x " + std::to_string(height); }
 
 [[noreturn]] void refuse(std::string sentence) { throw Error(LIT_INVALID_ARGUMENT, std::move(sentence)); }
 
 Filter filter_of(const lit_input_spec& spec) {
   if (spec.interpolation == LIT_BICUBIC) return Filter::kBicubic;
   if (spec.interpolation == LIT_BILINEAR) return Filter::kBilinear;
-  refuse("interpolation " + std::to_string(spec.interpolation) + " is unknown; use LIT_BICUBIC (0) or LIT_BILINEAR (1)");
+  refuse("interpolation " + std::to_string(spec.interpolation) +
+         " is unknown; use LIT_BICUBIC (0) or LIT_BILINEAR (1)");
 }
 
 void check_spec(const lit_input_spec& spec) {
@@ -35,7 +34,8 @@ void check_spec(const lit_input_spec& spec) {
   }
   if (spec.resize < 1 || spec.resize > 16 * longer) {
     refuse("the input spec's resize is " + std::to_string(spec.resize) + " pixels where 1 to " +
-           std::to_string(16 * longer) + " are expected, up to 16 times the input's longer side; use the spec of "
+           std::to_string(16 * longer) +
+           " are expected, up to 16 times the input's longer side; use the spec of "
            "lit_model_get_info()");
   }
 }

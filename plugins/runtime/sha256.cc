@@ -1,63 +1,36 @@
 #include "sha256.h"
 
-#include <openssl/evp.h>
-
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <memory>
-#include <new>
-#include <vector>
+#include <fstream>
+#include <iterator>
 
 #include "error.h"
+#include "shared_library.h"
 
 namespace lit_deploy::runtime {
-namespace {
-
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-    if (context_ == nullptr) throw std::bad_alloc();
-    check(EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr));
-  }
-
-  void add(const void* data, size_t size) { check(EVP_DigestUpdate(context_.get(), data, size)); }
-
-  std::string digits() {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int size = 0;
-    check(EVP_DigestFinal_ex(context_.get(), digest, &size));
-    std::string text;
-    for (unsigned int i = 0; i < size; ++i) {
-      text += "0123456789abcdef"[digest[i] >> 4];
-      text += "0123456789abcdef"[digest[i] & 15];
-    }
-    return text;
-  }
-
- private:
-  static void check(int success) {
-    if (success != 1) throw Error(LIT_INTERNAL_ERROR, "OpenSSL cannot compute SHA-256 here; check its configuration");
-  }
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
-};
-
-}  // namespace
 
 std::string sha256_of(const void* data, size_t size) {
-  Sha256 hash;
-  hash.add(data, size);
-  return hash.digits();
+  // In every release since 0.9.8, with this signature.
+  using Function = unsigned char* (*)(const unsigned char*, size_t, unsigned char*);
+  const Wanted wanted{"OpenSSL's libcrypto", {"libcrypto.so.3", "libcrypto.so.1.1", "libcrypto.so"}, nullptr, "", true};
+  const SharedLibrary library = load_library(wanted, "install OpenSSL (Debian: apt-get install libssl3)");
+  const auto function = reinterpret_cast<Function>(library.symbol("SHA256"));
+  unsigned char digest[32];
+  if (function == nullptr || function(static_cast<const unsigned char*>(data), size, digest) == nullptr) {
+    throw Error(LIT_NOT_SUPPORTED, library.path + " computes no SHA-256 here; check OpenSSL's configuration");
+  }
+  std::string text;
+  for (const unsigned char byte : digest) {
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  return text;
 }
 
 std::string sha256_of_file(const std::string& path) {
-  const std::unique_ptr<std::FILE, decltype(&std::fclose)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (file == nullptr) throw Error(LIT_FILE_ERROR, path + " cannot be opened: " + std::strerror(errno));
-  Sha256 hash;
-  std::vector<char> piece(1 << 20);
-  while (const size_t size = std::fread(piece.data(), 1, piece.size(), file.get())) hash.add(piece.data(), size);
-  if (std::ferror(file.get())) throw Error(LIT_FILE_ERROR, path + " cannot be read: " + std::strerror(errno));
-  return hash.digits();
+  std::ifstream file(path, std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file) throw Error(LIT_FILE_ERROR, path + " cannot be read");
+  return sha256_of(bytes.data(), bytes.size());
 }
 
 }  // namespace lit_deploy::runtime

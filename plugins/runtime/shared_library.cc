@@ -5,22 +5,19 @@
 
 #include <climits>
 #include <cstdlib>
+#include <cstring>
 
 #include "error.h"
 
 namespace lit_deploy::runtime {
 namespace {
 
-bool is_file(const std::string& path) {
-  struct stat status;
-  return stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
-}
-
 // A name without a slash would be looked for on the linker's path instead of in the current folder.
 std::string as_path(const std::string& named) { return named.find('/') == std::string::npos ? "./" + named : named; }
 
 std::string variable_value(const Wanted& wanted) {
-  const char* value = std::getenv(wanted.variable);
+  // secure_: an environment must not bring code into a program that has more rights than who started it.
+  const char* value = wanted.variable == nullptr ? nullptr : secure_getenv(wanted.variable);
   return value == nullptr ? "" : value;
 }
 
@@ -32,22 +29,36 @@ std::string joined(const std::vector<std::string>& parts, const char* separator)
   return text;
 }
 
+[[gnu::constructor]] void remember_own_folder() { own_folder(); }
+
 }  // namespace
 
-std::string own_folder() {
-  Dl_info info;
-  if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr) return "";
-  char resolved[PATH_MAX];  // the library itself lies where links to it lead
-  const std::string path = realpath(info.dli_fname, resolved) == nullptr ? info.dli_fname : resolved;
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash);
+bool is_file(const std::string& path) {
+  struct stat status;
+  return stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
+const std::string& own_folder() {
+  // As the library is loaded: its path may be relative to a folder that the process leaves later.
+  static const std::string folder = [] {
+    Dl_info info;
+    char resolved[PATH_MAX];  // the library itself lies where links to it lead
+    if (dladdr(reinterpret_cast<const void*>(&own_folder), &info) == 0 || info.dli_fname == nullptr ||
+        realpath(info.dli_fname, resolved) == nullptr) {
+      return std::string();
+    }
+    return std::string(resolved, std::strrchr(resolved, '/'));
+  }();
+  return folder;
 }
 
 std::vector<std::string> candidates(const Wanted& wanted) {
   if (!wanted.named.empty()) return {as_path(wanted.named)};
   if (const std::string value = variable_value(wanted); !value.empty()) return {as_path(value)};
   std::vector<std::string> paths;
-  for (const std::string& name : wanted.names) paths.push_back(own_folder() + "/" + name);
+  if (!own_folder().empty()) {
+    for (const std::string& name : wanted.names) paths.push_back(own_folder() + "/" + name);
+  }
   if (wanted.on_linker_path) paths.insert(paths.end(), wanted.names.begin(), wanted.names.end());
   return paths;
 }

@@ -11,13 +11,16 @@ namespace lit_deploy::runtime {
 struct Wanted {
   std::string title;               // "ONNX Runtime", for messages
   std::vector<std::string> names;  // file names, best first
-  const char* variable;            // environment variable
+  const char* variable;            // environment variable; nullptr for none
   std::string named;               // by lit_options, "" if not
   bool on_linker_path;             // whether the dynamic linker may look for the bare names, last
 };
 
-// Folder of liblit_deploy_runtime.so itself.
-std::string own_folder();
+// Whether a path leads to a regular file.
+bool is_file(const std::string& path);
+
+// Folder of liblit_deploy_runtime.so itself; "" where that cannot be told.
+const std::string& own_folder();
 
 // Where `wanted` is looked for, in order: what was named alone if it was, else what the variable names alone if it is
 // set, else the names in own_folder(), then, with `on_linker_path`, the bare names.

@@ -1,101 +1,21 @@
 #include "sidecar.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
+#include <cctype>
 #include <climits>
 #include <cstdlib>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "error.h"
+#include "json_fields.h"
+#include "shared_library.h"
 
 namespace lit_deploy::runtime {
 namespace {
 
-using Json = nlohmann::json;
-
-constexpr int64_t kFormat = 1;              // FORMAT of lit_deploy/artifact.py
-constexpr int64_t kMostBytes = 64 << 20;    // of a sidecar; those of 21,000 classes have one
-constexpr int64_t kMostBatch = 1024;        // MAX_BATCH of lit_deploy/specs.py
-constexpr int64_t kMostSize = INT32_MAX;    // of a tensor's dimension
-constexpr size_t kMostRank = 8;             // of TensorRT's Dims
-constexpr int kMostNesting = 32;            // of JSON; values are copied and written recursively
-
-struct Damaged {
-  std::string what;
-};
-
-// The members of an object, each of the type that it must have.
-class Fields {
- public:
-  Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
-    if (!object.is_object()) throw Damaged{where_ + " is no object"};
-  }
-
-  const Json& at(const char* key) const {
-    const auto found = object_.find(key);
-    if (found == object_.end()) throw Damaged{name(key) + " is missing"};
-    return *found;
-  }
-  const Json& list(const char* key) const {
-    if (!at(key).is_array()) throw Damaged{name(key) + " is no list"};
-    return at(key);
-  }
-  std::string text(const char* key) const {
-    if (!at(key).is_string()) throw Damaged{name(key) + " is no text"};
-    return at(key).get<std::string>();
-  }
-  bool flag(const char* key) const {
-    if (!at(key).is_boolean()) throw Damaged{name(key) + " is neither true nor false"};
-    return at(key).get<bool>();
-  }
-  int64_t integer(const char* key, int64_t least, int64_t most) const {
-    return integer(at(key), name(key), least, most);
-  }
-  std::optional<std::string> optional_text(const char* key) const {
-    if (at(key).is_null()) return std::nullopt;
-    return text(key);
-  }
-  std::optional<int64_t> optional_integer(const char* key, int64_t least, int64_t most) const {
-    if (at(key).is_null()) return std::nullopt;
-    return integer(key, least, most);
-  }
-  std::string name(const char* key) const { return where_.empty() ? key : where_ + "." + key; }
-
-  static int64_t integer(const Json& value, const std::string& name, int64_t least, int64_t most) {
-    // A number beyond int64_t is unsigned, and would come out as another one.
-    const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(most)
-                                                 : value.is_number_integer() && value.get<int64_t>() <= most;
-    if (!fits || value.get<int64_t>() < least) {
-      throw Damaged{name + " is no whole number from " + std::to_string(least) + " to " + std::to_string(most)};
-    }
-    return value.get<int64_t>();
-  }
-
- private:
-  const Json& object_;
-  std::string where_;
-};
-
-// JSON, or a discarded value. Nesting is cut off, as the stack of a thread is short.
-Json parsed(const std::string& text) {
-  bool deep = false;
-  const Json document = Json::parse(
-      text,
-      [&](int depth, Json::parse_event_t, Json&) {
-        deep = deep || depth > kMostNesting;
-        return !deep;
-      },
-      /*allow_exceptions=*/false);
-  return deep ? Json(Json::value_t::discarded) : document;
-}
-
-bool is_file(const std::string& path) {
-  struct stat status;
-  return stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
-}
+constexpr int64_t kMostSize = INT32_MAX;  // of a tensor's dimension
+constexpr size_t kMostRank = 8;           // of TensorRT's Dims
 
 // Where links lead; the path itself where that cannot be told.
 std::string resolved(const std::string& path) {
@@ -119,21 +39,13 @@ std::vector<TensorSpec> parse_tensors(const Fields& fields, const char* key) {
 
 EngineBuild parse_build(const Fields& fields) {
   EngineBuild build{};
-  const std::string backend = fields.text("backend"), compatible = fields.text("hardware_compatible");
-  if (backend != "tensorrt" && backend != "tensorrt_rtx") throw Damaged{fields.name("backend") + " is not known here"};
-  if (compatible != "none" && compatible != "ampere+") {
-    throw Damaged{fields.name("hardware_compatible") + " is not known here"};
-  }
-  build.rtx = backend == "tensorrt_rtx";
-  build.ampere_plus = compatible == "ampere+";
+  build.rtx = fields.choice("backend", {"tensorrt", "tensorrt_rtx"}) == 1;
+  build.ampere_plus = fields.choice("hardware_compatible", {"none", "ampere+"}) == 1;
   build.backend_version = fields.text("backend_version");
   build.cuda_version = fields.optional_text("cuda_version");
   build.gpu = fields.optional_text("gpu");
   build.compute_capability = fields.optional_text("compute_capability");
-  for (const Json& target : fields.list("targets")) {
-    if (!target.is_string()) throw Damaged{fields.name("targets") + " holds something else than text"};
-    build.targets.push_back(target.get<std::string>());
-  }
+  for (const Json& target : fields.list("targets")) build.targets.push_back(Fields::text(target, "a target"));
   build.os = fields.text("os");
   build.arch = fields.text("arch");
   build.version_compatible = fields.flag("version_compatible");
@@ -214,22 +126,23 @@ Sidecar read_sidecar(const std::string& engine) {
   }
   std::string path = engine + ".json";
   if (!is_file(path)) path = resolved(engine) + ".json";  // a link, as current.engine: beside what it leads to
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const int64_t size = file && is_file(path) ? static_cast<int64_t>(file.tellg()) : -1;
-  std::string text(size > 0 && size <= kMostBytes ? size : 0, '\0');
+  // Tested before it is opened: opening a pipe would wait for somebody to write.
+  std::ifstream file;
+  if (is_file(path)) file.open(path, std::ios::binary | std::ios::ate);
+  const int64_t size = file.is_open() ? static_cast<int64_t>(file.tellg()) : -1;
+  const auto damaged = [&](const std::string& what) {
+    return Error(LIT_BAD_MODEL, path + " is damaged (" + what + "); build the engine again");
+  };
+  // One byte above the limit is enough to be told so.
+  std::string text(static_cast<size_t>(std::clamp<int64_t>(size, 0, kMostJsonBytes + 1)), '\0');
   file.seekg(0);
-  if (size < 0 || (!text.empty() && !file.read(text.data(), size))) {
+  if (size < 0 || !file.read(text.data(), static_cast<std::streamsize>(text.size()))) {
     throw Error(LIT_FILE_ERROR, engine + " has no readable sidecar " + path.substr(path.rfind('/') + 1) +
                                     "; copy it from where the engine was built, or build it again with "
                                     "lit-deploy export --format trt");
   }
-  const auto damaged = [&](const std::string& what) {
-    return Error(LIT_BAD_MODEL, path + " is damaged (" + what + "); build the engine again");
-  };
-  const Json document = parsed(text);
-  if (document.is_discarded()) throw damaged("it is no JSON");
   try {
-    return parse(document, path);
+    return parse(parsed(text), path);
   } catch (const Damaged& damage) {
     throw damaged(damage.what);
   } catch (const Json::exception& error) {

@@ -4,16 +4,12 @@
 set(missing "")
 find_package(TensorRTHeaders MODULE QUIET)
 find_package(CUDAToolkit QUIET)
-find_package(OpenSSL QUIET COMPONENTS Crypto)
 if(NOT TensorRTHeaders_FOUND)
   list(APPEND missing
     "TensorRT's headers (-DTensorRT_ROOT=<folder>, libnvinfer-headers-dev or -DLIT_DEPLOY_FETCH_TENSORRT_HEADERS=ON)")
 endif()
 if(NOT TARGET CUDA::toolkit)
   list(APPEND missing "the CUDA toolkit's headers (cuda.h: put nvcc on the PATH, or -DCUDAToolkit_ROOT=<folder>)")
-endif()
-if(NOT TARGET OpenSSL::Crypto)
-  list(APPEND missing "OpenSSL's libcrypto, for SHA-256 (apt-get install libssl-dev)")
 endif()
 if(missing)
   list(JOIN missing ", " missing)
@@ -29,9 +25,8 @@ endif()
 set(tensorrt_sources
   cuda_driver.cc sha256.cc sidecar.cc tensorrt_backend.cc tensorrt_context.cc tensorrt_library.cc tensorrt_preflight.cc)
 target_sources(lit_deploy_runtime PRIVATE ${tensorrt_sources})
-# In the package of an installed library neither headers nor CUDA are needed; libcrypto is loaded with it.
-target_link_libraries(lit_deploy_runtime PRIVATE $<BUILD_INTERFACE:TensorRTHeaders::TensorRTHeaders>
-  $<BUILD_INTERFACE:OpenSSL::Crypto>)
+# In the package of an installed library neither headers nor CUDA are needed.
+target_link_libraries(lit_deploy_runtime PRIVATE $<BUILD_INTERFACE:TensorRTHeaders::TensorRTHeaders>)
 set_property(SOURCE ${tensorrt_sources} PROPERTY INCLUDE_DIRECTORIES ${CUDAToolkit_INCLUDE_DIRS})
 if(LIT_DEPLOY_SANITIZE)
   # TensorRT's objects carry no type information to compare with.

@@ -18,7 +18,8 @@
  * thread at a time, and several contexts of a model run side by side.
  *
  * Errors. Every function that can fail returns a lit_status and leaves one sentence for the calling thread in
- * lit_last_error(). Nothing throws, ends the process or prints. On failure outputs are set to NULL or zero.
+ * lit_last_error(). Nothing throws, ends the process or prints, and a cancelled thread ends after the call and not in
+ * it. On failure outputs are set to NULL or zero.
  *
  * Ownership. What a function returns in a pointer is freed by the function that its comment names, and by nothing else.
  * Pointers to text, labels and results belong to the library; each comment says how long they are valid. Memory that
@@ -35,7 +36,7 @@
  *     liblit_deploy_tensorrt.so                   operator_library    LIT_DEPLOY_PLUGIN
  *
  * The operator library of ONNX Runtime may be absent: the file then runs its built-in function, more slowly. Libraries
- * stay loaded until the process ends.
+ * stay loaded until the process ends, as does this one. A setuid program's environment is not asked.
  *
  * Kinds of things are int32_t, so that they have one size for every compiler and any value can be looked at.
  *
@@ -214,7 +215,8 @@ typedef struct lit_output {
 
 /* Runs a batch of prepared images and waits for it. What `output` points to belongs to the context and is valid until
  * its next run or its end.
- * LIT_INVALID_ARGUMENT: NULL, a batch outside min_batch..max_batch, a stride too short (rows of one image must not
+ * LIT_INVALID_ARGUMENT: NULL, a batch outside min_batch..max_batch (or, of an engine, in a gap between its profiles), a
+ * stride too short or longer than any memory (rows of one image must not
  * overlap; negative strides are taken), LIT_FLOAT32 for a file of type LIT_UINT8 or with strides. LIT_RUN_FAILED,
  * LIT_NO_DEVICE, LIT_OUT_OF_MEMORY. The context stays usable. One thread at a time per context. */
 LIT_API lit_status lit_run(lit_context* context, const lit_tensor* input, lit_output* output);

@@ -49,14 +49,16 @@ inline void check_abi() {
 
 // lit_options with its defaults in place.
 struct Options : lit_options {
-  Options() : lit_options() { check(lit_options_init(this, sizeof(lit_options))); }
+  Options() : lit_options() {
+    check_abi();
+    check(lit_options_init(this, sizeof(lit_options)));
+  }
 };
 
 // A loaded file. Cheap to copy (copies share it); any number of threads may use one.
 class Model {
  public:
   explicit Model(const std::string& path, const Options& options = Options()) {
-    check_abi();
     lit_model* model = nullptr;
     check(lit_model_open(path.c_str(), &options, &model));
     model_.reset(model, lit_model_close);
@@ -75,16 +77,18 @@ class Model {
   // One picture as the network takes it: height * width * 3 bytes.
   std::vector<std::uint8_t> preprocess(const Image& image) const {
     const lit_input_spec& spec = info().input;
-    std::vector<std::uint8_t> pixels(static_cast<std::size_t>(spec.height) * spec.width * 3);
+    std::vector<std::uint8_t> pixels(std::size_t{3} * static_cast<std::size_t>(spec.height) *
+                                     static_cast<std::size_t>(spec.width));
     check(lit_preprocess(&spec, &image, pixels.data()));
     return pixels;
   }
 
   // The `k` most probable classes of one image of an output, best first; labels live as long as the Model.
   std::vector<Prediction> top_k(const Output& output, std::int64_t image, std::size_t k) const {
-    std::vector<Prediction> best(k);
+    const std::size_t most = output.count < 0 ? 0 : static_cast<std::size_t>(output.count);
+    std::vector<Prediction> best(k < most ? k : most);
     std::size_t count = 0;
-    check(lit_top_k(model_.get(), &output, image, k, best.data(), &count));
+    check(lit_top_k(model_.get(), &output, image, best.size(), best.data(), &count));
     best.resize(count);
     return best;
   }

@@ -22,7 +22,8 @@ std::string run(const lit::Model& model, const lit::Tensor& input) {
   const lit::Output output = context.run(input);
   const auto count = static_cast<std::size_t>(output.batch * output.count);
   std::string bytes(reinterpret_cast<const char*>(output.scores), count * sizeof(float));
-  if (output.classes != nullptr) bytes.append(reinterpret_cast<const char*>(output.classes), count * sizeof(std::int64_t));
+  if (output.classes != nullptr)
+    bytes.append(reinterpret_cast<const char*>(output.classes), count * sizeof(std::int64_t));
   return bytes;
 }
 
