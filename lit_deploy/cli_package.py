@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lit_deploy.cli_options import EngineCode, Json
+from lit_deploy.packaging.options import MAX_COPIES, MAX_DELAY_US
 from lit_deploy.specs import MAX_BATCH
 
 SERVING = "Serving"
@@ -32,7 +33,7 @@ Ensemble = Annotated[
         "the network's own tensors.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a model of that name.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a model of that name, and the parts it has.")]
 MaxBatch = Annotated[
     int | None,
     typer.Option(
@@ -50,13 +51,17 @@ MaxDelay = Annotated[
         metavar="MICROSECONDS",
         help="Longest that a request waits for others to share its batch.",
         min=0,
+        max=MAX_DELAY_US,
         rich_help_panel=SERVING,
     ),
 ]
 Instances = Annotated[
     int,
     typer.Option(
-        help="Copies of the network that run at the same time: per GPU, or on the CPU.", min=1, rich_help_panel=SERVING
+        help="Copies of the network that run at the same time: per GPU, or on the CPU.",
+        min=1,
+        max=MAX_COPIES,
+        rich_help_panel=SERVING,
     ),
 ]
 Device = Annotated[
@@ -72,11 +77,15 @@ Threads = Annotated[
     typer.Option(
         help="Threads of one inference on the CPU; all cores when left out.",
         min=1,
+        max=MAX_COPIES,
         show_default=False,
         rich_help_panel=SERVING,
     ),
 ]
-Workers = Annotated[int, typer.Option(help="Processes that decode and resize images.", min=1, rich_help_panel=SERVING)]
+Workers = Annotated[
+    int,
+    typer.Option(help="Processes that decode and resize images.", min=1, max=MAX_COPIES, rich_help_panel=SERVING),
+]
 Library = Annotated[
     bool | None,
     typer.Option(

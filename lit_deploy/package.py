@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_deploy.errors import UsageError
+import numpy as np
+
+from lit_deploy.artifact import Manifest
+from lit_deploy.errors import ArtifactError, UsageError
 from lit_deploy.package_source import Source, engine_source, onnx_source
 from lit_deploy.packaging import files
 from lit_deploy.packaging.options import TritonOptions
-from lit_deploy.packaging.serving import Serving, start_command
-from lit_deploy.packaging.triton import LABELLED, ensemble_config, network_config, preprocessing_config
+from lit_deploy.packaging.serving import Serving, path_word, start_command
+from lit_deploy.packaging.triton import MAX_PIXELS, ensemble_config, network_config, preprocessing_config
 from lit_deploy.sidecar import ENGINE_SUFFIXES
+
+_WORKER_MIB = 128 + (12 * MAX_PIXELS >> 20)
+"""Memory of a preprocessing process at worst: an image of so many pixels, and the two that resizing makes of it, take 4
+bytes of each pixel."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -55,7 +63,7 @@ def package_triton(source: str | Path, repository: str | Path, options: TritonOp
         options: how to serve.
 
     Raises:
-        ArtifactError: the file is damaged, or Triton cannot run it.
+        ArtifactError: the file is damaged, Triton cannot run it, or its labels are not one line each.
         UsageError: options that do not fit the file, a model of that name is there, or the folder cannot be written.
         MissingDependency: the library that is needed is not built here.
     """
@@ -66,12 +74,15 @@ def package_triton(source: str | Path, repository: str | Path, options: TritonOp
         raise UsageError(
             f"the model name is '{name}', expected up to 100 letters, digits, '.', '_' and '-', e.g. --name lit_s"
         )
+    if not str(out).isprintable() or set(str(out)) & set(":;"):
+        raise UsageError(f"cannot package into {str(out)!r}: ':', ';' and control characters break LD_LIBRARY_PATH")
     if path.suffix.lower() == ".onnx":
         described = onnx_source(path, options)
     elif path.suffix.lower() in ENGINE_SUFFIXES:
         described = engine_source(path, options)
     else:
         raise UsageError(f"{path} is neither an .onnx file nor an engine; make one with `lit-deploy export`")
+    _check_labels(described.manifest, path)
     inner, preprocessing = (f"{name}_network", f"{name}_preprocessing") if options.ensemble else (name, None)
     models = tuple(dict.fromkeys(entry for entry in (preprocessing, inner, name) if entry))
     replaced = files.check_place(out, name, models, options.force)
@@ -88,18 +99,31 @@ def package_triton(source: str | Path, repository: str | Path, options: TritonOp
         files.write_start(folder / name, serving, described.library)
 
     files.install(out, models, replaced, build)
-    command = start_command(serving, shlex.quote(str(repository)))
-    start = str(Path(repository, name, "START.md"))
+    command = start_command(serving, shlex.quote(path_word(str(repository))))
+    start = path_word(str(Path(repository, name, "START.md")))
     return TritonPackage(
         str(repository), name, models, command, start, network.max_batch, serving.library, serving.notes
     )
 
 
+def _check_labels(manifest: Manifest, path: Path) -> None:
+    for number, label in enumerate(manifest.labels):
+        if not label.strip() or not label.isprintable():
+            raise ArtifactError(
+                f"the label of class {number} in {path} is {label!r}, expected a name of one line; export it again "
+                "with other --labels"
+            )
+
+
 def _serving(source: Source, name: str, repository: str, options: TritonOptions) -> Serving:
     """What the start file and the manifests say of a source."""
     network, library = source.network, source.library
-    cores = (network.threads or 4) * network.instances if network.device == "cpu" else 2
+    workers = options.workers if options.ensemble else 0
     size = source.path.stat().st_size >> 20
+    pixels = network.inputs[0]
+    crop = math.prod(size for size in pixels.shape[1:] if isinstance(size, int)) * np.dtype(pixels.dtype).itemsize
+    crops = crop * (network.max_batch or network.fixed_batch) * workers >> 20
+    shared = 64 * -(-max(256, 128 + crops) // 64)  # 128: the encoded images
     return Serving(
         name=name,
         repository=repository,
@@ -107,13 +131,16 @@ def _serving(source: Source, name: str, repository: str, options: TritonOptions)
         image=options.image,
         device=network.device,
         ensemble=options.ensemble,
-        max_batch=network.max_batch,
+        fixed_batch=network.fixed_batch,
         library=library.name if library is not None else None,
         arguments=source.arguments,
         pillow=importlib.metadata.version("pillow"),
-        cpus=cores + (options.workers if options.ensemble else 0),
-        memory_mib=1024 + 512 * -(-4 * size * network.instances // 512),  # weights, their packed form, activations
+        # Without --threads nothing is known of the machine: what any has, and no limit.
+        cpus=network.threads * network.instances + workers if network.threads else 2,
+        # Triton itself; weights, their packed form and activations; images
+        memory_mib=1024 + 512 * -(-4 * size * network.instances // 512) + workers * _WORKER_MIB + shared,
+        shared_memory_mib=shared,
         outputs=tuple(spec.name for spec in network.outputs),
-        labelled=any(spec.name in LABELLED for spec in network.outputs),
+        labelled=bool(network.labelled),
         notes=source.notes,
     )

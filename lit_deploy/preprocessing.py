@@ -45,7 +45,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 _header_lock = threading.Lock()
 
 
-def load_image(path: str | Path | bytes, name: str | None = None) -> Image.Image:
+def load_image(path: str | Path | bytes, name: str | None = None, max_pixels: int | None = None) -> Image.Image:
     """Decode one image.
 
     Grayscale, palette, CMYK and alpha images are converted as Pillow converts them (alpha is dropped, not blended).
@@ -55,15 +55,17 @@ def load_image(path: str | Path | bytes, name: str | None = None) -> Image.Image
     Args:
         path: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or the bytes of one; of several frames the first is taken.
         name: for messages; the path, where there is one.
+        max_pixels: largest width x height; ``MAX_PIXELS`` when None.
 
     Returns:
         RGB image of the stored size.
 
     Raises:
         ImageError: there is no such file, it is no image of these formats, it is damaged or truncated, has
-            more than ``MAX_PIXELS`` pixels, or holds 32-bit or floating-point samples.
+            more than ``max_pixels`` pixels, or holds 32-bit or floating-point samples.
     """
     name = name or ("the image" if isinstance(path, bytes) else os.fspath(path))
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         if not isinstance(path, bytes):
             if os.path.isdir(path):
@@ -76,15 +78,15 @@ def load_image(path: str | Path | bytes, name: str | None = None) -> Image.Image
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=_FORMATS)
         with image:
-            _check_size(name, image.width, image.height)
+            _check_size(name, image.width, image.height, limit)
             image.load()
-            _check_size(name, image.width, image.height)  # some headers are corrected by the data
+            _check_size(name, image.width, image.height, limit)  # some headers are corrected by the data
             return _rgb(name, image)
     except ImageError:
         raise
     except Image.DecompressionBombError:
         raise ImageError(
-            f"{name} claims far more than {MAX_PIXELS} pixels, the limit against decompression bombs: scale it down."
+            f"{name} claims far more than {limit} pixels, the limit against decompression bombs: scale it down."
         ) from None
     except PermissionError:
         raise ImageError(f"{name} may not be read: give read permission or another file.") from None
@@ -116,18 +118,19 @@ def resized_size(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
     return int(width * factor), int(height * factor)
 
 
-def resize_and_crop(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+def resize_and_crop(image: Image.Image, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Resize an RGB image and cut the centre out of it (steps 2 and 3 of the module's rule).
 
     Args:
         image: RGB image of any size from 1 x 1 on.
         spec: size of the crop, resize rule and interpolation.
+        max_pixels: largest image that resizing may make.
 
     Returns:
         uint8 ``[spec.height, spec.width, 3]``, RGB; bit-equal to the official evaluation for square crops.
 
     Raises:
-        ImageError: the image is so narrow that resizing it would make more than ``MAX_PIXELS`` pixels.
+        ImageError: the image is so narrow that resizing it would make more than ``max_pixels`` pixels.
         UsageError: ``spec.interpolation`` is unknown, or the image is not RGB.
 
     Source: official code at commit 742e961.
@@ -138,10 +141,10 @@ def resize_and_crop(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
         known = " or ".join(sorted(_FILTERS))
         raise UsageError(f"interpolation {spec.interpolation!r} is unknown: use {known}.")
     width, height = resized_size(image.width, image.height, spec)
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise ImageError(
             f"an image of {image.width} x {image.height} pixels is too narrow: resized to {width} x {height} it would"
-            f" exceed {MAX_PIXELS} pixels, so crop it first."
+            f" exceed {max_pixels} pixels, so crop it first."
         )
     # One axis after the other: asked for both, Pillow 12.2 and newer filter the columns of tall pictures first, which
     # rounds differently than the official evaluation's Pillow did.
@@ -178,12 +181,15 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def batch_from_images(paths: Sequence[str | Path | bytes], spec: InputSpec) -> NDArray[Any]:
+def batch_from_images(
+    paths: Sequence[str | Path | bytes], spec: InputSpec, max_pixels: int = MAX_PIXELS
+) -> NDArray[Any]:
     """Prepare image files as one batch, in the layout that the exported file takes.
 
     Args:
         paths: one or more image files, or their bytes; messages count the latter from 0.
         spec: the input description of the exported file.
+        max_pixels: largest width x height of an image, as it is and resized; decoding takes up to 12 bytes of each.
 
     Returns:
         uint8 ``[B, H, W, 3]`` for ``kind="uint8"``, normalised float32 ``[B, 3, H, W]`` for ``kind="float"``.
@@ -195,7 +201,7 @@ def batch_from_images(paths: Sequence[str | Path | bytes], spec: InputSpec) -> N
     if not paths:
         raise UsageError("no image was given: give at least one image file.")
     names = (f"image {index}" if isinstance(path, bytes) else os.fspath(path) for index, path in enumerate(paths))
-    pixels = np.stack([_crop_of_file(path, name, spec) for path, name in zip(paths, names, strict=True)])
+    pixels = np.stack([_crop_of_file(path, name, spec, max_pixels) for path, name in zip(paths, names, strict=True)])
     return pixels if spec.kind == "uint8" else normalize(pixels, spec)
 
 
@@ -228,20 +234,20 @@ def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _crop_of_file(path: str | Path | bytes, name: str, spec: InputSpec) -> NDArray[np.uint8]:
-    image = load_image(path, name)
+def _crop_of_file(path: str | Path | bytes, name: str, spec: InputSpec, max_pixels: int) -> NDArray[np.uint8]:
+    image = load_image(path, name, max_pixels)
     try:
-        return resize_and_crop(image, spec)
+        return resize_and_crop(image, spec, max_pixels)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
 
 
-def _check_size(name: str, width: int, height: int) -> None:
+def _check_size(name: str, width: int, height: int, limit: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels ({width} x {height}): replace the file.")
-    if width * height > MAX_PIXELS:
+    if width * height > limit:
         raise ImageError(
-            f"{name} has {width} x {height} pixels where at most {MAX_PIXELS} are accepted, the limit against"
+            f"{name} has {width} x {height} pixels where at most {limit} are accepted, the limit against"
             " decompression bombs: scale it down."
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,9 @@ from lit_deploy.packaging.triton import LABELS_FILE, MARK
 
 SHIPPED = ("__init__.py", "errors.py", "specs.py", "preprocessing.py")
 """Our modules that the preprocessing model imports; they import nothing of ours but each other."""
+
+_STEP = re.compile(r'^ *model_name: "(.*)"$', re.MULTILINE)
+"""A model that an ensemble consists of, as ``ensemble_config`` writes it."""
 
 _MODEL_FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 """What Triton's back ends call the file in a version's folder."""
@@ -82,7 +87,7 @@ def check_place(repository: Path, name: str, models: Sequence[str], force: bool)
         force: whether models may be replaced.
 
     Raises:
-        UsageError: a model is there already, or the place cannot be written.
+        UsageError: a model is there already, one in its place belongs to another, or the place cannot be written.
     """
     parent = repository.parent
     if repository.exists() and not repository.is_dir():
@@ -97,26 +102,43 @@ def check_place(repository: Path, name: str, models: Sequence[str], force: bool)
             f"cannot write {repository}: it is a mount point, into which whole models cannot be moved; write to a "
             "folder inside it, or elsewhere and copy the models"
         )
-    family = (name, f"{name}_network", f"{name}_preprocessing")
-    there = [m for m in family if os.path.lexists(repository / m) and (m in models or _is_ours(repository / m))]
+    parts = _steps(repository / name) & {f"{name}_network", f"{name}_preprocessing"}
+    wanted = dict.fromkeys((name, *models, *sorted(parts)))
+    for other in sorted(repository.glob("*/config.pbtxt")):
+        shared = [m for m in wanted if m in _steps(other.parent)]
+        if shared and other.parent.name != name:
+            raise UsageError(
+                f"{repository} has a model {other.parent.name}, of which {shared[0]} is a part; choose another --name"
+            )
+    there = tuple(m for m in wanted if os.path.lexists(repository / m))
+    for model in there:
+        if model != name and model not in parts:
+            raise UsageError(
+                f"{repository} has a model {model}, which is no part of a model {name}; choose another --name, or "
+                "remove it"
+            )
     if there and not force:
         raise UsageError(
             f"{repository} has a model {there[0]} already; choose another --name, or replace it with --force"
         )
-    return tuple(there)
+    return there
 
 
-def _is_ours(folder: Path) -> bool:
+def _steps(model: Path) -> frozenset[str]:
+    """Names of the models that an ensemble of ours consists of; none where there is no such ensemble."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return (folder / "config.pbtxt").read_text(encoding="utf-8").startswith(MARK)
-    return False
+        config = (model / "config.pbtxt").read_text(encoding="utf-8")
+        if config.startswith(MARK):
+            return frozenset(_STEP.findall(config))
+    return frozenset()
 
 
 def install(repository: Path, models: Sequence[str], replaced: Sequence[str], build: Callable[[Path], None]) -> None:
     """Build models in a folder beside the repository, and move them in when all are whole.
 
     Not inside it: a running server takes every folder there for a model, hidden ones too. What composes an ensemble is
-    moved first, the ensemble last. When a move fails, all is put back as it was.
+    moved first, the ensemble last. When a move fails, all is put back as it was; the folder is of this run alone, and
+    where putting back fails too it stays, for then it holds the old models.
 
     Args:
         repository: made when it is not there.
@@ -126,10 +148,13 @@ def install(repository: Path, models: Sequence[str], replaced: Sequence[str], bu
     Raises:
         UsageError: the disk refuses.
     """
-    part = repository.with_name(f".{repository.name}.{os.getpid()}.part")
+    part = repository.with_name(f".{repository.name}.{secrets.token_hex(8)}.part")
     old, moved = part / ".replaced", list[tuple[Path, Path]]()
     try:
         part.mkdir()
+    except OSError as error:
+        raise _refused(repository, error) from None
+    try:
         build(part)
         if not repository.exists():
             os.rename(part, repository)
@@ -140,15 +165,23 @@ def install(repository: Path, models: Sequence[str], replaced: Sequence[str], bu
         for model in models:
             _move(part / model, repository / model, moved)
     except BaseException as error:
-        for source, target in reversed(moved):
-            os.rename(target, source)
-        if isinstance(error, OSError):
-            raise UsageError(f"cannot write {repository}: {error.strerror or error}") from None
-        raise
-    finally:
+        try:
+            for source, target in reversed(moved):
+                if os.path.lexists(target):  # it is not there where the move itself failed
+                    os.rename(target, source)
+        except OSError as second:
+            raise UsageError(f"cannot write {repository} ({second}); its old models are in {old}") from error
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _refused(repository, error) from None
+        raise
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _refused(repository: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot write {repository}: {error.strerror or error}")
 
 
 def _move(source: Path, target: Path, moved: list[tuple[Path, Path]]) -> None:
+    moved.append((source, target))  # first, so that an interrupt in between is put back too
     os.rename(source, target)
-    moved.append((source, target))

@@ -10,13 +10,29 @@ from lit_deploy.errors import UsageError
 from lit_deploy.specs import MAX_BATCH
 
 RELEASE = "26.06"
-"""Container release of Triton that packages of ONNX files name when nothing is said; it has ONNX Runtime 1.24.4.
+"""Container release of Triton that packages of ONNX files name when nothing is said.
 
-The exported files and the custom-op library were tried on the ONNX Runtime of releases from 24.12 (1.20.1) to 26.07
-(1.27.0); that of 24.04 (1.17.3) refuses them, for it reads no ONNX IR version 10."""
+The exported files and the custom-op library were tried on ONNX Runtime 1.20.1 to 1.27.0, those of releases 24.12 to
+26.07; 1.17.3, of 24.04, refuses them, for it reads no ONNX IR version 10. Which release has which: "ONNX Runtime
+Versions" in docs/introduction/compatibility.md of github.com/triton-inference-server/server."""
 
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
-_CONTAINER_RELEASE = re.compile(r"\d\d\.\d\d")
+FIRST_ENSEMBLES = "24.11"
+"""First container release with Python 3.12 (the same page); those before have 3.10, which Pillow has left behind."""
+
+MAX_COPIES = 1024
+"""Of instances, workers and threads: more than any machine runs."""
+
+MAX_DELAY_US = 60_000_000
+"""A minute."""
+
+_COMPONENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d+)?/)?{_COMPONENT}(?:/{_COMPONENT})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+"""As registries name images: host, path in small letters, tag, digest."""
+
+_CONTAINER_RELEASE = re.compile(r"\d\d\.(?:0[1-9]|1[0-2])")
 
 
 @dataclass(frozen=True)
@@ -56,13 +72,22 @@ class TritonOptions:
     def __post_init__(self) -> None:
         if self.max_batch is not None and not 1 <= self.max_batch <= MAX_BATCH:
             raise UsageError(f"max_batch is {self.max_batch}, expected 1 to {MAX_BATCH}")
-        for field, least in (("max_delay_us", 0), ("instances", 1), ("workers", 1), ("threads", 1)):
+        ranges = {
+            "max_delay_us": (0, MAX_DELAY_US),
+            **dict.fromkeys(("instances", "workers", "threads"), (1, MAX_COPIES)),
+        }
+        for field, (least, most) in ranges.items():
             value = getattr(self, field)
-            if value is not None and value < least:
-                raise UsageError(f"{field} is {value}, expected at least {least}")
+            if value is not None and not least <= value <= most:
+                raise UsageError(f"{field} is {value}, expected {least} to {most}")
         if self.device not in (None, "cpu", "cuda"):
             raise UsageError(f"device is '{self.device}', expected cpu or cuda")
         if self.release is not None and not _CONTAINER_RELEASE.fullmatch(self.release):
             raise UsageError(f"the release of Triton is '{self.release}', expected year and month, e.g. {RELEASE}")
+        if self.ensemble and self.release is not None and self.release < FIRST_ENSEMBLES:
+            raise UsageError(
+                f"the containers of Triton {self.release} have Python 3.10, for which there is no such Pillow as here; "
+                f"name {FIRST_ENSEMBLES} or later, or package with --raw (ensemble=False)"
+            )
         if self.image is not None and not _IMAGE.fullmatch(self.image):
             raise UsageError(f"the image is '{self.image}', expected a name, e.g. registry.example.org/lit_s:1")

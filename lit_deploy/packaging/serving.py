@@ -11,8 +11,6 @@ REGISTRY_IMAGE = "nvcr.io/nvidia/tritonserver"
 SUPPORT_MATRIX = "https://docs.nvidia.com/deeplearning/frameworks/support-matrix/index.html"
 _URL = "localhost:8000"
 _INHERITED = "${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-SHARED_MEMORY = "256Mi"
-"""Of /dev/shm: the python back end hands its tensors over there, and containers have 64 MiB when nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +21,12 @@ class Serving:
         name: of the model that clients ask for; ``repository``: name of the folder of models.
         release: of Triton's containers, e.g. ``26.06``; ``image``: that Kubernetes pulls, None for the default's name.
         device: where the network runs; ``ensemble``: whether images are decoded by the server.
-        max_batch: images per request at most; 0 where the batch is fixed.
+        fixed_batch: images of every request where the file fixes their number, otherwise 0.
         library: file name of the library that lies beside, or None; ``arguments``: of tritonserver, further ones.
         pillow: version that the crops are bit-equal with.
-        cpus: cores that a server wants; ``memory_mib``: memory.
-        outputs: names of the outputs; ``labelled``: one of them has a value per class.
+        cpus: cores that a server wants; ``memory_mib``: memory;
+            ``shared_memory_mib``: of /dev/shm, where the python back end hands over its tensors.
+        outputs: names of the outputs; ``labelled``: the first can be asked for by label.
         notes: sentences on what to know before it is started.
     """
 
@@ -37,12 +36,13 @@ class Serving:
     image: str | None
     device: Literal["cpu", "cuda"]
     ensemble: bool
-    max_batch: int
+    fixed_batch: int
     library: str | None
     arguments: tuple[str, ...]
     pillow: str
     cpus: int
     memory_mib: int
+    shared_memory_mib: int
     outputs: tuple[str, ...]
     labelled: bool
     notes: tuple[str, ...]
@@ -69,8 +69,9 @@ class Serving:
 
 
 def kubernetes_name(name: str) -> str:
-    """A name as Kubernetes takes it (RFC 1123 label): small letters, digits and hyphens, at most 63."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:50].rstrip("-") or "lit"
+    """A name as Kubernetes takes it (RFC 1035 label): small letters, digits and hyphens, at most 63, a letter first."""
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:46].rstrip("-")
+    return label if label[:1].isalpha() else f"lit-{label}".rstrip("-")
 
 
 def start_command(serving: Serving, repository: str) -> str:
@@ -93,12 +94,12 @@ def dockerfile(serving: Serving) -> str:
 
 def start_text(serving: Serving) -> str:
     """START.md: from this folder to a first answer."""
-    repository = shlex.quote(serving.repository)
-    here = f'"$PWD"/{repository}'
+    repository = shlex.quote(path_word(serving.repository))
+    here = f'"$PWD"/{shlex.quote(serving.repository)}'
     gpus = "--gpus all " if serving.device == "cuda" else ""
     build = [f"docker build -t {serving.pulled} {repository}/{serving.name}"] if serving.own_image else []
     run = (
-        f"docker run --rm {gpus}--shm-size {SHARED_MEMORY.removesuffix('i').lower()} -p 8000:8000 -p 8001:8001 "
+        f"docker run --rm {gpus}--shm-size {serving.shared_memory_mib}m -p 8000:8000 -p 8001:8001 "
         f"-p 8002:8002 -v {here}:/models:ro {serving.pulled} {shlex.join(serving.command('/models'))}"
     )
     name, scaled = kubernetes_name(serving.name), ", HorizontalPodAutoscaler" if serving.device == "cpu" else ""
@@ -116,15 +117,21 @@ def start_text(serving: Serving) -> str:
         _block("sh", f"curl -f {_URL}/v2/health/ready"),
         _block("python", *_client(serving)),
         "## Kubernetes",
-        f"{verb} `{serving.pulled}`, copy the model repository into the volume of the claim `{name}-models`, and "
-        "apply one of the two:",
+        f"{verb} `{serving.pulled}`, copy the model repository into the volume of the claim `{name}-models`, and apply "
+        "one of the two. Autoscalers start further pods on other nodes, so the claim has to be ReadOnlyMany or "
+        "ReadWriteMany:",
         _block(
             "sh",
-            f"kubectl apply -f deployment.yaml  # Deployment, Service{scaled}",
-            "kubectl apply -f kserve.yaml      # ServingRuntime and InferenceService, where KServe is",
+            f"kubectl apply -f {repository}/{serving.name}/deployment.yaml  # Deployment, Service{scaled}",
+            f"kubectl apply -f {repository}/{serving.name}/kserve.yaml  # where KServe is",
         ),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def path_word(path: str) -> str:
+    """A path that no command takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def _block(language: str, *lines: str) -> str:
@@ -135,7 +142,7 @@ def _client(serving: Serving) -> list[str]:
     """A request by tritonclient: pip install 'tritonclient[http]'."""
     lines = ["import numpy as np", "import tritonclient.http as triton", ""]
     if serving.ensemble:
-        shape = "(1, 1)" if serving.max_batch else "(1,)"
+        shape = f"({serving.fixed_batch},)" if serving.fixed_batch else "(1, 1)"
         lines += [
             f'image = triton.InferInput("image", {shape}, "BYTES")',
             f'image.set_data_from_numpy(np.full({shape}, open("photo.jpg", "rb").read(), dtype=object))',
@@ -158,7 +165,8 @@ def _client(serving: Serving) -> list[str]:
 
 def deployment(serving: Serving) -> str:
     """Deployment and Service, and on the CPU a HorizontalPodAutoscaler, as one YAML file."""
-    name = kubernetes_name(serving.name)
+    plain = kubernetes_name(serving.name)
+    name, claim = _quoted(plain), _quoted(f"{plain}-models")
     command = serving.command("/models", "--exit-timeout-secs=30")
     parts = [
         f"""\
@@ -176,11 +184,13 @@ spec:
       labels: {{app: {name}}}
       annotations: {{prometheus.io/scrape: "true", prometheus.io/port: "8002"}}
     spec:
-      terminationGracePeriodSeconds: 45  # more than --exit-timeout-secs, in which requests are finished
+      terminationGracePeriodSeconds: 60  # more than preStop, and --exit-timeout-secs, in which requests are finished
       containers:
         - name: triton
           image: {_quoted(serving.pulled)}
           args: {_list(command)}
+          lifecycle:  # requests come until every node knows that this pod is going
+            preStop: {{exec: {{command: [sleep, "10"]}}}}
           ports:
             - {{name: http, containerPort: 8000}}
             - {{name: grpc, containerPort: 8001}}
@@ -203,9 +213,9 @@ spec:
             - {{name: shared-memory, mountPath: /dev/shm}}
       volumes:
         - name: models
-          persistentVolumeClaim: {{claimName: {name}-models, readOnly: true}}
+          persistentVolumeClaim: {{claimName: {claim}, readOnly: true}}
         - name: shared-memory
-          emptyDir: {{medium: Memory, sizeLimit: {SHARED_MEMORY}}}
+          emptyDir: {{medium: Memory, sizeLimit: {serving.shared_memory_mib}Mi}}
 """,
         f"""\
 apiVersion: v1
@@ -242,13 +252,14 @@ spec:
 
 def kserve(serving: Serving) -> str:
     """A ServingRuntime of the image and an InferenceService on it; KServe mounts what it is given at /mnt/models."""
-    name = kubernetes_name(serving.name)
+    plain = kubernetes_name(serving.name)
+    name, runtime = _quoted(plain), _quoted(f"{plain}-triton")
     command = serving.command("/mnt/models", "--http-port=8080", "--grpc-port=9000", "--exit-timeout-secs=30")
     return f"""\
 apiVersion: serving.kserve.io/v1alpha1
 kind: ServingRuntime
 metadata:
-  name: {name}-triton
+  name: {runtime}
 spec:
   supportedModelFormats:
     - {{name: triton, version: "2"}}
@@ -267,7 +278,7 @@ spec:
         - {{name: shared-memory, mountPath: /dev/shm}}
   volumes:
     - name: shared-memory
-      emptyDir: {{medium: Memory, sizeLimit: {SHARED_MEMORY}}}
+      emptyDir: {{medium: Memory, sizeLimit: {serving.shared_memory_mib}Mi}}
 ---
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
@@ -280,8 +291,8 @@ spec:
     model:
       modelFormat: {{name: triton, version: "2"}}
       protocolVersion: v2
-      runtime: {name}-triton
-      storageUri: pvc://{name}-models  # or s3://, gs://, https://: the folder that holds the models
+      runtime: {runtime}
+      storageUri: pvc://{plain}-models  # or s3://, gs://, https://: the folder that holds the models
 """
 
 
@@ -289,7 +300,7 @@ def _resources(serving: Serving, indent: str) -> str:
     gpu = "1" if serving.device == "cuda" else None
     limits = f"memory: {serving.memory_mib}Mi" + (f', nvidia.com/gpu: "{gpu}"' if gpu else "")
     return (
-        f"{indent}resources:  # memory is an estimate from the file's size: measure, and set your own\n"
+        f"{indent}resources:  # estimates, of memory for images as large as they may be: measure, and set your own\n"
         f'{indent}  requests: {{cpu: "{serving.cpus}", {limits}}}\n'
         f"{indent}  limits: {{{limits}}}"
     )

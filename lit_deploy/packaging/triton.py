@@ -20,6 +20,10 @@ LABELS_FILE = "labels.txt"
 IMAGE_INPUT = "image"
 """Name of the input that takes encoded images: one JPEG or PNG file per element, as bytes."""
 
+MAX_PIXELS = 50_000_000
+"""Of an image that the server decodes. Requests come from anywhere, and a small file may claim many pixels: the memory
+that this takes, in every process, has to be there."""
+
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8", "int64": "TYPE_INT64"}
 
 LABELLED = ("logits", "probabilities")
@@ -51,6 +55,17 @@ class Network:
     threads: int | None
     library: str | None
 
+    @property
+    def fixed_batch(self) -> int:
+        """Images of every request where the file fixes their number, otherwise 0."""
+        batch = self.inputs[0].shape[0]
+        return batch if isinstance(batch, int) and not self.max_batch else 0
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """Outputs that Triton can answer by label: without a batch of its own it takes all values for one image's."""
+        return tuple(spec.name for spec in self.outputs if spec.name in LABELLED and self.fixed_batch <= 1)
+
 
 def network_config(name: str, network: Network) -> str:
     """``config.pbtxt`` of the exported file itself."""
@@ -59,7 +74,7 @@ def network_config(name: str, network: Network) -> str:
         "backend": network.backend,
         "max_batch_size": network.max_batch,
         "input": [_tensor(spec, network.max_batch) for spec in network.inputs],
-        "output": [_output(spec, network.max_batch) for spec in network.outputs],
+        "output": [_output(spec, network) for spec in network.outputs],
         "instance_group": [
             {"count": network.instances, "kind": Name("KIND_GPU" if network.device == "cuda" else "KIND_CPU")}
         ],
@@ -85,6 +100,7 @@ def preprocessing_config(name: str, network: Network, workers: int) -> str:
         "input": [_image(network)],
         "output": [_tensor(spec, network.max_batch) for spec in network.inputs],
         "instance_group": [{"count": workers, "kind": Name("KIND_CPU")}],  # each is a process of its own
+        "parameters": [{"key": "max_pixels", "value": {"string_value": str(MAX_PIXELS)}}],
     }
     return MARK + message_text(config)
 
@@ -103,7 +119,7 @@ def ensemble_config(name: str, network: Network, preprocessing: str, inner: str)
         "platform": "ensemble",
         "max_batch_size": network.max_batch,
         "input": [_image(network)],
-        "output": [_output(spec, network.max_batch) for spec in network.outputs],
+        "output": [_output(spec, network) for spec in network.outputs],
         "ensemble_scheduling": {
             "step": [_step(preprocessing, [IMAGE_INPUT], [pixels]), _step(inner, [pixels], outputs)]
         },
@@ -121,16 +137,14 @@ def _tensor(spec: TensorSpec, max_batch: int) -> dict[str, Value]:
     return {"name": spec.name, "data_type": Name(_TYPES[spec.dtype]), "dims": _dims(spec, max_batch)}
 
 
-def _output(spec: TensorSpec, max_batch: int) -> dict[str, Value]:
-    labels: dict[str, Value] = {"label_filename": LABELS_FILE} if spec.name in LABELLED else {}
-    return {**_tensor(spec, max_batch), **labels}
+def _output(spec: TensorSpec, network: Network) -> dict[str, Value]:
+    labels: dict[str, Value] = {"label_filename": LABELS_FILE} if spec.name in network.labelled else {}
+    return {**_tensor(spec, network.max_batch), **labels}
 
 
 def _image(network: Network) -> dict[str, Value]:
     """The input of encoded images; TYPE_STRING is Triton's name for bytes of any length."""
-    fixed = network.inputs[0].shape[0]
-    images = 1 if network.max_batch or not isinstance(fixed, int) else fixed
-    return {"name": IMAGE_INPUT, "data_type": Name("TYPE_STRING"), "dims": [images]}
+    return {"name": IMAGE_INPUT, "data_type": Name("TYPE_STRING"), "dims": [network.fixed_batch or 1]}
 
 
 def _warmup(network: Network, batch: int) -> Message:

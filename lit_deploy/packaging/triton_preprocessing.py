@@ -26,9 +26,10 @@ class TritonPythonModel:
     """One process that decodes, resizes and crops."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the input rule of the manifest; names and types of tensors are those of the configuration."""
+        """Read the input rule of the manifest; names of tensors and the limit of pixels are of the configuration."""
         config = json.loads(args["model_config"])
         self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
+        self._max_pixels = int(config["parameters"]["max_pixels"]["string_value"])
         spec = json.loads(MANIFEST.read_text(encoding="utf-8"))["input"]
         self._spec = InputSpec(**{**spec, "mean": tuple(spec["mean"]), "std": tuple(spec["std"])})
 
@@ -39,7 +40,7 @@ class TritonPythonModel:
     def _answer(self, request: Any) -> Any:
         encoded = triton.get_input_tensor_by_name(request, self._input).as_numpy().reshape(-1)
         try:
-            batch = batch_from_images([bytes(image) for image in encoded], self._spec)
+            batch = batch_from_images([bytes(image) for image in encoded], self._spec, self._max_pixels)
         except LitDeployError as error:
             return triton.InferenceResponse(error=triton.TritonError(str(error), triton.TritonError.INVALID_ARG))
         return triton.InferenceResponse([triton.Tensor(self._output, batch)])

@@ -340,7 +340,10 @@ lit_status lit_model_open(const char* path, const lit_options* options, lit_mode
   });
 }
 
-void lit_model_close(lit_model* model) { delete model; }
+void lit_model_close(lit_model* model) {
+  const Uncancelled uncancelled;
+  delete model;
+}
 
 const lit_model_info* lit_model_get_info(const lit_model* model) {
   return model == nullptr ? nullptr : &model->network->info;
@@ -372,7 +375,10 @@ lit_status lit_context_create(const lit_model* model, lit_context** context) {
   });
 }
 
-void lit_context_destroy(lit_context* context) { delete context; }
+void lit_context_destroy(lit_context* context) {
+  const Uncancelled uncancelled;
+  delete context;
+}
 
 lit_status lit_run(lit_context* context, const lit_tensor* input, lit_output* output) {
   return run(context, output, [&](lit_output* result) {

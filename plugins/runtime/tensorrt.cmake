@@ -16,6 +16,7 @@ if(missing)
   message(WARNING
     "The TensorRT back end of the C runtime is NOT built: not found were ${missing}.\n"
     "Without it, lit_model_open() runs .onnx files and refuses engines.")
+  file(REMOVE_RECURSE ${CMAKE_BINARY_DIR}/runtime_fakes)  # of an earlier build with headers: its tests would run
   target_sources(lit_deploy_runtime PRIVATE tensorrt_missing.cc)
   set_property(SOURCE tensorrt_missing.cc PROPERTY COMPILE_DEFINITIONS
     "LIT_DEPLOY_WITHOUT_TENSORRT=\"not found were ${missing}\"")
@@ -34,8 +35,8 @@ if(LIT_DEPLOY_SANITIZE)
 endif()
 message(STATUS "C runtime: TensorRT back end for ${TensorRTHeaders_VERSION}")
 
-# CUDA and TensorRT played by two libraries, for tests without a GPU (tests/plugins/test_runtime_engine*.py). There is no
-# player for TensorRT-RTX's headers, whose versions begin at 1: the tests say so.
+# CUDA and TensorRT played by two libraries, for tests without a GPU (tests/plugins/test_runtime_engine*.py).
+# There is no player for TensorRT-RTX's headers, whose versions begin at 1: the tests say so.
 if(LIT_DEPLOY_TESTS AND TensorRTHeaders_VERSION VERSION_GREATER_EQUAL 10)
   string(REGEX MATCH "^[0-9]+" major ${TensorRTHeaders_VERSION})
   set(tests ${CMAKE_CURRENT_SOURCE_DIR}/../tests)

@@ -118,32 +118,33 @@ def setter(*keys: Any) -> Change:
         (setter("format", 0), "LIT_WRONG_VERSION", "format 0"),
         (setter("op_version", 2), "LIT_WRONG_VERSION", "version 2 of the operator, this library implements version 1"),
         (setter("model", "in_channels", 4), "LIT_NOT_SUPPORTED", "not RGB"),
-        (setter("format", "1"), "LIT_BAD_MODEL", "'format' is not a whole number"),
-        (setter("format", ...), "LIT_BAD_MODEL", "no 'format'"),
-        (setter("model", []), "LIT_BAD_MODEL", "no 'name'"),
+        (setter("format", "1"), "LIT_BAD_MODEL", "format is no whole number"),
+        (setter("format", ...), "LIT_BAD_MODEL", "format is missing"),
+        (setter("model", []), "LIT_BAD_MODEL", "model is no object"),
         (setter("model", "num_classes", 8), "LIT_BAD_MODEL", "another number of labels than of classes"),
         (setter("labels", ["one"]), "LIT_BAD_MODEL", "another number of labels than of classes"),
         (setter("labels", [*range(CLASSES)]), "LIT_BAD_MODEL", "a label is no text"),
-        (setter("labels", None), "LIT_BAD_MODEL", "'labels' is no list"),
-        (setter("output", "embedding"), "LIT_BAD_MODEL", "'output' has a value that is not known here"),
-        (setter("batch", 0), "LIT_BAD_MODEL", "'batch' is not a whole number from 1 to 1024"),
-        (setter("batch", 2**64 - 1), "LIT_BAD_MODEL", "'batch'"),
-        (setter("batch", -(2**63)), "LIT_BAD_MODEL", "'batch'"),
-        (setter("batch", ...), "LIT_BAD_MODEL", "no 'batch'"),
-        (setter("portable", 1), "LIT_BAD_MODEL", "'portable' is neither true nor false"),
-        (setter("precision", 32), "LIT_BAD_MODEL", "'precision' is no text"),
-        (setter("quantization", {}), "LIT_BAD_MODEL", "no 'base'"),
-        (setter("input", "kind", "int8"), "LIT_BAD_MODEL", "'kind'"),
-        (setter("input", "height", 0), "LIT_BAD_MODEL", "'height' is not a whole number from 1"),
-        (setter("input", "width", 1 << 20), "LIT_BAD_MODEL", "'width'"),
-        (setter("input", "width", 4.0), "LIT_BAD_MODEL", "'width'"),
-        (setter("input", "resize", 16 * SIDE + 1), "LIT_BAD_MODEL", "'resize'"),
-        (setter("input", "interpolation", "nearest"), "LIT_BAD_MODEL", "'interpolation'"),
-        (setter("input", "std", [1, 0, 1]), "LIT_BAD_MODEL", "'std' is out of range"),
-        (setter("input", "std", [1, 1e300, 1]), "LIT_BAD_MODEL", "'std' is out of range"),
-        (setter("input", "mean", [0, 0, -2e4]), "LIT_BAD_MODEL", "'mean' is out of range"),
-        (setter("input", "mean", [0, 0]), "LIT_BAD_MODEL", "'mean' is not a list of 3 numbers"),
-        (setter("input", "mean", [0, 0, "0"]), "LIT_BAD_MODEL", "'mean'"),
+        (setter("labels", None), "LIT_BAD_MODEL", "labels is no list"),
+        (setter("output", "embedding"), "LIT_BAD_MODEL", "output has a value that is not known here"),
+        (setter("batch", 0), "LIT_BAD_MODEL", "batch is no whole number from 1 to 1024"),
+        (setter("batch", 2**64 - 1), "LIT_BAD_MODEL", "batch"),
+        (setter("batch", -(2**63)), "LIT_BAD_MODEL", "batch"),
+        (setter("batch", ...), "LIT_BAD_MODEL", "batch is missing"),
+        (setter("portable", 1), "LIT_BAD_MODEL", "portable is neither true nor false"),
+        (setter("precision", 32), "LIT_BAD_MODEL", "precision is no text"),
+        (setter("precision", "fp99"), "LIT_BAD_MODEL", "precision has a value that is not known here"),
+        (setter("quantization", {}), "LIT_BAD_MODEL", "base is missing"),
+        (setter("input", "kind", "int8"), "LIT_BAD_MODEL", "kind"),
+        (setter("input", "height", 0), "LIT_BAD_MODEL", "height is no whole number from 1"),
+        (setter("input", "width", 1 << 20), "LIT_BAD_MODEL", "width"),
+        (setter("input", "width", 4.0), "LIT_BAD_MODEL", "width"),
+        (setter("input", "resize", 16 * SIDE + 1), "LIT_BAD_MODEL", "resize"),
+        (setter("input", "interpolation", "nearest"), "LIT_BAD_MODEL", "interpolation"),
+        (setter("input", "std", [1, 0, 1]), "LIT_BAD_MODEL", "std is out of range"),
+        (setter("input", "std", [1, 1e300, 1]), "LIT_BAD_MODEL", "std is out of range"),
+        (setter("input", "mean", [0, 0, -2e4]), "LIT_BAD_MODEL", "mean is out of range"),
+        (setter("input", "mean", [0, 0]), "LIT_BAD_MODEL", "mean has not 3 numbers"),
+        (setter("input", "mean", [0, 0, "0"]), "LIT_BAD_MODEL", "mean"),
         # The graph is another one than the manifest promises.
         (setter("batch", 3), "LIT_OK", ""),  # a dynamic graph serves a fixed batch
         (setter("output", "top5"), "LIT_BAD_MODEL", "other inputs or outputs than its manifest promises"),
@@ -268,7 +269,8 @@ def test_options_of_older_and_newer_programs(tmp_path: Path) -> None:
 def test_cuda_without_a_gpu(tmp_path: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has a CUDA provider")
-    assert_refused("LIT_NO_DEVICE", "could not start its CUDA provider", opens(micro(tmp_path / "a.onnx"), device=1))
+    words = "could not start its CUDA provider: name the library of onnxruntime-gpu, or open the model with LIT_CPU"
+    assert_refused("LIT_NOT_SUPPORTED", words, opens(micro(tmp_path / "a.onnx"), device=1))
 
 
 # -------------------------------------------------------------------------------------------------------------- runs
@@ -317,7 +319,7 @@ def test_fixed_batches_and_pictures(tmp_path: Path) -> None:
             assert_refused("LIT_INVALID_ARGUMENT", "images; this model takes 1 to 2", refused)
         picture.pixels = None
         refused = lambda: check(runtime().lit_run_images(context.handle, byref(picture), 1, byref(Output())))  # noqa: E731
-        assert_refused("LIT_INVALID_ARGUMENT", "pixels of image 0 are NULL", refused)
+        assert_refused("LIT_INVALID_ARGUMENT", "image 0: the picture.s pixels are NULL", refused)
 
 
 def test_a_run_that_fails(tmp_path: Path) -> None:
