@@ -116,7 +116,7 @@ def diagnose() -> Diagnosis:
             *(_backend(name) for name in trt.BACKENDS),
             _plugin(),
             _tensorrt_headers(),
-            _runtime(),
+            *_runtime(),
         )
     )
 
@@ -279,21 +279,24 @@ def _tensorrt_headers() -> Check:
     )  # fmt: skip
 
 
-def _runtime() -> Check:
+def _runtime() -> tuple[Check, ...]:
+    """Of a source checkout; elsewhere CMake installs it wherever the service wants it, and nobody here knows."""
     library = native.runtime_path()
     searched = (str(library),)
+    if not (library.parents[2] / "plugins").is_dir():
+        return ()
     if not library.is_file():
         found = "not built; only C and C++ services need it"
-        return Check("C runtime", "optional", found, searched, native.RUNTIME_BUILD_COMMAND)
+        return (Check("C runtime", "optional", found, searched, native.RUNTIME_BUILD_COMMAND),)
     try:
         version = ctypes.CDLL(str(library)).lit_version
     except (OSError, AttributeError) as error:
         found = f"{library} does not load ({first_line(error)})"
-        return Check("C runtime", "optional", found, searched, native.RUNTIME_BUILD_COMMAND)
+        return (Check("C runtime", "optional", found, searched, native.RUNTIME_BUILD_COMMAND),)
     version.restype = ctypes.c_char_p
     wheel = native.find_onnxruntime_library()
     hint = f"; here {native.ONNXRUNTIME_VARIABLE}={wheel}" if wheel else ""
-    return Check("C runtime", "ok", f"{library} ({version().decode()}{hint})", searched)
+    return (Check("C runtime", "ok", f"{library} ({version().decode()}{hint})", searched),)
 
 
 def _cpu() -> Check:

@@ -197,11 +197,15 @@ def test_absent_tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_c_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native, "runtime_path", lambda: tmp_path / native.RUNTIME_NAME)
+    library = tmp_path / "build" / "native" / native.RUNTIME_NAME
+    monkeypatch.setattr(native, "runtime_path", lambda: library)
+    assert not [c for c in diagnose().checks if c.name == "C runtime"], "no source checkout, and nothing to build"
+    (tmp_path / "plugins").mkdir()
     absent = check(diagnose(), "C runtime")
-    assert (absent.status, absent.searched) == ("optional", (str(tmp_path / native.RUNTIME_NAME),))
+    assert (absent.status, absent.searched) == ("optional", (str(library),))
     assert "cmake" in absent.remedy
-    (tmp_path / native.RUNTIME_NAME).write_bytes(b"no library")
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"no library")
     assert "does not load" in check(diagnose(), "C runtime").found
 
 

@@ -34,7 +34,7 @@ class DecodeError : public std::runtime_error {
 };
 
 // Decodes a whole file; its first bytes tell the format. Alpha is dropped, 16 bits become the higher 8, the EXIF
-// orientation is not applied. A warning of libjpeg counts as damage. Throws DecodeError, or std::bad_alloc; the size is
+// orientation is not applied. What libjpeg warns of counts as damage where it may concern pixels. Throws DecodeError, or std::bad_alloc; the size is
 // checked against `max_pixels` before memory for it is asked for. Any thread.
 Picture decode(std::string_view file, size_t max_pixels);
 

@@ -1,6 +1,7 @@
 #include <csetjmp>
 #include <cstdio>
 
+#include <jerror.h>
 #include <jpeglib.h>
 
 #include "decode.h"
@@ -45,8 +46,11 @@ class Reader {
     std::longjmp(reader.jump_, 1);
   }
 
+  // A gray patch instead of an error would be classified like a picture. Two warnings tell of no damage to pixels: a
+  // newer JFIF, and a baseline scan's header with the parameters of a progressive one, as some cameras write it.
   static void fail_on_warning(j_common_ptr jpeg, int level) {
-    if (level < 0) fail(jpeg);  // a gray patch instead of an error would be classified like a picture
+    const int code = self(jpeg).errors_.msg_code;
+    if (level < 0 && code != JWRN_JFIF_MAJOR && code != JWRN_NOT_SEQUENTIAL) fail(jpeg);
   }
 
   static void limit_scans(j_common_ptr jpeg) {

@@ -1,4 +1,5 @@
 // lit_service: classify pictures over HTTP with a file that lit-deploy exported.
+#include <csignal>
 #include <cstdio>
 #include <exception>
 
@@ -22,6 +23,7 @@ lit::Model open(const lit_service::Options& options) {
 
 // Exit codes: 0 all that was accepted was answered, 1 something was not in time, 2 usage or environment.
 int main(int count, char** arguments) {
+  std::signal(SIGPIPE, SIG_IGN);  // whoever reads the log may go; the service stays
   try {
     const lit_service::Options options = lit_service::options_from(count, arguments);
     if (options.help) return std::fputs(lit_service::help_text().c_str(), stdout) < 0 ? 2 : 0;

@@ -61,9 +61,9 @@ Metrics::Metrics(const std::vector<std::pair<std::string, std::string>>& labels)
   for (const auto& [name, value] : labels) info_ += (info_.empty() ? "" : ",") + name + "=\"" + escaped(value) + "\"";
 }
 
-void Metrics::connections(int change) {
+void Metrics::connections(size_t open) {
   const std::lock_guard lock(mutex_);
-  connections_ += change;
+  connections_ = open;
 }
 
 void Metrics::accepted() {

@@ -29,7 +29,7 @@ class Metrics {
   // `labels`: of lit_service_info, name and value.
   explicit Metrics(const std::vector<std::pair<std::string, std::string>>& labels);
 
-  void connections(int change);        // opened or closed
+  void connections(size_t open);
   void accepted();                     // a picture was taken into the queue
   void queue_depth(size_t requests);   // accepted and in no run yet
   void ran(size_t images);             // a run of the model
@@ -51,7 +51,7 @@ class Metrics {
   uint64_t finished_ = 0;
   uint64_t undelivered_ = 0;
   size_t queue_depth_ = 0;
-  int64_t connections_ = 0;
+  size_t connections_ = 0;
 };
 
 }  // namespace lit_service

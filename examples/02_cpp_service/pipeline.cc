@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <iterator>
 #include <new>
+#include <stdexcept>
+#include <utility>
 
 #include "decode.h"
 #include "json.h"
@@ -40,11 +42,20 @@ Pipeline::Pipeline(const lit::Model& model, const Options& options, Metrics& met
           std::clamp<int64_t>(options.max_batch, model.info().min_batch, model.info().max_batch))),
       metrics_(metrics) {
   for (long i = 0; i < options.instances; ++i) contexts_.emplace_back(model_);
-  for (lit::Context& context : contexts_) threads_.emplace_back([this, &context] { run_batches(context); });
-  for (long i = 0; i < options.workers; ++i) threads_.emplace_back([this] { decode_jobs(); });
+  try {
+    for (lit::Context& context : contexts_) threads_.emplace_back([this, &context] { run_batches(context); });
+    for (long i = 0; i < options.workers; ++i) threads_.emplace_back([this] { decode_jobs(); });
+  } catch (const std::exception& error) {
+    const std::string started = std::to_string(threads_.size());
+    stop();
+    throw std::runtime_error("only " + started + " threads could be started (" + error.what() +
+                             "): lower --workers or --instances, or raise the limits of this process");
+  }
 }
 
-Pipeline::~Pipeline() {
+Pipeline::~Pipeline() { stop(); }
+
+void Pipeline::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -64,6 +75,14 @@ bool Pipeline::submit(std::string file, size_t top, Done done) {
   }
   work_.notify_one();
   return true;
+}
+
+void Pipeline::hurry() {
+  {
+    const std::lock_guard lock(mutex_);
+    hurry_ = true;
+  }
+  ready_.notify_all();
 }
 
 size_t Pipeline::abandon() {
@@ -130,7 +149,7 @@ std::vector<Pipeline::Job> Pipeline::next_batch() {
     });
     if (ready_jobs_.empty()) break;
     const Clock::time_point latest = ready_jobs_.front().ready + std::chrono::milliseconds(options_.max_delay_ms);
-    ready_.wait_until(lock, latest, [this] { return stopping_ || ready_jobs_.size() >= most_batch_; });
+    ready_.wait_until(lock, latest, [this] { return hurry_ || stopping_ || ready_jobs_.size() >= most_batch_; });
     // Another runner may have been faster, and taken some or all.
     const auto end = ready_jobs_.begin() + static_cast<std::ptrdiff_t>(std::min(most_batch_, ready_jobs_.size()));
     std::move(ready_jobs_.begin(), end, std::back_inserter(batch));

@@ -31,7 +31,7 @@ using Done = std::function<void(Answer)>;
 
 class Pipeline {
  public:
-  // Starts the threads. Throws lit::Error when the model gives no context.
+  // Starts the threads. Throws lit::Error when the model gives no context, std::runtime_error when threads are short.
   Pipeline(const lit::Model& model, const Options& options, Metrics& metrics);
   Pipeline(const Pipeline&) = delete;
   Pipeline& operator=(const Pipeline&) = delete;
@@ -40,6 +40,9 @@ class Pipeline {
   // Takes a file that shall be classified, or returns false when the queue is full: `done` is never called then. Any
   // thread; returns at once.
   bool submit(std::string file, size_t top, Done done);
+
+  // From now on nothing waits for company: no more is to come. Any thread.
+  void hurry();
 
   // Answers with 503 all that is in no run yet; how many those were. Any thread.
   size_t abandon();
@@ -55,6 +58,7 @@ class Pipeline {
     Clock::time_point accepted, ready;
   };
 
+  void stop();
   void decode_jobs();
   void run_batches(lit::Context& context);
   std::vector<Job> next_batch();
@@ -73,6 +77,7 @@ class Pipeline {
   std::deque<Job> undecoded_jobs_, ready_jobs_;
   size_t waiting_ = 0;   // in undecoded_jobs_, in a worker's hands or in ready_jobs_
   size_t decoding_ = 0;  // in a worker's hands
+  bool hurry_ = false;
   bool stopping_ = false;
 
   std::vector<lit::Context> contexts_;

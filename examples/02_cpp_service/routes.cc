@@ -25,8 +25,8 @@ Route classify(std::string_view query) {
   const std::string_view value = query.starts_with("top=") ? query.substr(4) : "";
   const auto [rest, fault] = std::from_chars(value.data(), value.data() + value.size(), route.top);
   if (fault != std::errc() || rest != value.data() + value.size() || route.top < 1 || route.top > kMostPredictions) {
-    return refused(400, "the query is '" + std::string(query) + "' where top=N with N from 1 to " +
-                            std::to_string(kMostPredictions) + " is expected");
+    // The query is not repeated: it may be anything, also what is no UTF-8 and would spoil the JSON.
+    return refused(400, "the query is not top=N with N from 1 to " + std::to_string(kMostPredictions) + ": correct it");
   }
   return route;
 }

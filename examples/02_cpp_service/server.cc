@@ -43,6 +43,8 @@ namespace http = boost::beast::http;
 using asio::ip::tcp;
 using boost::system::error_code;
 using std::chrono::seconds;
+using Parser = http::request_parser<http::string_body>;
+using Request = Parser::value_type;
 
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 constexpr size_t kMaxHeaderBytes = 16 << 10;
@@ -61,12 +63,14 @@ struct Connection : std::enable_shared_from_this<Connection> {
   explicit Connection(tcp::socket accepted) : socket(std::move(accepted)), timer(socket.get_executor()) {}
 
   // Ends what the connection does from `time` on, until the next call of limit() or timer.cancel(). Cutting off the
-  // reading side alone leaves no gap between two reads in which the cut could be missed, and lets 408 be answered.
+  // reading side alone leaves no gap between two reads in which the cut could be missed, and lets 408 be answered; it
+  // does not end a write.
   void limit(seconds time, Cut cut) {
     expired = false;
     timer.expires_after(time);
-    timer.async_wait([self = shared_from_this(), cut](error_code error) {
-      if (error || self->timer.expiry() > asio::steady_timer::clock_type::now()) return;  // cancelled or moved
+    timer.async_wait([weak = weak_from_this(), cut](error_code error) {
+      const std::shared_ptr<Connection> self = weak.lock();
+      if (error || !self || self->timer.expiry() > asio::steady_timer::clock_type::now()) return;  // cancelled or moved
       self->expired = true;
       error_code ignored;
       if (cut == Cut::kReading) {
@@ -82,7 +86,7 @@ struct Connection : std::enable_shared_from_this<Connection> {
   boost::beast::flat_buffer buffer{kMaxBuffer};
   bool expired = false;
   bool idle = false;       // waits for the first byte of a request
-  bool answering = false;  // has received a request and not sent all of the answer
+  bool accepted = false;   // a picture of it is with the pipeline, or its answer on the way
 };
 
 // All of it runs on one thread, that of the io_context: no locks. Pictures are handled by the pipeline's threads.
@@ -92,14 +96,13 @@ class Server {
       : options_(options), pipeline_(pipeline), metrics_(metrics), acceptor_(io_), drain_timer_(io_), signals_(io_) {}
 
   bool run() {
-    listen();
-    signals_.add(SIGTERM);
+    signals_.add(SIGTERM);  // before anyone can know that the service runs
     signals_.add(SIGINT);
+    listen();
     signals_.async_wait([this](error_code error, int) {
       if (!error) drain();
     });
-    asio::co_spawn(io_, accept(), asio::detached);
-    io_.run();
+    run_handlers();
     std::printf("lit_service: stopped, %s\n", metrics_.summary().c_str());
     return in_time_;
   }
@@ -128,68 +131,86 @@ class Server {
     std::fflush(stdout);
   }
 
+  // Where memory is short, Asio's and Beast's own steps throw, too, past the coroutine that waits for them: it is gone
+  // then, its connection with it, and the others go on. Accepting starts anew, for it may be what is gone.
+  void run_handlers() {
+    for (;;) {
+      try {
+        error_code ignored;
+        acceptor_.cancel(ignored);
+        asio::co_spawn(io_, accept(), asio::detached);
+        io_.run();
+        return;
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "lit_service: error: a connection was cut: %s\n", error.what());
+      }
+    }
+  }
+
   asio::awaitable<void> accept() {
-    while (acceptor_.is_open()) {
+    for (;;) {
       error_code error;
       tcp::socket socket = co_await acceptor_.async_accept(into(error));
       if (!error) {
         try {
-          open(std::make_shared<Connection>(std::move(socket)));
+          open(std::move(socket));
         } catch (const std::exception& failure) {  // memory; the next may do better
           std::fprintf(stderr, "lit_service: error: a connection was refused: %s\n", failure.what());
         }
-      } else if (acceptor_.is_open()) {  // out of file descriptors, or the client is gone
+      } else if (!acceptor_.is_open() || error == asio::error::operation_aborted) {
+        co_return;  // shutting down, or started anew
+      } else {  // out of file descriptors, or the client is gone
         asio::steady_timer pause(io_, std::chrono::milliseconds(50));
         co_await pause.async_wait(into(error));
       }
     }
   }
 
-  void open(const ConnectionPtr& connection) {
+  void open(tcp::socket socket) {
     const size_t limit = static_cast<size_t>(options_.max_connections);
     if (connections_.size() >= limit + kMaxTurnedAway) return;
     const bool welcome = connections_.size() < limit;
     error_code ignored;
-    connection->socket.set_option(tcp::no_delay(true), ignored);
-    connections_.insert(connection);
-    metrics_.connections(1);
-    asio::co_spawn(io_, welcome ? serve(connection) : turn_away(connection),
-                   [this, connection](std::exception_ptr failure) { close(connection, failure); });
+    socket.set_option(tcp::no_delay(true), ignored);
+    // The coroutine owns it: however that ends, also by an exception that it never sees, the connection is closed.
+    const ConnectionPtr connection(new Connection(std::move(socket)), [this](Connection* gone) { close(gone); });
+    connections_.insert(connection.get());
+    metrics_.connections(connections_.size());
+    asio::co_spawn(io_, welcome ? serve(connection) : turn_away(connection), [](std::exception_ptr failure) {
+      if (failure) std::rethrow_exception(failure);  // to run_handlers()
+    });
   }
 
-  void close(const ConnectionPtr& connection, const std::exception_ptr& failure) {
-    if (failure) {
-      try {
-        std::rethrow_exception(failure);
-      } catch (const std::exception& error) {  // memory: this connection's loss alone
-        std::fprintf(stderr, "lit_service: error: a connection was closed: %s\n", error.what());
-      }
-    }
-    connection->timer.cancel();
-    error_code ignored;
-    connection->socket.close(ignored);
+  void close(Connection* connection) {
     connections_.erase(connection);
-    metrics_.connections(-1);
+    delete connection;
+    metrics_.connections(connections_.size());
     if (draining_) stop_when_done();
   }
 
   asio::awaitable<void> serve(ConnectionPtr connection) {
     for (;;) {
-      http::request_parser<http::string_body> parser;
-      const error_code error = co_await receive(*connection, parser);
+      Parser parser;
+      const Request& request = parser.get();
+      error_code error = co_await receive_header(*connection, parser);
       if (error == http::error::end_of_stream) co_return;  // nothing was asked
-      const bool keep = !error && parser.get().keep_alive();
-      const unsigned version = error ? 11 : parser.get().version();
+      Route route{};
+      if (!error) {
+        route = route_of(request.method(), {request.target().data(), request.target().size()});
+        // The body of a request that is refused anyway is not waited for.
+        if (route.kind != Route::kRefused) error = co_await receive_body(*connection, parser);
+      }
+      connection->timer.cancel();
       Reply reply;
       if (error) {
         reply = reply_to(error, connection->expired);
       } else {
-        connection->answering = true;
-        reply = co_await answer(parser.get());
+        reply = co_await answer(*connection, route, parser.get().body());
       }
-      const bool head = !error && parser.get().method() == http::verb::head;
-      const bool stays = co_await send(*connection, std::move(reply), version, keep && !draining_, head);
-      connection->answering = false;
+      const bool keep = !error && parser.is_done() && request.keep_alive() && !draining_;
+      const bool head = request.method() == http::verb::head;
+      const bool stays = co_await send(*connection, std::move(reply), request.version(), keep, head);
+      connection->accepted = false;
       if (!stays) break;
     }
     co_await linger(*connection);
@@ -200,8 +221,8 @@ class Server {
     co_await linger(*connection);
   }
 
-  // Waits for a request and reads all of it. end_of_stream: none came.
-  asio::awaitable<error_code> receive(Connection& connection, http::request_parser<http::string_body>& parser) {
+  // Waits for a request. end_of_stream: none came.
+  asio::awaitable<error_code> receive_header(Connection& connection, Parser& parser) {
     error_code error;
     if (connection.buffer.size() == 0) {
       if (draining_) co_return http::error::end_of_stream;
@@ -216,19 +237,29 @@ class Server {
     parser.header_limit(kMaxHeaderBytes);
     parser.body_limit(static_cast<uint64_t>(options_.max_body_mib) << 20);
     co_await http::async_read_header(connection.socket, connection.buffer, parser, into(error));
-    if (!error && boost::beast::iequals(parser.get()[http::field::expect], "100-continue")) {
-      co_await asio::async_write(connection.socket, asio::buffer(kContinue), into(error));
-    }
-    if (!error) co_await http::async_read(connection.socket, connection.buffer, parser, into(error));
-    connection.timer.cancel();
+    // Without "chunked", nobody can tell where such a body ends and the next request begins.
+    const bool coded = !error && parser.get().count(http::field::transfer_encoding) > 0;
+    if (coded && !parser.chunked()) error = http::error::bad_transfer_encoding;
     co_return error;
   }
 
-  asio::awaitable<Reply> answer(http::request<http::string_body>& request) {
-    const Route route = route_of(request.method(), {request.target().data(), request.target().size()});
+  asio::awaitable<error_code> receive_body(Connection& connection, Parser& parser) {
+    error_code error;
+    const Request& request = parser.get();
+    const bool asks = request.version() >= 11 && boost::beast::iequals(request[http::field::expect], "100-continue");
+    if (asks && !parser.is_done()) {
+      connection.limit(seconds(options_.request_timeout_s), Connection::Cut::kEverything);
+      co_await asio::async_write(connection.socket, asio::buffer(kContinue), into(error));
+      connection.limit(seconds(options_.request_timeout_s), Connection::Cut::kReading);
+    }
+    if (!error) co_await http::async_read(connection.socket, connection.buffer, parser, into(error));
+    co_return error;
+  }
+
+  asio::awaitable<Reply> answer(Connection& connection, const Route& route, std::string& body) {
     switch (route.kind) {
       case Route::kClassify:
-        co_return co_await classify(request.body(), route.top);
+        co_return co_await classify(connection, body, route.top);
       case Route::kHealth:
         // Out of the load balancer first: 503 from the moment when no new connections are taken.
         co_return draining_ ? unavailable("the service is shutting down") : Reply{200, "{\"status\": \"ok\"}\n"};
@@ -241,10 +272,10 @@ class Server {
   }
 
   // Hands a picture to the pipeline, and goes on here, on this thread, when it has answered.
-  asio::awaitable<Reply> classify(std::string& file, size_t top) {
+  asio::awaitable<Reply> classify(Connection& connection, std::string& file, size_t top) {
     if (file.empty()) co_return Reply{400, error_json("the body is empty: send a JPEG or PNG file")};
     co_return co_await asio::async_initiate<const asio::use_awaitable_t<>&, void(Reply)>(
-        [this, &file, top](auto handler) {
+        [this, &connection, &file, top](auto handler) {
           // std::function wants to be copied, the handler cannot be.
           auto resume = std::make_shared<decltype(handler)>(std::move(handler));
           const auto done = [this, resume](Answer answer) {
@@ -254,9 +285,8 @@ class Server {
               std::move (*resume)(std::move(reply));
             });
           };
-          if (!pipeline_.submit(std::move(file), top, done)) {
-            done({503, error_json("the queue is full: try again")});
-          }
+          connection.accepted = pipeline_.submit(std::move(file), top, done);
+          if (!connection.accepted) done({503, error_json("the queue is full: try again")});
         },
         asio::use_awaitable);
   }
@@ -294,7 +324,8 @@ class Server {
     signals_.clear();  // a second signal ends the process as if this service did not handle it
     error_code ignored;
     acceptor_.close(ignored);
-    for (const ConnectionPtr& connection : connections_) {
+    pipeline_.hurry();
+    for (Connection* connection : connections_) {
       if (connection->idle) connection->socket.shutdown(tcp::socket::shutdown_receive, ignored);
     }
     drain_timer_.expires_after(seconds(options_.drain_timeout_s));
@@ -307,14 +338,14 @@ class Server {
   // The time to drain is over.
   void give_up() {
     in_time_ = std::none_of(connections_.begin(), connections_.end(),
-                            [](const ConnectionPtr& connection) { return connection->answering; });
+                            [](const Connection* connection) { return connection->accepted; });
     const size_t abandoned = pipeline_.abandon();
     std::fprintf(stderr,
                  "lit_service: error: %zu connections are cut and %zu pictures are not run: they took longer than"
                  " --drain-timeout-s %ld\n",
                  connections_.size(), abandoned, options_.drain_timeout_s);
     error_code ignored;
-    for (const ConnectionPtr& connection : connections_) connection->socket.close(ignored);
+    for (Connection* connection : connections_) connection->socket.close(ignored);
   }
 
   void stop_when_done() {
@@ -332,7 +363,7 @@ class Server {
   tcp::acceptor acceptor_;
   asio::steady_timer drain_timer_;
   asio::signal_set signals_;
-  std::set<ConnectionPtr> connections_;
+  std::set<Connection*> connections_;
   bool draining_ = false;
   bool in_time_ = true;
 };
