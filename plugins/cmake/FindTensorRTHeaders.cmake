@@ -18,6 +18,8 @@ set(LIT_DEPLOY_TENSORRT_REPOSITORY https://github.com/NVIDIA/TensorRT.git
   CACHE STRING "Where LIT_DEPLOY_FETCH_TENSORRT_HEADERS gets TensorRT's open repository (a mirror will do)")
 mark_as_advanced(LIT_DEPLOY_TENSORRT_REPOSITORY)
 
+include(${CMAKE_CURRENT_LIST_DIR}/LitDeployDownloads.cmake)
+
 function(_trt_say text)
   if(NOT TensorRTHeaders_FIND_QUIETLY)
     message(STATUS "TensorRT headers: ${text}")
@@ -85,13 +87,7 @@ endfunction()
 # 4. git fetches one commit without its files, then the files of include/ alone: a few megabytes.
 function(_trt_from_repository)
   set(_trt_found "" PARENT_SCOPE)
-  if(DEFINED ENV{XDG_CACHE_HOME} AND NOT "$ENV{XDG_CACHE_HOME}" STREQUAL "")
-    set(cache "$ENV{XDG_CACHE_HOME}/lit-deploy")
-  elseif(DEFINED ENV{HOME} AND NOT "$ENV{HOME}" STREQUAL "")
-    set(cache "$ENV{HOME}/.cache/lit-deploy")
-  else()
-    set(cache "${CMAKE_BINARY_DIR}/lit-deploy")
-  endif()
+  lit_deploy_cache_folder(cache)
   set(folder ${cache}/tensorrt-headers-${_trt_version})
   _trt_look(${folder})
   if(NOT _trt_found)

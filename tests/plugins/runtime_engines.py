@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -26,7 +25,7 @@ from lit_deploy.specs import default_input
 needs_fakes = pytest.mark.skipif(
     not FOUND,
     reason="the C runtime was built without its TensorRT back end, or without its tests: "
-    "TensorRT_ROOT=<headers> make native, with the CUDA toolkit and libssl-dev",
+    "TensorRT_ROOT=<headers> make native, with the CUDA toolkit",
 )
 RELEASE = ".".join(map(str, VERSION))
 PLUGIN = BESIDE
@@ -36,9 +35,9 @@ Call = Callable[..., Any]
 Play = Callable[..., Played]
 
 
-@contextlib.contextmanager
-def process_with_fakes() -> Iterator[Call]:
-    """Yield what calls a function in the process that sees the fakes."""
+@pytest.fixture(scope="module")
+def call() -> Iterator[Call]:
+    """Calls a function in the process that sees the fakes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LD_LIBRARY_PATH", os.pathsep.join(filter(None, [str(FAKES), os.environ.get("LD_LIBRARY_PATH")])))
         patch.delenv("LIT_DEPLOY_PLUGIN", raising=False)
@@ -48,7 +47,8 @@ def process_with_fakes() -> Iterator[Call]:
             yield lambda function, *arguments, **options: pool.submit(function, *arguments, **options).result(120)
 
 
-def clean_life(call: Call) -> Play:
+@pytest.fixture
+def play(call: Call) -> Play:
     """``runtime_engine_worker.play``; holds every life to the rules and to leaving nothing behind."""
 
     def played(*arguments: Any, **options: Any) -> Played:

@@ -36,7 +36,6 @@ from runtime_models import (
     SIDE,
     UINT8,
     Context,
-    backend,
     micro,
     micro_manifest,
     needs_onnxruntime,
@@ -51,7 +50,7 @@ from lit_deploy.runtime.session import SessionOptions, open_session
 from lit_deploy.seeded import synthetic_image
 from lit_deploy.specs import InputSpec
 
-__all__ = ["backend", "quantized"]  # fixtures
+__all__ = ["quantized"]  # a fixture
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 
 HEADER = (ROOT / "plugins" / "runtime" / "include" / "lit_runtime.h").read_text()

@@ -17,13 +17,10 @@ import pytest
 from runtime_engine_worker import MAJOR, VERSION
 from runtime_engines import (
     PLUGIN,
-    Call,
     Play,
     assert_ran,
-    clean_life,
     images,
     needs_fakes,
-    process_with_fakes,
     write_engine,
 )
 
@@ -31,18 +28,6 @@ from lit_deploy.cuda import find_gpu
 from lit_deploy.errors import ArtifactError
 from lit_deploy.sidecar import read_sidecar, sidecar_path
 from lit_deploy.trt import installed_version
-
-
-@pytest.fixture(scope="module")
-def call() -> Iterator[Call]:
-    with process_with_fakes() as function:
-        yield function
-
-
-@pytest.fixture
-def play(call: Call) -> Play:
-    return clean_life(call)
-
 
 # -------------------------------------------------------------------------------------------------- damaged sidecars
 

@@ -6,7 +6,6 @@ CUDA and TensorRT are played by two libraries of ``plugins/tests/``; no GPU is n
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,10 @@ from runtime_engine_worker import FAKES, FOUND, GPU, MAJOR, VERSION
 from runtime_engines import (
     PLUGIN,
     RELEASE,
-    Call,
     Play,
     assert_ran,
-    clean_life,
     images,
     needs_fakes,
-    process_with_fakes,
     write_engine,
 )
 from runtime_library import LIBRARY
@@ -32,18 +28,6 @@ from lit_deploy.errors import LitDeployError
 from lit_deploy.native import PLUGIN_NAME
 from lit_deploy.sidecar import Host, onnx_path, preflight, read_sidecar, rebuild_command
 from lit_deploy.specs import TensorSpec
-
-
-@pytest.fixture(scope="module")
-def call() -> Iterator[Call]:
-    with process_with_fakes() as function:
-        yield function
-
-
-@pytest.fixture
-def play(call: Call) -> Play:
-    return clean_life(call)
-
 
 # -------------------------------------------------------------------------------------------------------- refusals
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,9 @@ from runtime_engines import (
     Call,
     Play,
     assert_ran,
-    clean_life,
     expected,
     images,
     needs_fakes,
-    process_with_fakes,
     write_engine,
 )
 from runtime_library import Failure, check, needs_runtime, runtime
@@ -50,17 +47,6 @@ FREEING = (
     "cuDevicePrimaryCtxRelease",
 )  # fmt: skip
 OUT_OF_MEMORY, ILLEGAL_ADDRESS = 2, 700
-
-
-@pytest.fixture(scope="module")
-def call() -> Iterator[Call]:
-    with process_with_fakes() as function:
-        yield function
-
-
-@pytest.fixture
-def play(call: Call) -> Play:
-    return clean_life(call)
 
 
 # ------------------------------------------------------------------------------------------------------------ runs

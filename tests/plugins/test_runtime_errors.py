@@ -23,7 +23,6 @@ from runtime_models import (
     SIDE,
     UINT8,
     Model,
-    backend,
     in_new_process,
     micro,
     micro_manifest,
@@ -37,7 +36,6 @@ from lit_deploy.artifact import MANIFEST_KEY
 from lit_deploy.native import find_onnxruntime_library
 from lit_deploy.specs import InputSpec
 
-__all__ = ["backend"]  # a fixture
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 
 FLOATS = np.zeros((2, 3, SIDE, SIDE), np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from exported import export_of
 from runtime_library import needs_runtime
-from runtime_models import backend, opened  # noqa: F401  (fixture)
+from runtime_models import opened
 from test_gpu import engine, engine_backend  # noqa: F401  (fixtures)
 
 from lit_deploy.doctor import gpu_names

@@ -16,7 +16,7 @@ import pytest
 from exported import needs_library
 from onnx import TensorProto, helper
 from runtime_library import LIBRARY, ROOT, Failure, needs_runtime
-from runtime_models import backend, in_new_process, micro, needs_onnxruntime, opened  # noqa: F401  (fixture)
+from runtime_models import in_new_process, micro, needs_onnxruntime, opened
 
 from lit_deploy.native import find_onnxruntime_library
 

@@ -11,7 +11,6 @@ import pytest
 from exported import needs_library
 from runtime_library import LIBRARY, needs_runtime
 from runtime_models import (
-    backend,
     in_new_process,
     micro,
     micro_manifest,
@@ -23,7 +22,6 @@ from test_runtime_errors import opens
 
 from lit_deploy.native import find_library, find_onnxruntime_library
 
-__all__ = ["backend"]  # a fixture
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 
 

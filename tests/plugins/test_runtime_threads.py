@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from exported import export_of
 from runtime_library import Failure, check, needs_runtime, runtime
-from runtime_models import CLASSES, SIDE, Model, backend, micro, micro_manifest, needs_onnxruntime, opened, options
+from runtime_models import CLASSES, SIDE, Model, micro, micro_manifest, needs_onnxruntime, opened, options
 
-__all__ = ["backend"]  # a fixture
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 
 IMAGES = np.random.default_rng(3).standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)

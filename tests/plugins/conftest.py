@@ -1,0 +1,8 @@
+"""Fixtures that several test modules of the C runtime share."""
+
+from __future__ import annotations
+
+from runtime_engines import call, play
+from runtime_models import backend
+
+__all__ = ["backend", "call", "play"]
