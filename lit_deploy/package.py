@@ -21,9 +21,8 @@ from lit_deploy.packaging.serving import Serving, path_word, start_command
 from lit_deploy.packaging.triton import MAX_PIXELS, ensemble_config, network_config, preprocessing_config
 from lit_deploy.sidecar import ENGINE_SUFFIXES
 
-_WORKER_MIB = 128 + (12 * MAX_PIXELS >> 20)
-"""Memory of a preprocessing process at worst: an image of so many pixels, and the two that resizing makes of it, take 4
-bytes of each pixel."""
+_WORKER_MIB = 128 + (16 * MAX_PIXELS >> 20)
+"""Memory of a preprocessing process at worst: for every pixel PNG takes 8 bytes, JPEG and resizing 12, WebP 16."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

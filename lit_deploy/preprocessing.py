@@ -189,7 +189,7 @@ def batch_from_images(
     Args:
         paths: one or more image files, or their bytes; messages count the latter from 0.
         spec: the input description of the exported file.
-        max_pixels: largest width x height of an image, as it is and resized; decoding takes up to 12 bytes of each.
+        max_pixels: largest width x height of an image, as it is and resized; decoding takes up to 16 bytes of each.
 
     Returns:
         uint8 ``[B, H, W, 3]`` for ``kind="uint8"``, normalised float32 ``[B, 3, H, W]`` for ``kind="float"``.

@@ -67,7 +67,7 @@ def graph_tensors(values: Any, batched: bool) -> list[tuple[str, int, list[int]]
 
 FILES: dict[str, dict[str, Any]] = {
     "float-logits": {}, "probabilities": {"output": "probabilities"}, "fixed-batch": {"batch": 3},
-    "uint8-top5": {"input": "uint8", "output": "top5"}, "portable": {"portable": True},
+    "batch-1": {"batch": 1}, "uint8-top5": {"input": "uint8", "output": "top5"}, "portable": {"portable": True},
 }  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_configurations(options: dict[str, Any], checkpoint_file: CheckpointFile
     assert network.max_batch_size == batch
     assert tensors(network.input) == graph_tensors(graph.input, batched)
     assert tensors(network.output) == graph_tensors(graph.output, batched)
-    labels = ["labels.txt"] if manifest.output != "top5" else ["", ""]
+    labels = ["labels.txt" if manifest.batch in (None, 1) else ""] if manifest.output != "top5" else ["", ""]
     assert [value.label_filename for value in network.output] == labels
     assert [(g.count, g.kind) for g in network.instance_group] == [(3, triton.ModelInstanceGroup.KIND_CPU)]
     assert network.HasField("dynamic_batching") == batched
@@ -110,6 +110,7 @@ def test_configurations(options: dict[str, Any], checkpoint_file: CheckpointFile
     assert preprocessing.max_batch_size == batch
     assert tensors(preprocessing.input) == image
     assert tensors(preprocessing.output) == tensors(network.input)
+    assert {k: v.string_value for k, v in preprocessing.parameters.items()} == {"max_pixels": "50000000"}
     assert [(g.count, g.kind) for g in preprocessing.instance_group] == [(4, triton.ModelInstanceGroup.KIND_CPU)]
 
     assert (ensemble.name, ensemble.platform, ensemble.backend) == ("net", "ensemble", "")
@@ -129,7 +130,7 @@ def test_contents(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     """The exported file, the house's own preprocessing, the library, and nothing that Triton would take for a model."""
     file = relabelled(
         export_of(checkpoint_file("tiny")), tmp_path / "lit.onnx",
-        labels=('a "quoted" name', "back\\slash", "naïve", "tab\there", "{brace}", "#hash", "'single'"),
+        labels=('a "quoted" name', "back\\slash", "naïve", "{brace}", "class: 7", "#hash", "'single'"),
     )  # fmt: skip
     package_triton(file, tmp_path / "repo")
     found, manifest = tree(tmp_path / "repo"), read_manifest(file)
@@ -222,15 +223,18 @@ folder, images = sys.argv[1], sys.argv[2:]
 sys.path.append(folder)
 import model
 instance = model.TritonPythonModel()
-config = {"input": [{"name": "image"}], "output": [{"name": "images"}]}
+config = {"input": [{"name": "image"}], "output": [{"name": "images"}],
+          "parameters": {"max_pixels": {"string_value": "200000"}}}
 instance.initialize({"model_config": json.dumps(config)})
 good = np.array([[open(path, "rb").read()] for path in images], dtype=object)
 bad = np.array([[open(images[0], "rb").read()], [b"no image"]], dtype=object)
-first, second, third = instance.execute([{"image": good}, {"image": bad}, {"image": good[:1]}])
+large = np.array([[open("large.png", "rb").read()]], dtype=object)
+first, second, third, fourth = instance.execute([{"image": i} for i in (good, bad, good[:1], large)])
 assert first.error is None and third.error is None and second.tensors == ()
 np.savez(sys.stdout.buffer, crops=first.tensors[0].array, one=third.tensors[0].array)
 loaded = sorted(name for name in sys.modules if name.startswith("lit_deploy"))
-print(json.dumps([str(second.error), first.tensors[0].name, loaded, sys.modules["lit_deploy"].__file__,
+print(json.dumps([str(second.error), str(fourth.error), first.tensors[0].name, loaded,
+                  sys.modules["lit_deploy"].__file__,
                   sorted({"torch", "onnx", "msgspec", "onnxruntime"} & set(sys.modules))]), file=sys.stderr)
 """
 
@@ -245,6 +249,7 @@ def test_preprocessing_model(kind: str, checkpoint_file: CheckpointFile, tmp_pat
     images = [tmp_path / "a.jpg", tmp_path / "b.png", tmp_path / "c.png"]
     for path, size in zip(images, ((300, 400), (91, 67), (20, 500)), strict=True):
         Image.fromarray(synthetic_image(1, path.name, *size)).save(path)
+    Image.new("RGB", (501, 400)).save(tmp_path / "large.png")
     folder = tmp_path / "repo" / "odd_preprocessing" / "1"
     # -S: no path hooks, by which an editable installation of lit-deploy would be found before every folder
     script = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n{HARNESS}"
@@ -252,9 +257,10 @@ def test_preprocessing_model(kind: str, checkpoint_file: CheckpointFile, tmp_pat
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr.decode()
     (tmp_path / "out.npz").write_bytes(done.stdout)
-    error, name, loaded, package, heavy = json.loads(done.stderr)
+    error, too_large, name, loaded, package, heavy = json.loads(done.stderr)
     assert error.startswith("3: image 1 is not an image")
     assert "/" not in error, "no path of the server"
+    assert too_large.startswith("3: image 0 has 501 x 400 pixels where at most 200000 are accepted")
     assert name == "images"
     assert Path(package).parent == folder / "lit_deploy"
     assert loaded == ["lit_deploy", "lit_deploy.errors", "lit_deploy.preprocessing", "lit_deploy.specs"]
@@ -280,90 +286,14 @@ def test_library_is_found_by_its_bare_name(checkpoint_file: CheckpointFile, tmp_
         assert done.returncode == code, done.stderr.decode()
 
 
-# --- whole or not at all ----------------------------------------------------------------------------------------------
-
-
-def test_other_models_stay(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
-    """A second package beside the first, refused under its name, and replaced whole when forced."""
-    file, repo = export_of(checkpoint_file("tiny")), tmp_path / "repo"
-    package_triton(file, repo, TritonOptions("first"))
-    before = tree(repo)
-    package_triton(file, repo, TritonOptions("second", ensemble=False))
-    with pytest.raises(UsageError, match="has a model second already; choose another --name, or replace it with --f"):
-        package_triton(file, repo, TritonOptions("second", ensemble=False))
-    with pytest.raises(UsageError, match="has a model first"):
-        package_triton(file, repo, TritonOptions("first", ensemble=False))
-    (repo / "second" / "left over.txt").write_text("")
-    (repo / "second_network").mkdir()
-    (repo / "second_network" / "config.pbtxt").write_text('name: "somebody else\'s"')
-    package_triton(file, repo, TritonOptions("second", ensemble=False, force=True))
-    assert not (repo / "second" / "left over.txt").exists()
-    after = tree(repo)
-    assert {name: content for name, content in after.items() if name.startswith("first")} == before
-    assert (repo / "second_network" / "config.pbtxt").read_text() == 'name: "somebody else\'s"'
-    package_triton(file, repo, TritonOptions("first", ensemble=False, force=True))
-    assert sorted(entry.name for entry in repo.iterdir()) == ["first", "second", "second_network"], (
-        "what composed the ensemble before goes with it"
-    )
-    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
-
-
-@pytest.mark.parametrize("fails_at", range(6))
-def test_a_failed_move_changes_nothing(
-    fails_at: int, checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three models go out and three come in; whichever of the six moves fails, all is as it was."""
-    file, repo = export_of(checkpoint_file("tiny")), tmp_path / "repo"
-    package_triton(file, repo, TritonOptions("net"))
-    before, moves, rename = tree(repo), [], os.rename
-
-    def refuse(source: Path, target: Path) -> None:
-        moves.append(target)
-        if len(moves) == fails_at + 1:
-            raise OSError(28, "No space left on device")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(UsageError, match="No space left on device"):
-        package_triton(file, repo, TritonOptions("net", max_batch=2, force=True))
-    assert tree(repo) == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["repo"]
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_nothing_half_written(
-    error: BaseException, checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        assert len(list(tmp_path.iterdir())) == 1, "something is being written"
-        raise error
-
-    monkeypatch.setattr(files, "write_start", fail)
-    expected = UsageError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected):
-        package_triton(export_of(checkpoint_file("tiny")), tmp_path / "repo")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_linked_repository(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "repo").symlink_to(tmp_path / "disk")
-    package_triton(export_of(checkpoint_file("tiny")), tmp_path / "repo", TritonOptions("net", ensemble=False))
-    assert (tmp_path / "disk" / "net" / "config.pbtxt").is_file()
-    assert (tmp_path / "repo").is_symlink()
-
-
-def test_a_mount_point_is_refused(
-    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "repo")
-    with pytest.raises(UsageError, match="it is a mount point"):
-        package_triton(export_of(checkpoint_file("tiny")), tmp_path / "repo")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_options_are_checked() -> None:
     for wrong in ({"max_batch": 0}, {"instances": 0}, {"workers": 0}, {"threads": 0}, {"max_delay_us": -1},
-                  {"device": "tpu"}, {"release": "latest"}, {"image": "two words"}):  # fmt: skip
+                  {"device": "tpu"}, {"release": "latest"}, {"image": "two words"}, {"instances": 2**31},
+                  {"workers": 1025}, {"threads": 2**31}, {"max_delay_us": 2**64}, {"release": "25.13"},
+                  {"release": "25.00"}, {"release": "24.10"}, {"image": "Lit"}, {"image": "a//b"}, {"image": "a:b:c"},
+                  {"image": "a@sha256:1"}):  # fmt: skip
         with pytest.raises(UsageError, match=str(next(iter(wrong.values())))):
             replace(TritonOptions(), **wrong)  # type: ignore[arg-type]
+    TritonOptions(release="24.10", ensemble=False)
+    for image in ("a", "lit_s-triton:26.06", "Host.example:5000/a/b__c:V1", f"a/b@sha256:{'0' * 64}"):
+        TritonOptions(image=image)

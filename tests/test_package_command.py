@@ -1,8 +1,7 @@
-"""``lit-deploy package``: engines, refusals, and what stands beside the model: start file, image, Kubernetes."""
+"""``lit-deploy package``: refusals, and what stands beside the model: start file, image, Kubernetes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Callable
@@ -15,17 +14,15 @@ import pytest
 import yaml
 from command import Run, assert_one_sentence
 from exported import edited, export_of, relabelled
-from fake_tensorrt import write_engine
-from golden import TINY
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as triton
 
 from lit_deploy.artifact import read_manifest
-from lit_deploy.native import LIBRARY_NAME, PLUGIN_NAME, PLUGIN_VARIABLE
+from lit_deploy.native import LIBRARY_NAME
 from lit_deploy.package import package_triton
 from lit_deploy.packaging.options import RELEASE, TritonOptions
 from lit_deploy.packaging.serving import Serving, deployment, dockerfile, kserve, kubernetes_name, start_text
-from lit_deploy.sidecar import EnginePlugin, sidecar_path
+from lit_deploy.packaging.triton import MAX_PIXELS
 from lit_deploy.specs import Quantization
 
 CheckpointFile = Callable[[str], Path]
@@ -40,105 +37,6 @@ def model(checkpoint_file: CheckpointFile) -> Path:
 
 def config_of(folder: Path) -> Any:
     return text_format.Parse((folder / "config.pbtxt").read_text(), triton.ModelConfig())
-
-
-# --- engines ----------------------------------------------------------------------------------------------------------
-
-
-def test_engine(model: Path, tmp_path: Path) -> None:
-    """Batches as the first profile allows; the file under the name that Triton's back end looks for."""
-    engine = tmp_path / "lit.engine"
-    sidecar = write_engine(model, engine, ((1, 4, 8), (1, 16, 64)))
-    for wanted, batch in ((None, 8), (5, 5)):
-        result = package_triton(engine, tmp_path / "repo", TritonOptions(max_batch=wanted, release="25.03", force=True))
-        config = config_of(tmp_path / "repo" / "lit_network")
-        assert (config.backend, config.max_batch_size, result.max_batch) == ("tensorrt", batch, batch)
-        assert config.instance_group[0].kind == triton.ModelInstanceGroup.KIND_GPU
-        assert not config.HasField("model_operations")
-        assert [(value.name, list(value.dims)) for value in config.output] == [("logits", [TINY.num_classes])]
-    assert (tmp_path / "repo" / "lit_network" / "1" / "model.plan").read_bytes() == engine.read_bytes()
-    assert result.command == f"tritonserver --model-repository={tmp_path}/repo"
-    assert f"TensorRT {sidecar.build.backend_version}:" in result.notes[0]
-    assert "tritonserver:25.03-py3 " in result.notes[0]
-
-
-def test_engine_with_a_plugin(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its library is shipped and named to the back end, if it is the one that the engine was built with."""
-    library = tmp_path / PLUGIN_NAME
-    library.write_bytes(b"a plugin GLIBC_2.35 GLIBC_2.9")
-    digest = hashlib.sha256(library.read_bytes()).hexdigest()
-    plugin = EnginePlugin("DeformableTokenMerging", "1", "lit_deploy", PLUGIN_NAME, digest, embedded=False)
-    engine = tmp_path / "lit.engine"
-    write_engine(model, engine, plugin=plugin)
-    monkeypatch.setenv(PLUGIN_VARIABLE, str(library))
-    result = package_triton(engine, tmp_path / "repo", TritonOptions(release="25.03"))
-    assert (tmp_path / "repo" / "lit" / PLUGIN_NAME).read_bytes() == library.read_bytes()
-    assert result.command == (
-        f"LD_LIBRARY_PATH={tmp_path}/repo/lit${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}} tritonserver "
-        f"--model-repository={tmp_path}/repo --backend-config=tensorrt,plugins={PLUGIN_NAME}"
-    )
-    assert any("glibc 2.35" in note for note in result.notes)
-    (container,) = next(yaml.safe_load_all((tmp_path / "repo/lit/deployment.yaml").read_text()))["spec"]["template"][
-        "spec"
-    ]["containers"]
-    assert f"--backend-config=tensorrt,plugins={PLUGIN_NAME}" in container["args"]
-
-
-def test_engine_that_carries_code(model: Path, tmp_path: Path) -> None:
-    engine = tmp_path / "lit.engine"
-    write_engine(model, engine, version_compatible=True)
-    result = package_triton(engine, tmp_path / "repo", TritonOptions(release="25.03", allow_engine_code=True))
-    assert result.command.endswith(" --backend-config=tensorrt,version-compatible=true")
-    assert "or a later one of its major version" in result.notes[0]
-
-
-def _rtx(model: Path, engine: Path) -> None:
-    write_engine(model, engine, backend="tensorrt_rtx", backend_version="1.7.1")
-
-
-def _layers(model: Path, engine: Path) -> None:
-    sidecar = write_engine(model, engine)
-    sidecar_path(engine).write_text(replace(sidecar, build=replace(sidecar.build, layers=True)).to_json())
-
-
-def _damaged(model: Path, engine: Path) -> None:
-    write_engine(model, engine)
-    engine.write_bytes(engine.read_bytes()[:-1])
-
-
-def _plugin(model: Path, engine: Path) -> None:
-    write_engine(model, engine, plugin=EnginePlugin("D", "1", "lit_deploy", PLUGIN_NAME, "0" * 64, embedded=False))
-
-
-def _embedded(model: Path, engine: Path) -> None:
-    write_engine(model, engine, plugin=EnginePlugin("D", "1", "lit_deploy", PLUGIN_NAME, "0" * 64, embedded=True))
-
-
-ENGINES: dict[str, tuple[Callable[[Path, Path], object], str, str]] = {
-    "rtx": (_rtx, "", "was built by TensorRT-RTX 1.7.1, Triton runs engines of TensorRT; build it again with"),
-    "layers": (_layers, "", "is a debug build"),
-    "damaged": (_damaged, "", "is not the file its sidecar describes"),
-    "no-release": (write_engine, "--no-triton", "name the container release of Triton that has it with --triton"),
-    "cpu": (write_engine, "--device cpu", "is an engine, which runs on a GPU"),
-    "threads": (write_engine, "--threads 2", "has no CPU threads"),
-    "batch": (write_engine, "--max-batch 9", "--max-batch is 9, "),
-    "profile": (lambda m, e: write_engine(m, e, ((2, 4, 8),)), "", "takes 2 to 8 images, Triton's batches begin with"),
-    "library": (write_engine, "--library", "needs no library"),
-    "other-plugin": (_plugin, "", "calls the plugin library it was built with (SHA-256 000000000000), which "),
-    "no-plugin": (_plugin, "--no-library", "leave --no-library out"),
-    "embedded": (_embedded, "", "carries code that Triton would run"),
-    "compatible": (lambda m, e: write_engine(m, e, version_compatible=True), "", "add --allow-engine-code"),
-}
-
-
-@pytest.mark.parametrize(("write", "options", "words"), ENGINES.values(), ids=ENGINES)
-def test_engines_that_are_refused(
-    write: Callable[[Path, Path], object], options: str, words: str, model: Path, tmp_path: Path, run: Run
-) -> None:
-    write(model, tmp_path / "lit.engine")
-    given = [] if options == "--no-triton" else ["--triton", "25.03", *options.split()]
-    assert_one_sentence(run("package", tmp_path / "lit.engine", "--target", "triton", *given), words)
-    assert list(Path.cwd().iterdir()) == []
 
 
 # --- refusals of ONNX files -------------------------------------------------------------------------------------------
@@ -160,6 +58,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "empty-name": ({}, "--name=", "the model name is ''"),
     "release": ({}, "--triton latest", "the release of Triton is 'latest', expected year and month"),
     "image": ({}, "--image=", "the image is ''"),
+    "old-release": ({}, "--triton 24.10", "have Python 3.10, for which there is no such Pillow as here; name 24.11"),
+    "newline": ({"labels": ("a", "b\nc", *"defgh")}, "", "is 'b\\nc', expected a name of one line; export it again"),
+    "empty-label": ({"labels": ("a", "b", " ", *"defg")}, "", "the label of class 2 in "),
+    "colon": ({}, "--out a:b", "':', ';' and control characters break LD_LIBRARY_PATH"),
     "no-parent": ({}, "--out absent/repo", "does not exist; create it first"),
 }
 
@@ -244,8 +146,8 @@ def test_int8_is_told_apart(model: Path, tmp_path: Path) -> None:
 # --- beside the model -------------------------------------------------------------------------------------------------
 
 SERVING = Serving(
-    "lit_S.v2", "model repository", "26.06", None, "cpu", True, 8, LIBRARY_NAME, (), "13.0.0", 6, 1536, ("logits",),
-    True, ("a note",),
+    "lit_S.v2", "model repository", "26.06", None, "cpu", True, 0, LIBRARY_NAME, (), "13.0.0", 6, 1536, 320,
+    ("logits",), True, ("a note",),
 )  # fmt: skip
 GPU = replace(SERVING, device="cuda", ensemble=False, library=None, arguments=("--backend-config=tensorrt,a=b",))
 
@@ -274,6 +176,10 @@ def test_kubernetes(serving: Serving) -> None:
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     wanted = {"memory": "1536Mi"} | ({"nvidia.com/gpu": "1"} if serving.device == "cuda" else {})
     assert container["resources"] == {"requests": {"cpu": "6", **wanted}, "limits": wanted}
+    assert [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume] == ["320Mi"]
+    waits = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > waits + 30
+    assert "--exit-timeout-secs=30" in container["args"]
     if serving.device == "cpu":
         assert documents[2]["spec"]["scaleTargetRef"]["name"] == documents[0]["metadata"]["name"]
         assert "replicas" not in spec, "it would undo what the autoscaler has set, whenever it is applied"
@@ -304,8 +210,41 @@ def test_kserve(serving: Serving) -> None:
 
 
 def test_names_for_kubernetes() -> None:
-    for name, wanted in (("lit_S.v2", "lit-s-v2"), ("a" * 60 + "_", "a" * 50), ("___", "lit"), ("9_x", "9-x")):
+    for name, wanted in (("lit_S.v2", "lit-s-v2"), ("a" * 60 + "_", "a" * 46), ("___", "lit"), ("9_x", "lit-9-x"),
+                         ("2024", "lit-2024"), ("true", "true")):  # fmt: skip
         assert kubernetes_name(name) == wanted
+
+
+@pytest.mark.parametrize("name", ["2024", "true", "null", "1e3"])
+def test_names_that_yaml_takes_for_other_things(name: str) -> None:
+    serving = replace(SERVING, name=name)
+    wanted = name if name.isalpha() else f"lit-{name}"
+    for document in yaml.safe_load_all(deployment(serving)):
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        assert document["metadata"]["name"] == wanted
+    assert [document["metadata"]["name"] for document in yaml.safe_load_all(kserve(serving))] == [
+        f"{wanted}-triton", wanted
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch", "workers", "shared"), [(None, 2, 256), (1024, 16, 896)])
+def test_memory(batch: int | None, workers: int, shared: int, model: Path, tmp_path: Path) -> None:
+    """Enough for the crops that all workers hand over at once, and for each of them to decode the largest image."""
+    options = TritonOptions("net", max_batch=batch, workers=workers, library=False)
+    package_triton(model, tmp_path / "repo", options)
+    folder = tmp_path / "repo" / "net"
+    assert f"--shm-size {shared}m " in (folder / "START.md").read_text()
+    pod = next(yaml.safe_load_all((folder / "deployment.yaml").read_text()))["spec"]["template"]["spec"]
+    runtime = next(yaml.safe_load_all((folder / "kserve.yaml").read_text()))["spec"]
+    for spec in (pod, runtime):
+        (limit,) = (volume["emptyDir"]["sizeLimit"] for volume in spec["volumes"] if "emptyDir" in volume)
+        assert limit == f"{shared}Mi"
+        resources = spec["containers"][0]["resources"]
+        assert resources["limits"]["memory"] == resources["requests"]["memory"]
+        memory = int(resources["limits"]["memory"].removesuffix("Mi"))
+        assert memory - shared - workers * (16 * MAX_PIXELS >> 20) >= 1024
+        assert resources["requests"]["cpu"] == "2", "of an unknown machine"
+        assert "cpu" not in resources["limits"]
 
 
 def test_start_file() -> None:
@@ -318,6 +257,9 @@ def test_start_file() -> None:
     assert build[-3:] == ["lit-s-v2-triton:26.06", "tritonserver", "--model-repository=/models"]
     assert start[1:] == ["tritonserver", "--model-repository=$PWD/model repository"]
     assert "docker build -t lit-s-v2-triton:26.06 'model repository'/lit_S.v2" in text
+    for name in ("deployment.yaml", "kserve.yaml"):
+        assert f"kubectl apply -f 'model repository'/lit_S.v2/{name}  #" in text
+    assert "ReadOnlyMany" in text
     assert "* a note" in text
     assert "class_count=5" in text
     for block in text.split("```python\n")[1:]:
@@ -328,6 +270,14 @@ def test_start_file() -> None:
         f"COPY {LIBRARY_NAME} /opt/lit_deploy/",
         "ENV LD_LIBRARY_PATH=/opt/lit_deploy${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}",
     ]
+    dash = start_text(replace(SERVING, repository="-dash"))
+    assert "docker build -t lit-s-v2-triton:26.06 ./-dash/lit_S.v2" in dash
+    assert "kubectl apply -f ./-dash/lit_S.v2/" in dash
+    assert '"$PWD"/-dash:/models' in dash
+    fixed = start_text(replace(SERVING, fixed_batch=3, labelled=False))
+    assert 'InferInput("image", (3,), "BYTES")' in fixed
+    assert "np.full((3,), " in fixed
+    assert "class_count" not in fixed
     raw = start_text(replace(GPU, labelled=False, outputs=("scores", "classes")))
     assert "docker build" not in raw
     assert "--gpus all" in raw

@@ -198,6 +198,13 @@ def test_bytes_are_taken_as_their_file_is(tmp_path: Path) -> None:
     Image.fromarray(synthetic_image(3, "bytes", 50, 70)).save(path)
     expected = batch_from_images([path, path], spec)
     assert np.array_equal(batch_from_images([path.read_bytes(), path], spec), expected)
+    with pytest.raises(ImageError, match="image 0 has 70 x 50 pixels where at most 3499 are accepted"):
+        batch_from_images([path.read_bytes()], spec, max_pixels=70 * 50 - 1)
+    needle = Image.new("RGB", (1, 100))
+    needle.save(tmp_path / "needle.png")
+    with pytest.raises(ImageError, match="too narrow: resized to 36 x 3600 it would exceed 3500 pixels"):
+        batch_from_images([(tmp_path / "needle.png").read_bytes()], spec, max_pixels=70 * 50)
+    assert np.array_equal(batch_from_images([path.read_bytes(), path], spec, max_pixels=70 * 50), expected)
     for content, words in ((b"", "image 1 is empty"), (b"text", "image 1 is not an image"),
                            (path.read_bytes()[:200], "image 1 is damaged")):  # fmt: skip
         with pytest.raises(ImageError, match=words):

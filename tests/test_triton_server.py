@@ -6,6 +6,9 @@ the packaged file on ONNX Runtime. Configurations, ensemble, preprocessing, labe
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ HAS_ONNXRUNTIME = FOLDER is not None and (Path(FOLDER) / "backends" / "onnxrunti
 CheckpointFile = Callable[[str], Path]
 FILES: dict[str, dict[str, Any]] = {
     "float-logits": {}, "uint8-top5": {"input": "uint8", "output": "top5"}, "fixed-batch": {"batch": 3},
+    "batch-1": {"batch": 1},
 }  # fmt: skip
 
 
@@ -52,6 +56,18 @@ def ask(server: Any, model: str, name: str, values: np.ndarray, kind: str, class
     return {output.name: answer.as_numpy(output.name) for output in answer.get_response().outputs}
 
 
+def first_answer(start: Path, photo: Path, server: Any) -> str:
+    """What the client of START.md prints; by gRPC, for tritonclient's HTTP needs further packages."""
+    (code,) = re.findall(r"```python\n(.*?)```", start.read_text(), re.DOTALL)
+    for written, here in (("tritonclient.http", "tritonclient.grpc"), ("localhost:8000", server.grpc),
+                          ("photo.jpg", str(photo))):  # fmt: skip
+        assert written in code
+        code = code.replace(written, here)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def encoded(paths: list[Path], fixed: bool) -> np.ndarray:
     values = np.array([path.read_bytes() for path in paths], dtype=object)
     return values if fixed else values[:, None]
@@ -63,7 +79,8 @@ def test_served(options: dict[str, Any], checkpoint_file: CheckpointFile, tmp_pa
     from tritonclient.utils import InferenceServerException
 
     file = export_of(checkpoint_file("tiny"), **options)
-    manifest, paths = read_manifest(file), images_in(tmp_path)
+    manifest = read_manifest(file)
+    paths = images_in(tmp_path)[: manifest.batch]
     result = package_triton(file, tmp_path / "repo", TritonOptions("net", threads=1))
     if not HAS_ONNXRUNTIME:
         with_stand_in(tmp_path / "repo" / "net_network", result.library)
@@ -82,14 +99,17 @@ def test_served(options: dict[str, Any], checkpoint_file: CheckpointFile, tmp_pa
             assert answer.keys() == expected.keys()
             for name, value in expected.items():
                 np.testing.assert_allclose(answer[name], value, rtol=0, atol=1e-5)
-        if manifest.output == "logits":
+        labelled = manifest.output == "logits" and manifest.batch in (None, 1)
+        if labelled:
             best = ask(server, "net", "image", encoded(paths, fixed), "BYTES", classes=2)["logits"]
-            if not fixed:
-                names = [[entry.decode().split(":")[2] for entry in row] for row in best]
-                order = np.argsort(-expected["logits"], axis=1)[:, :2]
-                assert names == [[manifest.labels[index] for index in row] for row in order]
+            names = [[entry.decode().split(":")[2] for entry in row] for row in best.reshape(-1, 2)]
+            order = np.argsort(-expected["logits"], axis=1)[:, :2]
+            assert names == [[manifest.labels[index] for index in row] for row in order]
+        printed = first_answer(tmp_path / "repo" / "net" / "START.md", paths[0], server)
+        if manifest.output == "logits":
+            assert (f":{manifest.labels[expected['logits'][0].argmax()]}'" in printed) == labelled, printed
         broken = encoded([*paths[:-1], tmp_path / "repo" / "net" / "START.md"], fixed)
-        with pytest.raises(InferenceServerException, match="image 2 is not an image"):
+        with pytest.raises(InferenceServerException, match=f"image {len(paths) - 1} is not an image"):
             ask(server, "net", "image", broken, "BYTES")
         assert ask(server, "net", "image", encoded(paths, fixed), "BYTES").keys() == expected.keys()
 
