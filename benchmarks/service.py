@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import http.client
 import json
 import os
 import platform
@@ -47,6 +48,8 @@ IN_FLIGHT = 32
 CLIENTS = 200
 """Connections of the open loop: more than the queue, a batch and the refused ones ever hold at a time."""
 MIB = 1 << 20
+MEMORY_GROWTH = 0.03
+"""By which the most memory of the second half of the overload may exceed that of the first."""
 
 SCRIPT = """
 import http from 'k6/http';
@@ -93,16 +96,29 @@ class Service:
 
     def metrics(self) -> dict[str, float]:
         """Samples by their names and labels, as they stand in the text."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
-            lines = answer.read().decode().splitlines()
+        try:
+            with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
+                lines = answer.read().decode().splitlines()
+        except (OSError, http.client.HTTPException) as failure:
+            raise SystemExit(f"error: the service gives no metrics ({failure}); {self.state()}") from None
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
     def stop(self) -> tuple[int, str, float]:
-        """SIGTERM; exit code, what was printed, and how many seconds it took."""
+        """SIGTERM; exit code, what was printed, and how many seconds it took. Killed where it does not end."""
         start = time.perf_counter()
         self.process.send_signal(signal.SIGTERM)
-        out, _ = self.process.communicate(timeout=60)
+        try:
+            out, _ = self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, _ = self.process.communicate()
         return self.process.returncode, out, time.perf_counter() - start
+
+    def state(self) -> str:
+        """Whether it runs, for an error message."""
+        time.sleep(1)  # a process that was just killed may not have ended yet
+        code = self.process.poll()
+        return "it still runs" if code is None else f"it ended with exit code {code}: its log stands above"
 
 
 class Generator:
@@ -167,7 +183,7 @@ def percentiles(times: list[float]) -> dict[str, float]:
 
 
 def main() -> int:
-    """Run the three parts, write service_cpu.json and .md; 1 if a request was lost, 2 if something is missing."""
+    """Run the three parts, write service_cpu.json and .md; 1 if there are faults, 2 if something is missing."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--service", type=Path, default=Path("demo/service/lit_service"), help="the built service")
@@ -191,7 +207,25 @@ def main() -> int:
     text = markdown(result)
     (arguments.folder / "service_cpu.md").write_text(text)
     print(text)
-    return 0 if result["lost"] == 0 and result["shutdown"]["lost"] == 0 else 1
+    found = faults(result)
+    for fault in found:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if found else 0
+
+
+def faults(result: dict) -> list[str]:
+    """What must not be so, one sentence each."""
+    shutdown, memory = result["shutdown"], result["memory_mib"]
+    half = len(memory) // 2
+    first, last = max(memory[:half], default=0), max(memory[half:], default=0)
+    found = []
+    if result["lost"] != 0:
+        found.append(f"{result['lost']} accepted requests were lost under overload")
+    if shutdown["lost"] != 0 or shutdown["exit_code"] != 0:
+        found.append(f"{shutdown['lost']} were lost at the end, exit code {shutdown['exit_code']}")
+    if last > first * (1 + MEMORY_GROWTH):
+        found.append(f"memory grew from {first} MiB at most in the first half of the overload to {last} in the second")
+    return found
 
 
 def exported(folder: Path) -> Path:
@@ -208,9 +242,11 @@ def measure(binary: Path, model: Path, k6: str, picture: Path, seconds: int) -> 
         generator.closed_loop(5)  # memory grows to its size, threads are awake
         say("capacity")
         capacity = generator.closed_loop(15)
-        rate = 2 * capacity.statuses.get("200", 0) / capacity.seconds
+        before = service.metrics()  # it must be there still
+        if not (answered := capacity.statuses.get("200", 0)):
+            raise SystemExit(f"error: no request was answered with 200 (answers by status: {capacity.statuses})")
+        rate = 2 * answered / capacity.seconds
         say(f"overload, {rate:.1f} requests per second")
-        before = service.metrics()
         with MemoryWatch(service) as memory:
             overload = generator.open_loop(rate, seconds)
         after = service.metrics()
@@ -221,13 +257,15 @@ def measure(binary: Path, model: Path, k6: str, picture: Path, seconds: int) -> 
         shutdown = generator.open_loop(rate, 8)
         timer.join()
         ((code, printed, took),) = stopped
+        total = re.search(r"stopped, (\d+) pictures accepted", printed)
+        if total is None:
+            raise SystemExit(f"error: the service ended with exit code {code} and without its last line: {printed}")
     finally:
         if service.process.poll() is None:
             service.process.kill()
     counters = {name: after[name] - before.get(name, 0) for name in after if re.search(r"_total|_count|_sum", name)}
     accepted = int(counters["lit_service_accepted_total"])
-    at_end = int(re.search(r"stopped, (\d+) pictures accepted", printed)[1])
-    since = at_end - int(after["lit_service_accepted_total"])
+    since = int(total[1]) - int(after["lit_service_accepted_total"])
     return {
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": cpuinfo("model name"), "cores": os.cpu_count(), "system": platform.platform(terse=True)},

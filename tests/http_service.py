@@ -9,7 +9,8 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ class Service:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
-        self.log.append(out)
+        self.log.append(out or "")
         return self.process.returncode
 
     def connect(self) -> http.client.HTTPConnection:
@@ -96,12 +97,39 @@ class Service:
                 connection.shutdown(socket.SHUT_WR)
             return connection.makefile("rb").read().decode()
 
+    def deaf(self, requests: bytes) -> socket.socket:
+        """A client that asks, and reads no answer: returned when all buffers on the way are full."""
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.settimeout(60)
+        client.connect(("127.0.0.1", self.port))
+        client.sendall(requests)
+        before, answered = -2.0, 0.0
+        while answered > before + 1:  # the one is the answer to this question
+            time.sleep(0.02)
+            before, answered = answered, self.metrics()["lit_service_responses_total", "200"]
+        return client
+
     def metrics(self) -> dict[tuple[str, str], float]:
         """``{(sample, its one label's value or ""): value}``, read by Prometheus' own parser."""
         parser = pytest.importorskip("prometheus_client.parser", reason="no Prometheus: pip install prometheus-client")
         text = self.ask("GET", "/metrics").body
         samples = [s for family in parser.text_string_to_metric_families(text) for s in family.samples]
         return {(s.name, "".join(s.labels.values())): s.value for s in samples if len(s.labels) < 2}
+
+
+def wait_for(running: Service, ready: Callable[[dict[tuple[str, str], float]], bool]) -> None:
+    """Until the metrics are so; a service that never gets there fails the test."""
+    for _ in range(3000):
+        if ready(running.metrics()):
+            return
+        assert running.process.poll() is None
+        time.sleep(0.01)
+    pytest.fail(str(running.metrics()))
+
+
+def sanitized(binary: Path) -> bool:
+    return any(name in binary.read_bytes() for name in (b"__asan_init", b"__tsan_init"))
 
 
 def exchange(connection: http.client.HTTPConnection, method: str, path: str, body: Any = None, **headers: str) -> Reply:

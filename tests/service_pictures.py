@@ -1,4 +1,4 @@
-"""Pictures that tests/test_cpp_service.py sends: all kinds of JPEG and PNG, and files that only look like one."""
+"""What tests/test_cpp_service.py sends: all kinds of JPEG and PNG, files that only look like one, bad requests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,19 @@ def with_scans(count: int) -> bytes:
     return jpeg[:-2] + table + scan * count + jpeg[-2:]
 
 
+SCAN = JPEG.index(b"\xff\xda")
+CMYK = encoded(PHOTO.convert("CMYK"), "JPEG")
+TRANSFORM = CMYK.index(b"Adobe") + 11
+
 PICTURES = {
     "jpeg": JPEG,
+    "next JFIF": JPEG.replace(b"JFIF\0\1", b"JFIF\0\2"),  # libjpeg warns of these three, and reads them
+    "next Adobe": CMYK[:TRANSFORM] + b"\5" + CMYK[TRANSFORM + 1 :],
+    "scan without an end": JPEG[: SCAN + 12] + b"\0" + JPEG[SCAN + 13 :],
     "progressive": encoded(PHOTO, "JPEG", progressive=True, subsampling=0),
     "many scans": with_scans(50),
     "gray": encoded(PHOTO.convert("L"), "JPEG"),
-    "cmyk": encoded(PHOTO.convert("CMYK"), "JPEG"),
+    "cmyk": CMYK,
     "png": PNG,
     "palette": encoded(PHOTO.quantize(16), "PNG", bits=4),
     "bitmap": encoded(PHOTO.convert("1"), "PNG"),
@@ -70,3 +78,28 @@ HUGE_PNG = PNG[:8] + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 10000, 10000, 8,
 FRAME = JPEG.index(b"\xff\xc0")
 HUGE_JPEG = JPEG[: FRAME + 5] + struct.pack(">HH", 10000, 10000) + JPEG[FRAME + 9 :]
 """Headers that claim 100 megapixels."""
+
+BAD_REQUESTS: dict[str, tuple[int, str, bytes | Iterator[bytes] | None, str]] = {
+    "truncated JPEG": (422, "/v1/classify", JPEG[: len(JPEG) // 2], "damaged or incomplete"),
+    "JPEG without its end": (422, "/v1/classify", JPEG[:-2], "damaged or incomplete"),
+    "JPEG header alone": (422, "/v1/classify", JPEG[:4], "damaged or incomplete"),
+    "damaged JPEG data": (422, "/v1/classify", JPEG[:900] + b"\xff\xd0" + JPEG[902:], "damaged or incomplete"),
+    "JPEG of 156 scans": (422, "/v1/classify", with_scans(150), "more than 100 scans"),
+    "truncated PNG": (422, "/v1/classify", PNG[: len(PNG) // 2], "damaged or incomplete"),
+    "PNG with a wrong checksum": (422, "/v1/classify", PNG[:45] + b"\0\0\0\0" + PNG[49:], "damaged or incomplete"),
+    "100 megapixels of PNG": (413, "/v1/classify", HUGE_PNG, "10000 x 10000 pixels where at most 50000000"),
+    "100 megapixels of JPEG": (413, "/v1/classify", HUGE_JPEG, "10000 x 10000 pixels where at most 50000000"),
+    "a line of pixels": (413, "/v1/classify", encoded(Image.new("L", (60000, 1)), "PNG"), "pixels"),
+    "text": (415, "/v1/classify", b"hello " * 100, "neither a JPEG nor a PNG"),
+    "GIF": (415, "/v1/classify", encoded(PHOTO, "GIF"), "neither a JPEG nor a PNG"),
+    "empty": (400, "/v1/classify", b"", "is empty"),
+    "two MiB": (413, "/v1/classify", bytes(2 << 20), "larger than this service takes"),
+    "chunks without end": (413, "/v1/classify", (bytes(1 << 16) for _ in range(40)), "larger than"),
+    "top is 0": (400, "/v1/classify?top=0", JPEG, "not top=N with N from 1 to 1000"),
+    "top is text": (400, "/v1/classify?top=five", JPEG, "not top=N"),
+    "an unknown parameter": (400, "/v1/classify?k=5", JPEG, "not top=N"),
+    "an unknown path": (404, '/v1/"nothing"\\', JPEG, "no such path"),
+    "POST to health": (405, "/healthz", JPEG, "takes GET"),
+    "GET of the classifier": (405, "/v1/classify", None, "takes POST"),
+}
+"""What is wrong: status, path, body (None: GET), and words of the sentence."""

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -20,10 +22,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from exported import export_of
-from http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, build, exchange
-from PIL import Image
+from http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, build, exchange, sanitized, wait_for
 from plugins.runtime_library import needs_runtime
-from service_pictures import HUGE_JPEG, HUGE_PNG, JPEG, PHOTO, PICTURES, PNG, big, encoded, slow, with_scans
+from service_pictures import BAD_REQUESTS, JPEG, PICTURES, PNG, big, slow
 from test_documentation import run_in_shell
 
 from lit_deploy.native import find_onnxruntime_library
@@ -127,31 +128,6 @@ def test_a_fixed_batch_of_raw_pixels_and_top5(
             same(running.classify(PICTURES[name]), expected[name])
 
 
-BAD_REQUESTS: dict[str, tuple[int, str, bytes | Iterator[bytes] | None, str]] = {
-    "truncated JPEG": (422, "/v1/classify", JPEG[: len(JPEG) // 2], "damaged or incomplete"),
-    "JPEG without its end": (422, "/v1/classify", JPEG[:-2], "damaged or incomplete"),
-    "JPEG header alone": (422, "/v1/classify", JPEG[:4], "damaged or incomplete"),
-    "damaged JPEG data": (422, "/v1/classify", JPEG[:900] + b"\xff\xd0" + JPEG[902:], "damaged or incomplete"),
-    "JPEG of 156 scans": (422, "/v1/classify", with_scans(150), "more than 100 scans"),
-    "truncated PNG": (422, "/v1/classify", PNG[: len(PNG) // 2], "damaged or incomplete"),
-    "PNG with a wrong checksum": (422, "/v1/classify", PNG[:45] + b"\0\0\0\0" + PNG[49:], "damaged or incomplete"),
-    "100 megapixels of PNG": (413, "/v1/classify", HUGE_PNG, "10000 x 10000 pixels where at most 50000000"),
-    "100 megapixels of JPEG": (413, "/v1/classify", HUGE_JPEG, "10000 x 10000 pixels where at most 50000000"),
-    "a line of pixels": (413, "/v1/classify", encoded(Image.new("L", (60000, 1)), "PNG"), "pixels"),
-    "text": (415, "/v1/classify", b"hello " * 100, "neither a JPEG nor a PNG"),
-    "GIF": (415, "/v1/classify", encoded(PHOTO, "GIF"), "neither a JPEG nor a PNG"),
-    "empty": (400, "/v1/classify", b"", "is empty"),
-    "two MiB": (413, "/v1/classify", bytes(2 << 20), "larger than this service takes"),
-    "chunks without end": (413, "/v1/classify", (bytes(1 << 16) for _ in range(40)), "larger than"),
-    "top is 0": (400, "/v1/classify?top=0", JPEG, "top=0"),
-    "top is text": (400, "/v1/classify?top=five", JPEG, "top=five"),
-    "an unknown parameter": (400, "/v1/classify?k=5", JPEG, "k=5"),
-    "an unknown path": (404, '/v1/"nothing"\\', JPEG, "no such path"),
-    "POST to health": (405, "/healthz", JPEG, "takes GET"),
-    "GET of the classifier": (405, "/v1/classify", None, "takes POST"),
-}
-
-
 @pytest.mark.parametrize("case", BAD_REQUESTS)
 def test_bad_requests_are_refused_in_one_sentence(service: Service, case: str) -> None:
     status, path, body, words = BAD_REQUESTS[case]
@@ -165,33 +141,29 @@ def test_bad_requests_are_refused_in_one_sentence(service: Service, case: str) -
     assert service.classify(JPEG).status == 200
 
 
-@pytest.mark.parametrize(
-    ("status", "data"),
-    [
-        (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256))),
-        (400, b"GET /healthz HTTP/9.9 what\r\n\r\n"),
-        (400, b"POST /v1/classify HTTP/1.1\r\nContent-Length: -5\r\n\r\n"),
-        (400, b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"),
-        (400, b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 500000),
-        (400, b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\nends too early"),
-        (413, b"POST /v1/classify HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n"),
-        (431, b"GET /healthz HTTP/1.1\r\nX-Long: " + b"x" * 40000),
-    ],
-    ids=[
-        "TLS",
-        "garbage",
-        "negative length",
-        "bad chunk",
-        "long chunk header",
-        "half a body",
-        "huge length",
-        "long header",
-    ],
-)
-def test_what_is_no_http_request_is_refused(service: Service, status: int, data: bytes) -> None:
+NO_REQUESTS: dict[str, tuple[int, bytes]] = {
+    "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256))),
+    "garbage": (400, b"GET /healthz HTTP/9.9 what\r\n\r\n"),
+    "negative length": (400, b"POST /v1/classify HTTP/1.1\r\nContent-Length: -5\r\n\r\n"),
+    "bad chunk": (400, b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"),
+    "long chunk header": (400, b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 500000),
+    "half a body": (400, b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\nends too early"),
+    "unknown coding": (400, b"POST /healthz HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n"),
+    "no UTF-8": (400, b"POST /v1/classify?top=\xff\xfe HTTP/1.1\r\nContent-Length: 1\r\n\r\nx"),
+    "body of an unknown path": (404, b"POST /nothing HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n"),
+    "huge length": (413, b"POST /v1/classify HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n"),
+    "long header": (431, b"GET /healthz HTTP/1.1\r\nX-Long: " + b"x" * 40000),
+}
+
+
+@pytest.mark.parametrize("case", NO_REQUESTS)
+def test_what_is_no_http_request_is_refused(service: Service, case: str) -> None:
+    status, data = NO_REQUESTS[case]
     answer = service.raw(data)
     assert answer.startswith(f"HTTP/1.1 {status} "), answer
     assert "\r\nConnection: close\r\n" in answer
+    assert answer.count("HTTP/1.1 ") == 1
+    assert "error" in json.loads(answer.partition("\r\n\r\n")[2])
     assert service.classify(JPEG).status == 200
 
 
@@ -222,6 +194,34 @@ def test_slow_and_silent_clients_are_let_go(service: Service) -> None:
     assert service.classify(JPEG).status == 200
 
 
+def test_clients_that_read_nothing_are_let_go(service: Service) -> None:
+    """Whatever is being written to them, ``100 Continue`` too: that is what often meets the full buffer here."""
+    expect = b"POST /v1/classify HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx"
+    requests = (b"GET /metrics HTTP/1.1\r\n\r\n" + expect) * 2000
+    clients = [service.deaf(requests) for _ in range(4)]
+    wait_for(service, lambda metrics: metrics["lit_service_connections", ""] > 1)
+    wait_for(service, lambda metrics: metrics["lit_service_connections", ""] == 1)  # the one that asks
+    for client in clients:
+        client.close()
+
+
+def test_a_body_beyond_memory_costs_its_own_connection_alone(binary: Path, model: Path) -> None:
+    if sanitized(binary):
+        pytest.skip("sanitizers end a process that is short of memory")
+    huge = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\nx"
+    with Service(binary, model, "--max-body-mib", 1024, "--max-delay-ms", 500) as running, ThreadPoolExecutor() as pool:
+        pages = int(Path(f"/proc/{running.process.pid}/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + (512 << 20)
+        resource.prlimit(running.process.pid, resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+        asked = pool.submit(running.classify, JPEG)
+        wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == 1)
+        assert [running.raw(huge) for _ in range(3)] == [""] * 3
+        assert asked.result().status == 200
+        assert running.metrics()["lit_service_connections", ""] == 1
+        assert running.stop() == 0
+        assert running.log[-1].count("error: a connection was cut") == 3
+
+
 def test_connections_serve_many_requests(service: Service) -> None:
     connection = service.connect()
     for method, path, body in (
@@ -243,6 +243,7 @@ def test_connections_serve_many_requests(service: Service) -> None:
         assert patient.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         patient.sendall(JPEG)
         assert patient.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+    assert service.raw(head.replace("HTTP/1.1", "HTTP/1.0").encode() + JPEG).startswith("HTTP/1.0 200 ")
 
 
 def test_a_full_queue_refuses_and_loses_nothing(binary: Path, model: Path) -> None:
@@ -280,12 +281,6 @@ def test_too_many_connections_are_turned_away(binary: Path, model: Path) -> None
         kept[1].close()
 
 
-def wait_for(running: Service, ready: Callable[[dict[tuple[str, str], float]], bool]) -> None:
-    while not ready(running.metrics()):
-        assert running.process.poll() is None
-        time.sleep(0.01)
-
-
 def test_sigterm_finishes_what_was_accepted(binary: Path, model: Path) -> None:
     with Service(binary, model, "--max-batch", 1) as running, ThreadPoolExecutor(12) as pool:
         idle = running.connect()
@@ -301,15 +296,40 @@ def test_sigterm_finishes_what_was_accepted(binary: Path, model: Path) -> None:
             running.ask("GET", "/healthz")
 
 
+def test_sigterm_ends_the_wait_for_more_pictures(binary: Path, model: Path) -> None:
+    limits = ("--max-delay-ms", 10000, "--drain-timeout-s", 2)
+    with Service(binary, model, *limits) as running, ThreadPoolExecutor() as pool:
+        asked = pool.submit(running.classify, JPEG)
+        wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == 1)
+        assert running.stop() == 0
+        assert asked.result().status == 200
+
+
+def test_sigterm_is_heard_as_soon_as_the_address_is_known(binary: Path, model: Path) -> None:
+    for _ in range(8):
+        with Service(binary, model) as running:
+            assert running.stop() == 0
+
+
+def test_the_log_may_lose_its_reader(binary: Path, model: Path) -> None:
+    with Service(binary, model) as running:
+        running.process.stdout.close()
+        running.process.stdout = None
+        assert running.classify(JPEG).status == 200
+        assert running.stop() == 0
+
+
 @pytest.mark.parametrize("pictures", [0, 24])
 def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) -> None:
-    """A client that stops sending is no reason to stay; exit code 1 says that accepted pictures were cut off."""
+    """Clients that send or read no more are no reason to stay; exit code 1 says that accepted pictures were cut off."""
     with Service(binary, model, "--drain-timeout-s", 1, "--request-timeout-s", 50) as running:
         with ThreadPoolExecutor(24) as pool, socket.create_connection(("127.0.0.1", running.port), timeout=60) as stuck:
             stuck.sendall(b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\nx")
+            deaf = running.deaf(b"GET /metrics HTTP/1.1\r\n\r\n" * 2000)
             asked = [pool.submit(running.classify, slow()) for _ in range(pictures)]
             wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == pictures)
             code = running.stop()
+            deaf.close()
             cut = sum(future.exception() is not None for future in asked)
         assert (cut > 0) == (pictures > 0)
         assert code == (1 if cut else 0), "".join(running.log)
@@ -342,6 +362,16 @@ def test_mistakes_end_it_with_one_sentence(
     assert re.fullmatch(r"error: [^\n]+\n", done.stderr)
 
 
+def test_too_few_threads_end_it_with_one_sentence(binary: Path, model: Path) -> None:
+    if sanitized(binary):
+        pytest.skip("sanitizers need more address space than is left here")
+    few = ["sh", "-c", 'ulimit -s 8192; ulimit -v 3000000; exec "$@"', "sh"]
+    command = [*few, binary, "--model", model, "--port", "0", "--workers", "1000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: only \d+ threads could be started [^\n]+ lower --workers[^\n]+\n", done.stderr)
+
+
 def test_the_readme_names_no_option_that_does_not_exist(binary: Path) -> None:
     done = subprocess.run([binary, "--help"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
@@ -349,3 +379,12 @@ def test_the_readme_names_no_option_that_does_not_exist(binary: Path) -> None:
     named = set(re.findall(r"--[a-z-]*[a-z]", "\n".join(tables)))
     assert len(named) >= 8
     assert named <= set(re.findall(r"--[a-z-]*[a-z]", done.stdout))
+
+
+def test_the_load_test_judges_what_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent.parent / "benchmarks"))
+    faults = importlib.import_module("service").faults
+    good = {"lost": 0, "shutdown": {"lost": 0, "exit_code": 0}, "memory_mib": [440.0, 449.0, 449.0, 452.0]}
+    assert faults(good) == []
+    for bad in ({"lost": 1}, {"memory_mib": [440.0, 449.0, 470.0]}, {"shutdown": {"lost": 0, "exit_code": 1}}):
+        assert len(faults(good | bad)) == 1

@@ -34,8 +34,8 @@ class DecodeError : public std::runtime_error {
 };
 
 // Decodes a whole file; its first bytes tell the format. Alpha is dropped, 16 bits become the higher 8, the EXIF
-// orientation is not applied. What libjpeg warns of counts as damage where it may concern pixels. Throws DecodeError, or std::bad_alloc; the size is
-// checked against `max_pixels` before memory for it is asked for. Any thread.
+// orientation is not applied. What libjpeg warns of counts as damage where it may concern pixels. Throws DecodeError,
+// or std::bad_alloc; the size is checked against `max_pixels` before memory for it is asked for. Any thread.
 Picture decode(std::string_view file, size_t max_pixels);
 
 // The two formats; decode() chooses.

@@ -46,11 +46,12 @@ class Reader {
     std::longjmp(reader.jump_, 1);
   }
 
-  // A gray patch instead of an error would be classified like a picture. Two warnings tell of no damage to pixels: a
-  // newer JFIF, and a baseline scan's header with the parameters of a progressive one, as some cameras write it.
+  // A gray patch instead of an error would be classified like a picture. Three warnings are of no damage to pixels: an
+  // unknown version of JFIF or of Adobe's marker, and parameters of a progressive scan that a baseline one ignores.
   static void fail_on_warning(j_common_ptr jpeg, int level) {
     const int code = self(jpeg).errors_.msg_code;
-    if (level < 0 && code != JWRN_JFIF_MAJOR && code != JWRN_NOT_SEQUENTIAL) fail(jpeg);
+    const bool harmless = code == JWRN_JFIF_MAJOR || code == JWRN_ADOBE_XFORM || code == JWRN_NOT_SEQUENTIAL;
+    if (level < 0 && !harmless) fail(jpeg);
   }
 
   static void limit_scans(j_common_ptr jpeg) {

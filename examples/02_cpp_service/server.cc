@@ -16,7 +16,6 @@
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -56,6 +55,11 @@ constexpr seconds kLinger{2};
 constexpr size_t kMaxTurnedAway = 64;
 
 auto into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
+
+// What a coroutine threw goes to run_handlers().
+void rethrow(std::exception_ptr failure) {
+  if (failure) std::rethrow_exception(failure);
+}
 
 struct Connection : std::enable_shared_from_this<Connection> {
   enum class Cut { kReading, kEverything };
@@ -138,7 +142,7 @@ class Server {
       try {
         error_code ignored;
         acceptor_.cancel(ignored);
-        asio::co_spawn(io_, accept(), asio::detached);
+        asio::co_spawn(io_, accept(), rethrow);
         io_.run();
         return;
       } catch (const std::exception& error) {
@@ -176,9 +180,7 @@ class Server {
     const ConnectionPtr connection(new Connection(std::move(socket)), [this](Connection* gone) { close(gone); });
     connections_.insert(connection.get());
     metrics_.connections(connections_.size());
-    asio::co_spawn(io_, welcome ? serve(connection) : turn_away(connection), [](std::exception_ptr failure) {
-      if (failure) std::rethrow_exception(failure);  // to run_handlers()
-    });
+    asio::co_spawn(io_, welcome ? serve(connection) : turn_away(connection), rethrow);
   }
 
   void close(Connection* connection) {
