@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from lit_deploy.errors import MissingDependency
+
 LIBRARY_NAME = "liblit_deploy_onnxruntime.so"
 ENVIRONMENT_VARIABLE = "LIT_DEPLOY_LIBRARY"
 PLUGIN_NAME = "liblit_deploy_tensorrt.so"
@@ -54,6 +56,36 @@ def has_cuda_kernel(library: Path) -> bool:
         return bool(ctypes.CDLL(str(library)).lit_deploy_has_cuda())
     except (OSError, AttributeError):  # a library from before there was one does not export the function
         return False
+
+
+def choose_library(wanted: bool | None, device: str) -> Path | None:
+    """The custom-op library that a file runs with, None for the function inside the file.
+
+    Args:
+        wanted: True requires it, False leaves it out, None takes it where it is found.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        MissingDependency: it is required, or named by the environment, and not there, or lacks the CUDA kernel.
+    """
+    if wanted is False:
+        return None
+    found = find_library()
+    if found is None and (wanted or named_library()):
+        searched = ", ".join(map(str, searched_paths()))
+        raise MissingDependency(
+            f"the lit-deploy custom-op library was not found (searched {searched}); "
+            f"build it: {BUILD_COMMAND}, or set {ENVIRONMENT_VARIABLE}"
+        )
+    if found is not None and device == "cuda" and not has_cuda_kernel(found):
+        # Its CPU kernel would copy every token map to the host and back; the function stays on the device.
+        if wanted:
+            raise MissingDependency(
+                f"{found} holds no CUDA kernel for this GPU and driver; build it again where nvcc is found: "
+                f"{BUILD_COMMAND}, or leave the library out"
+            )
+        return None
+    return found
 
 
 def searched_plugin_paths() -> tuple[Path, ...]:

@@ -110,20 +110,7 @@ def _op_library(
         return None, []
     if options.library is False:
         return None, []
-    found = native.find_library()
-    if found is None and (options.library or native.named_library()):
-        searched = ", ".join(map(str, native.searched_paths()))
-        raise MissingDependency(
-            f"the lit-deploy custom-op library was not found (searched {searched}); build it: {native.BUILD_COMMAND}, "
-            f"or set {native.ENVIRONMENT_VARIABLE}"
-        )
-    if found is not None and device == "cuda" and not native.has_cuda_kernel(found):
-        if options.library:
-            raise MissingDependency(
-                f"{found} holds no CUDA kernel for this GPU and driver; build it again where nvcc is found: "
-                f"{native.BUILD_COMMAND}, or package with --no-library"
-            )
-        found = None
+    found = native.choose_library(options.library, device)
     if found is None:
         return None, ["No custom-op library: the built-in function in the file runs, with the same numbers."]
     return found, [_glibc_note(found)]

@@ -67,16 +67,10 @@ def load_image(path: str | Path | bytes, name: str | None = None, max_pixels: in
     name = name or ("the image" if isinstance(path, bytes) else os.fspath(path))
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     try:
-        if not isinstance(path, bytes):
-            if os.path.isdir(path):
-                raise ImageError(f"{name} is a directory where an image file is expected: give the path of one image.")
-            if not os.path.isfile(path):
-                raise ImageError(f"{name} does not exist or is not a file: give the path of an image.")
-        if (len(path) if isinstance(path, bytes) else os.path.getsize(path)) == 0:
-            raise ImageError(f"{name} is empty (0 bytes): give a {_FORMATS_TEXT} file.")
+        source = _source(path, name)
         with _header_lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(path) if isinstance(path, bytes) else path, formats=_FORMATS)
+            image = Image.open(source, formats=_FORMATS)
         with image:
             _check_size(name, image.width, image.height, limit)
             image.load()
@@ -232,6 +226,21 @@ def images_in(directory: str | Path) -> list[Path]:
 
 def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _source(path: str | Path | bytes, name: str) -> str | Path | io.BytesIO:
+    """What Pillow is to open: a file or bytes that are not empty."""
+    if isinstance(path, bytes):
+        size = len(path)
+    elif os.path.isdir(path):
+        raise ImageError(f"{name} is a directory where an image file is expected: give the path of one image.")
+    elif not os.path.isfile(path):
+        raise ImageError(f"{name} does not exist or is not a file: give the path of an image.")
+    else:
+        size = os.path.getsize(path)
+    if size == 0:
+        raise ImageError(f"{name} is empty (0 bytes): give a {_FORMATS_TEXT} file.")
+    return io.BytesIO(path) if isinstance(path, bytes) else path
 
 
 def _crop_of_file(path: str | Path | bytes, name: str, spec: InputSpec, max_pixels: int) -> NDArray[np.uint8]:

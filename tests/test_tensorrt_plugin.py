@@ -15,35 +15,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from native_build import GENERATOR, SEARCH, environment_without, needs_cmake, needs_compiler, run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGINS = ROOT / "plugins"
 NATIVE = ROOT / "build" / "native"
 LIBRARY = "liblit_deploy_tensorrt.so"
 HARNESS = "lit_deploy_tensorrt_harness"
-# Tools that pip installed lie beside this interpreter, which need not be on the PATH.
-SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-CMAKE = ("cmake", "-G", "Ninja") if shutil.which("ninja", path=SEARCH) else ("cmake",)
-
-needs_cmake = pytest.mark.skipif(
-    shutil.which("cmake", path=SEARCH) is None or shutil.which("c++") is None,
-    reason="no cmake or no C++ compiler: apt-get install cmake g++",
-)
 
 
 def run(*command: str | Path, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command without the caller's header folders; stdout and stderr together."""
-    hidden = ("TensorRT_ROOT", "TENSORRT_ROOT", "ONNXRUNTIME_ROOT", "CPATH", "CMAKE_PREFIX_PATH")
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    return subprocess.run(
-        [shutil.which(str(command[0]), path=SEARCH) or str(command[0]), *map(str, command[1:])],
-        env={**environment, "PATH": SEARCH, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    kept = environment_without("TensorRT_ROOT", "TENSORRT_ROOT", "ONNXRUNTIME_ROOT", "CPATH", "CMAKE_PREFIX_PATH")
+    return run_tool(*command, environment={**kept, **variables}, timeout=timeout)
 
 
 # --- how the headers are found: the configure step alone -----------------------------------------------------------
@@ -52,7 +36,7 @@ def run(*command: str | Path, timeout: float = 300, **variables: str) -> subproc
 def configure(build: Path, *options: str, **variables: str) -> tuple[int, str]:
     """Configure without CUDA, downloads or the system's folders: every machine behaves the same here."""
     done = run(
-        *(*CMAKE, "-S", PLUGINS, "-B", build, "-DLIT_DEPLOY_CUDA=OFF", "-DLIT_DEPLOY_TESTS=OFF"),
+        *("cmake", *GENERATOR, "-S", PLUGINS, "-B", build, "-DLIT_DEPLOY_CUDA=OFF", "-DLIT_DEPLOY_TESTS=OFF"),
         *("-DLIT_DEPLOY_DOWNLOAD_HEADERS=OFF", "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF", *options),
         **{"XDG_CACHE_HOME": str(build / "cache"), **variables},
     )
@@ -72,6 +56,7 @@ def write_headers(folder: Path, version: str, interface: str = "IPluginV3OneBuil
 
 
 @needs_cmake
+@needs_compiler
 def test_configure_without_headers_succeeds_and_says_so(tmp_path: Path) -> None:
     code, output = configure(tmp_path / "build")
     assert code == 0, output
@@ -82,6 +67,7 @@ def test_configure_without_headers_succeeds_and_says_so(tmp_path: Path) -> None:
 
 
 @needs_cmake
+@needs_compiler
 def test_wrong_and_old_roots_are_errors(tmp_path: Path) -> None:
     code, output = configure(tmp_path / "build", TensorRT_ROOT=str(tmp_path))
     assert code != 0
@@ -93,6 +79,7 @@ def test_wrong_and_old_roots_are_errors(tmp_path: Path) -> None:
 
 
 @needs_cmake
+@needs_compiler
 def test_headers_without_cuda_are_not_enough(tmp_path: Path) -> None:
     root = write_headers(tmp_path / "root" / "include", "11.1.0").parent
     code, output = configure(tmp_path / "build", TensorRT_ROOT=str(root))
@@ -102,6 +89,7 @@ def test_headers_without_cuda_are_not_enough(tmp_path: Path) -> None:
 
 
 @needs_cmake
+@needs_compiler
 def test_headers_of_a_cmake_package_are_found(tmp_path: Path) -> None:
     headers = write_headers(tmp_path / "root" / "include", "11.2.1")
     package = tmp_path / "root" / "lib" / "cmake" / "TensorRT-Enterprise"
@@ -116,6 +104,7 @@ def test_headers_of_a_cmake_package_are_found(tmp_path: Path) -> None:
 
 
 @needs_cmake
+@needs_compiler
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git: apt-get install git")
 def test_fetching_takes_the_pinned_commit_or_nothing(tmp_path: Path) -> None:
     """A repository that holds other headers under the right name is not trusted."""
@@ -163,7 +152,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"no {program}, which the TensorRT plugin is built with")
     build = tmp_path_factory.mktemp("tensorrt")
     configured = run(
-        *(*CMAKE, "-S", PLUGINS, "-B", build, f"-DTensorRT_ROOT={headers}", "-DLIT_DEPLOY_CUDA=ON"),
+        *("cmake", *GENERATOR, "-S", PLUGINS, "-B", build, f"-DTensorRT_ROOT={headers}", "-DLIT_DEPLOY_CUDA=ON"),
         *("-DCMAKE_CUDA_ARCHITECTURES=90", "-DLIT_DEPLOY_DOWNLOAD_HEADERS=OFF"),
         f"-DPython3_EXECUTABLE={sys.executable}",
     )

@@ -148,25 +148,7 @@ class OnnxRuntimeSession(BackEnd):
             )
 
     def _library(self) -> Path | None:
-        if self._options.library is False:
-            return None
-        found = native.find_library()
-        if found is None and (self._options.library or native.named_library()):
-            searched = ", ".join(map(str, native.searched_paths()))
-            raise MissingDependency(
-                f"the lit-deploy custom-op library was not found (searched {searched}); "
-                f"build it: {native.BUILD_COMMAND}, or set {native.ENVIRONMENT_VARIABLE}"
-            )
-        if found is not None and self._options.device == "cuda" and not native.has_cuda_kernel(found):
-            # Its CPU kernel would copy every token map to the host and back; the function stays on the device.
-            if self._options.library:
-                raise MissingDependency(
-                    f"{found} holds no CUDA kernel for this GPU and driver; build it again where nvcc is found: "
-                    f"{native.BUILD_COMMAND}, "
-                    "or leave the library out"
-                )
-            return None
-        return found
+        return native.choose_library(self._options.library, self._options.device)
 
 
 def _specs(values: Any) -> tuple[TensorSpec, ...]:

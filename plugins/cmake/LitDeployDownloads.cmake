@@ -13,6 +13,24 @@ function(lit_deploy_cache_folder output)
   set(${output} "${base}/lit-deploy" PARENT_SCOPE)
 endfunction()
 
+# Downloads a file and checks it. Sets `reason` to "", or to what was in the way; there is no file then.
+function(lit_deploy_download url sha256 file reason)
+  set(${reason} "" PARENT_SCOPE)
+  file(DOWNLOAD ${url} ${file} TIMEOUT 120 INACTIVITY_TIMEOUT 10 STATUS status TLS_VERIFY ON)
+  list(GET status 0 code)
+  if(NOT code EQUAL 0)
+    list(GET status 1 problem)
+    file(REMOVE ${file})
+    set(${reason} "could not download ${url}: ${problem}" PARENT_SCOPE)
+    return()
+  endif()
+  file(SHA256 ${file} received)
+  if(NOT received STREQUAL sha256)
+    file(REMOVE ${file})
+    set(${reason} "refused ${url}: its SHA-256 is ${received}, expected ${sha256}" PARENT_SCOPE)
+  endif()
+endfunction()
+
 # Downloads a package from the mirror that this machine's own apt uses, once. Sets `folder` to where it is unpacked, or
 # to "" and `reason` to what was in the way.
 function(lit_deploy_from_debian package file folder reason)

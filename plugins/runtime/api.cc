@@ -166,17 +166,30 @@ void check_batch(const lit_model_info& info, int64_t batch, int64_t least) {
                                                          std::to_string(info.max_batch));
 }
 
-// Runs `batch` dense images of pixels, whatever type the file takes.
-void run_pixels(lit_context& context, const uint8_t* pixels, int64_t batch, lit_output* output) {
+// Runs `batch` images of pixels, with strides as in lit_tensor, whatever type the file takes.
+void run_pixels(lit_context& context, const uint8_t* pixels, int64_t batch, ptrdiff_t row_stride,
+                ptrdiff_t image_stride, lit_output* output) {
   const lit_input_spec& spec = context.network->info.input;
-  if (spec.type == LIT_UINT8) return context.runner->run(pixels, batch, output);
-  const size_t size = size_t{3} * spec.height * spec.width;
-  context.floats.resize(size * batch);
-  for (int64_t i = 0; i < batch; ++i) {
-    lit_deploy::runtime::normalize(spec, pixels + i * size, ptrdiff_t{3} * spec.width,
-                                   context.floats.data() + i * size);
+  const ptrdiff_t row_bytes = ptrdiff_t{3} * spec.width;
+  const size_t size = static_cast<size_t>(spec.height * row_bytes);
+  if (spec.type == LIT_FLOAT32) {
+    context.floats.resize(size * batch);
+    for (int64_t i = 0; i < batch; ++i) {
+      lit_deploy::runtime::normalize(spec, pixels + i * image_stride, row_stride, context.floats.data() + i * size);
+    }
+    return context.runner->run(context.floats.data(), batch, output);
   }
-  context.runner->run(context.floats.data(), batch, output);
+  if (row_stride != row_bytes || image_stride != spec.height * row_bytes) {
+    context.pixels.resize(size * batch);
+    uint8_t* target = context.pixels.data();
+    for (int64_t i = 0; i < batch; ++i) {
+      for (int32_t y = 0; y < spec.height; ++y, target += row_bytes) {
+        std::memcpy(target, pixels + i * image_stride + y * row_stride, row_bytes);
+      }
+    }
+    pixels = context.pixels.data();
+  }
+  context.runner->run(pixels, batch, output);
 }
 
 // `count` steps of `stride` bytes must stay within half of what a ptrdiff_t holds, so that two such sums do within all.
@@ -208,18 +221,7 @@ void run_tensor(lit_context& context, const lit_tensor& input, lit_output* outpu
   check_reach("row_stride", row_stride, spec.height);
   const ptrdiff_t image_stride = input.image_stride == 0 ? spec.height * row_stride : input.image_stride;
   check_reach("image_stride", image_stride, input.batch);
-  const auto* pixels = static_cast<const uint8_t*>(input.data);
-  if (row_stride != row_bytes || image_stride != spec.height * row_bytes) {
-    context.pixels.resize(static_cast<size_t>(input.batch) * spec.height * row_bytes);
-    uint8_t* target = context.pixels.data();
-    for (int64_t i = 0; i < input.batch; ++i) {
-      for (int32_t y = 0; y < spec.height; ++y, target += row_bytes) {
-        std::memcpy(target, pixels + i * image_stride + y * row_stride, row_bytes);
-      }
-    }
-    pixels = context.pixels.data();
-  }
-  run_pixels(context, pixels, input.batch, output);
+  run_pixels(context, static_cast<const uint8_t*>(input.data), input.batch, row_stride, image_stride, output);
 }
 
 void run_images(lit_context& context, const lit_image* images, size_t count, lit_output* output) {
@@ -238,7 +240,8 @@ void run_images(lit_context& context, const lit_image* images, size_t count, lit
   for (size_t i = count; i < batch; ++i) {
     std::memcpy(context.pixels.data() + i * size, context.pixels.data() + (count - 1) * size, size);
   }
-  run_pixels(context, context.pixels.data(), static_cast<int64_t>(batch), output);
+  run_pixels(context, context.pixels.data(), static_cast<int64_t>(batch), ptrdiff_t{3} * info.input.width,
+             static_cast<ptrdiff_t>(size), output);
   output->batch = static_cast<int64_t>(count);
 }
 

@@ -6,13 +6,13 @@
 #include "error.h"
 #include "json_fields.h"
 #include "onnx_metadata.h"
+#include "preprocess.h"
 
 namespace lit_deploy::runtime {
 namespace {
 
 constexpr const char* kMetadataKey = "lit_deploy.manifest";  // MANIFEST_KEY of lit_deploy/artifact.py
 constexpr int64_t kOpVersion = 1;                            // OP_VERSION of lit_deploy/specs.py
-constexpr int64_t kMostPixels = 1 << 14;                     // a side of the network's input
 constexpr int64_t kAny = std::numeric_limits<int32_t>::max();
 
 // Three numbers between `least` and `most`; the bounds are those of lit_deploy/specs.py.
@@ -29,8 +29,8 @@ void read_channels(const Fields& fields, const char* key, double least, double m
 lit_input_spec parse_input(const Fields& fields) {
   lit_input_spec spec{};
   spec.type = fields.choice("kind", {"uint8", "float"}) == 0 ? LIT_UINT8 : LIT_FLOAT32;
-  spec.height = static_cast<int32_t>(fields.integer("height", 1, kMostPixels));
-  spec.width = static_cast<int32_t>(fields.integer("width", 1, kMostPixels));
+  spec.height = static_cast<int32_t>(fields.integer("height", 1, kMaxSide));
+  spec.width = static_cast<int32_t>(fields.integer("width", 1, kMaxSide));
   spec.resize = static_cast<int32_t>(fields.integer("resize", 1, 16 * int64_t{std::max(spec.height, spec.width)}));
   spec.interpolation = fields.choice("interpolation", {"bicubic", "bilinear"}) == 0 ? LIT_BICUBIC : LIT_BILINEAR;
   read_channels(fields, "mean", -1e4, 1e4, spec.mean);
@@ -80,6 +80,34 @@ Manifest parse(const Json& document, const std::string& path) {
 }
 
 }  // namespace
+
+bool TensorSpec::agrees(const TensorSpec& other) const {
+  if (name != other.name || dtype != other.dtype || shape.size() != other.shape.size()) return false;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] >= 0 && other.shape[i] >= 0 && shape[i] != other.shape[i]) return false;
+  }
+  return true;
+}
+
+std::string TensorSpec::text() const {
+  std::string sizes;
+  for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + (size < 0 ? "batch" : std::to_string(size));
+  return dtype + " " + name + " [" + sizes + "]";
+}
+
+TensorSpec promised_input(const Manifest& manifest) {
+  const int64_t batch = manifest.batch == 0 ? -1 : manifest.batch;
+  const lit_input_spec& spec = manifest.input;
+  if (spec.type == LIT_UINT8) return {kInputName, "uint8", {batch, spec.height, spec.width, 3}};
+  return {kInputName, "float32", {batch, 3, spec.height, spec.width}};
+}
+
+std::vector<TensorSpec> promised_outputs(const Manifest& manifest) {
+  const int64_t batch = manifest.batch == 0 ? -1 : manifest.batch;
+  std::vector<TensorSpec> outputs = {{manifest.scores_name(), "float32", {batch, manifest.scores()}}};
+  if (manifest.output == LIT_TOP5) outputs.push_back({"classes", "int64", {batch, manifest.scores()}});
+  return outputs;
+}
 
 Manifest parse_manifest(const std::string& json, const std::string& path) {
   try {

@@ -10,6 +10,17 @@
 
 namespace lit_deploy::runtime {
 
+// An input or output of a network.
+struct TensorSpec {
+  std::string name;
+  std::string dtype;           // as NumPy names it
+  std::vector<int64_t> shape;  // -1: dynamic
+
+  // Whether name, type, rank and all sizes that both fix agree.
+  bool agrees(const TensorSpec& other) const;
+  std::string text() const;  // "float32 logits [batch, 1000]", for messages
+};
+
 struct Manifest {
   std::string json;  // all of it, as it was read
   std::string name;
@@ -31,6 +42,10 @@ struct Manifest {
 };
 
 inline constexpr const char* kInputName = "images";
+
+// The input and the outputs that a manifest promises, those of layers left out.
+TensorSpec promised_input(const Manifest& manifest);
+std::vector<TensorSpec> promised_outputs(const Manifest& manifest);
 
 // Reads a manifest's JSON; `path` is for messages. Throws LIT_BAD_MODEL (damaged, impossible values) or
 // LIT_WRONG_VERSION (a newer layout, another version of the operator).

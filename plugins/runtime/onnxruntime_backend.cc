@@ -15,26 +15,14 @@
 namespace lit_deploy::runtime {
 namespace {
 
-struct Tensor {
-  const char* name;
-  ONNXTensorElementDataType type;
-  std::vector<int64_t> shape;  // -1: the batch, where it is dynamic
-};
-
-std::vector<Tensor> promised_inputs(const Manifest& manifest) {
-  const lit_input_spec& input = manifest.input;
-  const int64_t batch = manifest.batch == 0 ? -1 : manifest.batch;
-  if (input.type == LIT_UINT8) {
-    return {{kInputName, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, {batch, input.height, input.width, 3}}};
+// As NumPy names it.
+const char* dtype_of(ONNXTensorElementDataType type) {
+  switch (type) {
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: return "float32";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "uint8";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return "int64";
+    default: return "a type that no manifest promises";
   }
-  return {{kInputName, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, {batch, 3, input.height, input.width}}};
-}
-
-std::vector<Tensor> promised_outputs(const Manifest& manifest) {
-  const std::vector<int64_t> shape = {manifest.batch == 0 ? -1 : manifest.batch, manifest.scores()};
-  std::vector<Tensor> outputs = {{manifest.scores_name(), ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, shape}};
-  if (manifest.output == LIT_TOP5) outputs.push_back({"classes", ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, shape});
-  return outputs;
 }
 
 // Whether ONNX Runtime's int8 kernels, left to themselves, add pairs of products in 16 bits and clip what does not fit:
@@ -95,12 +83,12 @@ class OnnxRuntimeBackend : public Backend {
         path_(path),
         session_(nullptr, runtime_.api->ReleaseSession),
         cpu_memory_(nullptr, runtime_.api->ReleaseMemoryInfo),
-        inputs_(promised_inputs(manifest)),
+        input_(promised_input(manifest)),
         outputs_(promised_outputs(manifest)) {
     if (manifest.batch != 0) min_batch_ = max_batch_ = manifest.batch;
     const std::string operators = find_operators(manifest, options);
     create_session(manifest, options, operators);
-    check_tensors(inputs_, runtime_.api->SessionGetInputCount, runtime_.api->SessionGetInputName,
+    check_tensors({input_}, runtime_.api->SessionGetInputCount, runtime_.api->SessionGetInputName,
                   runtime_.api->SessionGetInputTypeInfo);
     check_tensors(outputs_, runtime_.api->SessionGetOutputCount, runtime_.api->SessionGetOutputName,
                   runtime_.api->SessionGetOutputTypeInfo);
@@ -180,17 +168,34 @@ class OnnxRuntimeBackend : public Backend {
 
   // Throws when the graph's inputs or outputs are not those that the manifest promises.
   template <typename Count, typename Name, typename TypeInfo>
-  void check_tensors(const std::vector<Tensor>& promised, Count count, Name name, TypeInfo type_info) const {
+  void check_tensors(const std::vector<TensorSpec>& promised, Count count, Name name, TypeInfo type_info) const {
     size_t found = 0;
     check(count(session_.get(), &found), LIT_BAD_MODEL);
     bool same = found == promised.size();
-    for (size_t i = 0; same && i < found; ++i) {
-      same = tensor_name(i, name) == promised[i].name && tensor_fits(i, type_info, promised[i]);
-    }
+    for (size_t i = 0; same && i < found; ++i) same = tensor(i, name, type_info).agrees(promised[i]);
     if (!same) {
       throw Error(LIT_BAD_MODEL,
                   "the graph of " + path_ + " has other inputs or outputs than its manifest promises; export it again");
     }
+  }
+
+  // An input or output of the graph; without a shape where it is no tensor at all.
+  template <typename Name, typename TypeInfo>
+  TensorSpec tensor(size_t index, Name name, TypeInfo type_info) const {
+    const OrtApi* api = runtime_.api;
+    OrtTypeInfo* made = nullptr;
+    check(type_info(session_.get(), index, &made), LIT_BAD_MODEL);
+    const OrtOwned<OrtTypeInfo> info(made, api->ReleaseTypeInfo);
+    const OrtTensorTypeAndShapeInfo* described = nullptr;
+    check(api->CastTypeInfoToTensorInfo(made, &described), LIT_BAD_MODEL);
+    if (described == nullptr) return {tensor_name(index, name), "no tensor", {}};
+    ONNXTensorElementDataType type;
+    size_t rank = 0;
+    check(api->GetTensorElementType(described, &type), LIT_BAD_MODEL);
+    check(api->GetDimensionsCount(described, &rank), LIT_BAD_MODEL);
+    std::vector<int64_t> shape(rank);
+    check(api->GetDimensions(described, shape.data(), rank), LIT_BAD_MODEL);
+    return {tensor_name(index, name), dtype_of(type), std::move(shape)};
   }
 
   template <typename Name>
@@ -206,34 +211,12 @@ class OnnxRuntimeBackend : public Backend {
     return text;
   }
 
-  template <typename TypeInfo>
-  bool tensor_fits(size_t index, TypeInfo type_info, const Tensor& promised) const {
-    const OrtApi* api = runtime_.api;
-    OrtTypeInfo* made = nullptr;
-    check(type_info(session_.get(), index, &made), LIT_BAD_MODEL);
-    const OrtOwned<OrtTypeInfo> info(made, api->ReleaseTypeInfo);
-    const OrtTensorTypeAndShapeInfo* tensor = nullptr;
-    check(api->CastTypeInfoToTensorInfo(made, &tensor), LIT_BAD_MODEL);
-    if (tensor == nullptr) return false;  // no tensor at all
-    ONNXTensorElementDataType type;
-    size_t rank = 0;
-    check(api->GetTensorElementType(tensor, &type), LIT_BAD_MODEL);
-    check(api->GetDimensionsCount(tensor, &rank), LIT_BAD_MODEL);
-    if (type != promised.type || rank != promised.shape.size()) return false;
-    std::vector<int64_t> shape(rank);
-    check(api->GetDimensions(tensor, shape.data(), rank), LIT_BAD_MODEL);
-    for (size_t i = 0; i < rank; ++i) {  // what either leaves open is checked at every run
-      if (shape[i] >= 0 && promised.shape[i] >= 0 && shape[i] != promised.shape[i]) return false;
-    }
-    return true;
-  }
-
   const OnnxRuntime& runtime_;
   const std::string path_;
   OrtOwned<OrtSession> session_;
   OrtOwned<OrtMemoryInfo> cpu_memory_;
-  const std::vector<Tensor> inputs_;
-  const std::vector<Tensor> outputs_;
+  const TensorSpec input_;
+  const std::vector<TensorSpec> outputs_;
 };
 
 void OnnxRuntimeContext::release_outputs() {
@@ -245,22 +228,25 @@ void OnnxRuntimeContext::release_outputs() {
 void OnnxRuntimeContext::run(const void* input, int64_t batch, lit_output* output) {
   const OrtApi* api = backend_.runtime_.api;
   release_outputs();
-  const Tensor& taken = backend_.inputs_.front();
+  const TensorSpec& taken = backend_.input_;
+  const bool floats = taken.dtype == "float32";
   std::vector<int64_t> shape = taken.shape;
   shape[0] = batch;
-  size_t bytes = taken.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? sizeof(float) : 1;
+  size_t bytes = floats ? sizeof(float) : 1;
   for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
   OrtValue* made = nullptr;
   // const_cast: ONNX Runtime has no type for input that it does not write to
-  backend_.check(api->CreateTensorWithDataAsOrtValue(backend_.cpu_memory_.get(), const_cast<void*>(input), bytes,
-                                                     shape.data(), shape.size(), taken.type, &made),
+  backend_.check(api->CreateTensorWithDataAsOrtValue(
+                     backend_.cpu_memory_.get(), const_cast<void*>(input), bytes, shape.data(), shape.size(),
+                     floats ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, &made),
                  LIT_RUN_FAILED);
   const OrtOwned<OrtValue> value(made, api->ReleaseValue);
   const char* names[2] = {};
   const size_t count = backend_.outputs_.size();
-  for (size_t i = 0; i < count; ++i) names[i] = backend_.outputs_[i].name;
+  for (size_t i = 0; i < count; ++i) names[i] = backend_.outputs_[i].name.c_str();
+  const char* input_name = taken.name.c_str();
   const OrtValue* inputs[] = {made};
-  backend_.check(api->Run(backend_.session_.get(), nullptr, &taken.name, inputs, 1, names, count, values_.data()),
+  backend_.check(api->Run(backend_.session_.get(), nullptr, &input_name, inputs, 1, names, count, values_.data()),
                  LIT_RUN_FAILED);
   for (size_t i = 0; i < count; ++i) {
     OrtTensorTypeAndShapeInfo* info = nullptr;

@@ -13,7 +13,6 @@ namespace lit_deploy::runtime {
 namespace {
 
 constexpr int64_t kMaxPixels = int64_t{1} << 27;  // MAX_PIXELS of lit_deploy/preprocessing.py
-constexpr int32_t kMaxSide = 1 << 14;             // of a network's input; beyond it a size is a typing mistake
 
 std::string size_text(int64_t width, int64_t height) { return std::to_string(width) + " x " + std::to_string(height); }
 

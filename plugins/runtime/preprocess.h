@@ -9,6 +9,9 @@
 
 namespace lit_deploy::runtime {
 
+// Largest side of a network's input, pixels; beyond it a size is a typing mistake.
+inline constexpr int32_t kMaxSide = 1 << 14;
+
 // lit_preprocess(), with exceptions (Error, std::bad_alloc). Pointers are not NULL; everything else is checked here.
 void preprocess(const lit_input_spec& spec, const lit_image& image, uint8_t* pixels);
 

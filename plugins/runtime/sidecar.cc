@@ -105,20 +105,6 @@ std::string quoted(const std::string& word) {
 
 }  // namespace
 
-bool TensorSpec::agrees(const TensorSpec& other) const {
-  if (name != other.name || dtype != other.dtype || shape.size() != other.shape.size()) return false;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    if (shape[i] >= 0 && other.shape[i] >= 0 && shape[i] != other.shape[i]) return false;
-  }
-  return true;
-}
-
-std::string TensorSpec::text() const {
-  std::string sizes;
-  for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + (size < 0 ? "batch" : std::to_string(size));
-  return dtype + " " + name + " [" + sizes + "]";
-}
-
 Sidecar read_sidecar(const std::string& engine) {
   if (!is_file(engine)) {
     throw Error(LIT_FILE_ERROR,

@@ -12,16 +12,6 @@
 
 namespace lit_deploy::runtime {
 
-struct TensorSpec {
-  std::string name;
-  std::string dtype;           // as NumPy names it
-  std::vector<int64_t> shape;  // -1: dynamic
-
-  // Whether name, type, rank and all sizes that both fix agree.
-  bool agrees(const TensorSpec& other) const;
-  std::string text() const;  // "float32 logits [batch, 1000]", for messages
-};
-
 // The plugin that an engine calls.
 struct EnginePlugin {
   std::string name, version, name_space;

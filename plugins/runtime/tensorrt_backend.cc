@@ -108,20 +108,6 @@ const char* dtype_of(nvinfer1::DataType type) {
   }
 }
 
-TensorSpec input_of(const Manifest& manifest) {
-  const int64_t batch = manifest.batch == 0 ? -1 : manifest.batch;
-  const lit_input_spec& spec = manifest.input;
-  if (spec.type == LIT_UINT8) return {kInputName, "uint8", {batch, spec.height, spec.width, 3}};
-  return {kInputName, "float32", {batch, 3, spec.height, spec.width}};
-}
-
-std::vector<TensorSpec> outputs_of(const Manifest& manifest) {
-  const int64_t batch = manifest.batch == 0 ? -1 : manifest.batch;
-  std::vector<TensorSpec> outputs = {{manifest.scores_name(), "float32", {batch, manifest.scores()}}};
-  if (manifest.output == LIT_TOP5) outputs.push_back({"classes", "int64", {batch, manifest.scores()}});
-  return outputs;
-}
-
 Engine::Engine(const std::string& path, Sidecar sidecar, const Options& options)
     : Engine(path, sidecar, options, preflight(path, sidecar, options)) {}
 
@@ -230,8 +216,8 @@ void Engine::check_tensors() {
     throw Error(LIT_BAD_MODEL,
                 path_ + " has " + found + ", its sidecar promises " + promised + "; " + rebuild(path_, sidecar_));
   };
-  const TensorSpec input = input_of(sidecar_.manifest);
-  std::vector<TensorSpec> wanted = outputs_of(sidecar_.manifest);
+  const TensorSpec input = promised_input(sidecar_.manifest);
+  std::vector<TensorSpec> wanted = promised_outputs(sidecar_.manifest);
   wanted.insert(wanted.begin(), input);
   std::vector<TensorSpec> promised = sidecar_.inputs;
   expect(promised.size() == 1, std::to_string(promised.size()) + " inputs", "1 in its manifest");

@@ -58,14 +58,17 @@ void EngineContext::run(const void* input, int64_t batch, int profile, lit_outpu
   forget_errors();
   prepare(batch, profile);
   const CudaDriver& cuda = cuda_driver();
-  std::memcpy(buffer(loaded_.input).host(), input, size(loaded_.input));
-  buffer(loaded_.input).upload(size(loaded_.input), stream_);
+  const size_t in = index(loaded_.input);
+  std::memcpy(buffers_[in].host(), input, sizes_[in]);
+  buffers_[in].upload(sizes_[in], stream_);
   launch();
-  buffer(loaded_.scores).download(size(loaded_.scores), stream_);
-  if (!loaded_.classes.empty()) buffer(loaded_.classes).download(size(loaded_.classes), stream_);
+  const size_t scores = index(loaded_.scores);
+  const size_t classes = loaded_.classes.empty() ? scores : index(loaded_.classes);
+  buffers_[scores].download(sizes_[scores], stream_);
+  if (classes != scores) buffers_[classes].download(sizes_[classes], stream_);
   cuda.check(cuda.cuStreamSynchronize(stream_.get()), "cuStreamSynchronize");
-  output->scores = static_cast<const float*>(buffer(loaded_.scores).host());
-  if (!loaded_.classes.empty()) output->classes = static_cast<const int64_t*>(buffer(loaded_.classes).host());
+  output->scores = static_cast<const float*>(buffers_[scores].host());
+  if (classes != scores) output->classes = static_cast<const int64_t*>(buffers_[classes].host());
 }
 
 // Tells TensorRT shapes and addresses, with room in every buffer; nothing to do when they are the last ones.
@@ -78,16 +81,13 @@ void EngineContext::prepare(int64_t batch, int profile) {
             "refuses optimisation profile " + std::to_string(profile));
     profile_ = profile;
   }
-  for (size_t i = 0; i < buffers_.size(); ++i) {
-    const TensorSpec& tensor = loaded_.tensors[i];
-    if (tensor.name != loaded_.input) continue;
-    nvinfer1::Dims shape{};
-    shape.nbDims = static_cast<int32_t>(tensor.shape.size());
-    for (int d = 0; d < shape.nbDims; ++d) shape.d[d] = tensor.shape[d];
-    shape.d[0] = batch;
-    require(context_->setInputShape(tensor.name.c_str(), shape),
-            "refuses a batch of " + std::to_string(batch) + " for '" + tensor.name + "'");
-  }
+  const TensorSpec& input = loaded_.tensors[index(loaded_.input)];
+  nvinfer1::Dims wanted{};
+  wanted.nbDims = static_cast<int32_t>(input.shape.size());
+  for (int d = 0; d < wanted.nbDims; ++d) wanted.d[d] = input.shape[d];
+  wanted.d[0] = batch;
+  require(context_->setInputShape(input.name.c_str(), wanted),
+          "refuses a batch of " + std::to_string(batch) + " for '" + input.name + "'");
   for (size_t i = 0; i < buffers_.size(); ++i) {
     const TensorSpec& tensor = loaded_.tensors[i];
     const char* name = tensor.name.c_str();
@@ -140,16 +140,10 @@ void EngineContext::drop_graph() {
   graph_ = nullptr;
 }
 
-Buffer& EngineContext::buffer(const std::string& name) {
+size_t EngineContext::index(const std::string& name) const {
   size_t i = 0;
   while (loaded_.tensors[i].name != name) ++i;
-  return buffers_[i];
-}
-
-size_t EngineContext::size(const std::string& name) const {
-  size_t i = 0;
-  while (loaded_.tensors[i].name != name) ++i;
-  return sizes_[i];
+  return i;
 }
 
 }  // namespace lit_deploy::runtime

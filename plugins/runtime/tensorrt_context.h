@@ -52,8 +52,7 @@ class EngineContext {
   void enqueue();
   CUgraphExec capture();
   void drop_graph();
-  Buffer& buffer(const std::string& name);
-  size_t size(const std::string& name) const;
+  size_t index(const std::string& name) const;  // of a tensor
 
   const LoadedEngine& loaded_;
   Stream stream_;

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from lit_deploy.native import RUNTIME_BUILD_COMMAND, runtime_path
 from lit_deploy.specs import InputSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARY = Path(os.environ.get("LIT_DEPLOY_RUNTIME") or ROOT / "build" / "native" / "liblit_deploy_runtime.so")
-BUILD_COMMAND = "cmake -S plugins -B build/native && cmake --build build/native"
+LIBRARY = Path(os.environ.get("LIT_DEPLOY_RUNTIME") or runtime_path())
 
-needs_runtime = pytest.mark.skipif(not LIBRARY.is_file(), reason=f"{LIBRARY} is not built: {BUILD_COMMAND}")
+needs_runtime = pytest.mark.skipif(not LIBRARY.is_file(), reason=f"{LIBRARY} is not built: {RUNTIME_BUILD_COMMAND}")
 
 STATUSES = (
     "LIT_OK", "LIT_INVALID_ARGUMENT", "LIT_FILE_ERROR", "LIT_BAD_MODEL", "LIT_NOT_SUPPORTED", "LIT_LIBRARY_NOT_FOUND",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from native_build import GENERATOR, environment_without, needs_cmake, needs_compiler, run_tool
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 ISAS = {
@@ -17,37 +17,18 @@ ISAS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx2", "-mfma", "-mf16c"],
 }
-# Tools that pip installed lie beside this interpreter, which need not be on the PATH.
-SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
-pytestmark = [
-    pytest.mark.skipif(
-        shutil.which("cmake", path=SEARCH) is None, reason="no cmake: apt-get install cmake, or pip install cmake"
-    ),
-    pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: apt-get install g++"),
-]
+pytestmark = [needs_cmake, needs_compiler]
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a command without the caller's ONNX Runtime headers; stdout and stderr together."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("ONNXRUNTIME_ROOT", "CPATH")}
-    environment["PATH"] = SEARCH
-    program = shutil.which(str(command[0]), path=SEARCH) or str(command[0])
-    return subprocess.run(
-        [program, *map(str, command[1:])],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_tool(*command, environment=environment_without("ONNXRUNTIME_ROOT", "CPATH"))
 
 
 def configure(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Configure with the tests, and with this interpreter for the golden data."""
-    generator = ["-G", "Ninja"] if shutil.which("ninja", path=SEARCH) else []
-    return run("cmake", *generator, "-S", PLUGINS, "-B", build, f"-DPython3_EXECUTABLE={sys.executable}", *options)
+    return run("cmake", *GENERATOR, "-S", PLUGINS, "-B", build, f"-DPython3_EXECUTABLE={sys.executable}", *options)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exported import export_of, needs_library
+from native_build import GENERATOR, environment_without, needs_cmake, run_tool
 from numpy.typing import NDArray
 from runtime_library import LIBRARY, ROOT, needs_runtime
 from runtime_models import Arrays, needs_onnxruntime
@@ -26,16 +25,13 @@ from lit_deploy.runtime.session import SessionOptions, open_session
 TESTS = ROOT / "plugins" / "tests"
 BUILD = LIBRARY.resolve().parent
 THREADS = 8
-SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 CheckpointFile = Callable[[str], Path]
 
 pytestmark = [
     needs_runtime,
     needs_onnxruntime,
     pytest.mark.skipif(not (BUILD / "cmake_install.cmake").is_file(), reason=f"{BUILD} is no build folder to install"),
-    pytest.mark.skipif(
-        shutil.which("cmake", path=SEARCH) is None, reason="no cmake: apt-get install cmake, or pip install cmake"
-    ),
+    needs_cmake,
     pytest.mark.skipif(
         shutil.which("cc") is None or shutil.which("c++") is None, reason="no compiler: apt-get install g++"
     ),
@@ -44,17 +40,8 @@ pytestmark = [
 
 def run(*command: str | Path, **environment: str) -> str:
     """Run a command that must succeed; its output."""
-    program = shutil.which(str(command[0]), path=SEARCH) or str(command[0])
-    kept = {k: v for k, v in os.environ.items() if k not in ("CPATH", "LIT_DEPLOY_LIBRARY", "LD_LIBRARY_PATH")}
-    done = subprocess.run(
-        [program, *map(str, command[1:])],
-        env={**kept, "PATH": SEARCH, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    kept = environment_without("CPATH", "LIT_DEPLOY_LIBRARY", "LD_LIBRARY_PATH")
+    done = run_tool(*command, environment={**kept, **environment}, timeout=120)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -71,12 +58,11 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def consumers(prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Programs by language."""
     folder = tmp_path_factory.mktemp("consumers")
-    generator = ["-G", "Ninja"] if shutil.which("ninja", path=SEARCH) else []
     programs = {}
     for language in ("c", "cpp"):
         build = folder / language
         source = TESTS / f"consumer_{language}"
-        run("cmake", *generator, "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
+        run("cmake", *GENERATOR, "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}")
         run("cmake", "--build", build)
         programs[language] = build / "consumer"
     return programs

@@ -10,13 +10,13 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from exported import export_of
 from fake_tensorrt import write_engine
+from native_build import GENERATOR, needs_cmake, needs_compiler, run_tool
 from runtime_library import ROOT
 from runtime_models import UINT8, micro, micro_manifest, needs_onnxruntime
 
@@ -24,40 +24,23 @@ from lit_deploy.artifact import read_manifest
 from lit_deploy.native import find_onnxruntime_library
 from lit_deploy.sidecar import sidecar_path
 
-SEARCH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 SUPPRESSIONS = ROOT / "plugins" / "tests" / "runtime_tsan.supp"
 CheckpointFile = Callable[[str], Path]
 
-pytestmark = [
-    needs_onnxruntime,
-    pytest.mark.skipif(
-        shutil.which("cmake", path=SEARCH) is None, reason="no cmake: apt-get install cmake, or pip install cmake"
-    ),
-    pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler: apt-get install g++"),
-]
+pytestmark = [needs_onnxruntime, needs_cmake, needs_compiler]
 
 
 def called(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command; stdout and stderr together."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LIT_DEPLOY_")}
-    named = {"PATH": SEARCH, "LIT_DEPLOY_ONNXRUNTIME": str(find_onnxruntime_library())}
-    return subprocess.run(
-        [shutil.which(str(command[0]), path=SEARCH) or str(command[0]), *map(str, command[1:])],
-        env={**kept, **named, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        timeout=300,
-        check=False,
-    )
+    kept["LIT_DEPLOY_ONNXRUNTIME"] = str(find_onnxruntime_library())
+    return run_tool(*command, environment={**kept, **environment})
 
 
 def built(folder: Path, sanitizer: str, *targets: str) -> Path:
     """A sanitizer build without optimisation, which would cost more than it saves here; its folder."""
-    generator = ["-G", "Ninja"] if shutil.which("ninja", path=SEARCH) else []
     plain = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0", f"-DLIT_DEPLOY_SANITIZE={sanitizer}")
-    configured = called("cmake", *generator, "-S", ROOT / "plugins", "-B", folder, *plain)
+    configured = called("cmake", *GENERATOR, "-S", ROOT / "plugins", "-B", folder, *plain)
     assert configured.returncode == 0, configured.stdout
     if "The C runtime is NOT built" in configured.stdout:
         pytest.skip("the C runtime cannot be built here: its headers are missing (see plugins/runtime/CMakeLists.txt)")
