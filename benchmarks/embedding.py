@@ -29,8 +29,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime
 import PIL
+from merging import quartiles
 from PIL import Image
 
 import lit_deploy
@@ -76,7 +76,8 @@ def main() -> int:
               f"{entry['pillow_over_c']['median']:.2f}x")  # fmt: skip
     report = {
         "what": "LIT-S, fp32, batch 1: time of one call of the C API beyond ONNX Runtime's Run() inside it",
-        **machine(),
+        "machine": msgspec.to_builtins(this_machine()),
+        "pillow": PIL.__version__,
         "operator_library": True,
         "calls": calls,
         "pictures": pictures,
@@ -188,24 +189,6 @@ def seconds(call: Callable[[], None]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    lower, median, upper = statistics.quantiles(values, n=4)
-    return {"median": median, "lower_quartile": lower, "upper_quartile": upper}
-
-
-def machine() -> dict[str, Any]:
-    """When, where and with which versions."""
-    return {
-        "machine": msgspec.to_builtins(this_machine()),
-        "versions": {
-            "onnxruntime": onnxruntime.__version__,
-            "pillow": PIL.__version__,
-            "lit-deploy": lit_deploy.__version__,
-        },
-    }
 
 
 if __name__ == "__main__":

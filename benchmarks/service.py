@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import http.client
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -35,14 +33,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
+from embedding import exported
 from PIL import Image
 
-from lit_deploy import __version__
-from lit_deploy.export import export_checkpoint
-from lit_deploy.exporters.onnx import OnnxOptions
-from lit_deploy.key_layout import OFFICIAL_SPECS
-from lit_deploy.native import cpuinfo, find_onnxruntime_library
-from lit_deploy.seeded import make_state, save_checkpoint, synthetic_image
+from lit_deploy.bench import this_machine
+from lit_deploy.native import find_onnxruntime_library
+from lit_deploy.seeded import synthetic_image
 
 IN_FLIGHT = 32
 CLIENTS = 200
@@ -201,7 +198,9 @@ def main() -> int:
         folder = Path(name)
         picture = folder / "photo.jpg"
         Image.fromarray(synthetic_image(6, "service", 480, 640)).save(picture)
-        result = measure(arguments.service, arguments.model or exported(folder), k6, picture, arguments.seconds)
+        result = measure(
+            arguments.service, arguments.model or exported(folder, "float"), k6, picture, arguments.seconds
+        )
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "service_cpu.json").write_text(json.dumps(result, indent=2) + "\n")
     text = markdown(result)
@@ -226,13 +225,6 @@ def faults(result: dict) -> list[str]:
     if last > first * (1 + MEMORY_GROWTH):
         found.append(f"memory grew from {first} MiB at most in the first half of the overload to {last} in the second")
     return found
-
-
-def exported(folder: Path) -> Path:
-    """LIT-S with seeded weights, as an ONNX file."""
-    save_checkpoint(make_state(OFFICIAL_SPECS["lit_s"]), folder / "lit_s.pth")
-    export_checkpoint(folder / "lit_s.pth", folder / "lit_s.onnx", OnnxOptions(), verify=False)
-    return folder / "lit_s.onnx"
 
 
 def measure(binary: Path, model: Path, k6: str, picture: Path, seconds: int) -> dict[str, object]:
@@ -267,10 +259,8 @@ def measure(binary: Path, model: Path, k6: str, picture: Path, seconds: int) -> 
     accepted = int(counters["lit_service_accepted_total"])
     since = int(total[1]) - int(after["lit_service_accepted_total"])
     return {
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpuinfo("model name"), "cores": os.cpu_count(), "system": platform.platform(terse=True)},
-        "load_average": [round(value, 1) for value in os.getloadavg()],
-        "versions": {"lit-deploy": __version__, "k6": version_of(k6), "python": platform.python_version()},
+        "machine": msgspec.to_builtins(this_machine()),
+        "k6": version_of(k6),
         "service": service.title,
         "capacity": asdict(capacity),
         "overload": asdict(overload),
@@ -306,16 +296,16 @@ def markdown(result: dict) -> str:
         times = (load["milliseconds"].get(name, 0) for name in ("p50", "p90", "p99", "max"))
         return f"| {title} | {rate} | {' | '.join(map(str, statuses))} | {' | '.join(f'{t:.0f}' for t in times)} |\n"
 
-    machine, versions, shutdown, memory = (result[k] for k in ("machine", "versions", "shutdown", "memory_mib"))
+    machine, shutdown, memory = (result[k] for k in ("machine", "shutdown", "memory_mib"))
     capacity, overload = result["capacity"], result["overload"]
     counters = result["counters"]
     images = counters["lit_service_batch_images_sum"] / max(1, counters["lit_service_batch_images_count"])
     speed = capacity["statuses"].get("200", 0) / capacity["seconds"]
-    load = result["load_average"][0]
     return (
         "# The HTTP service under load\n\n"
-        f"Written by `python benchmarks/service.py`. {machine['cpu']}, {machine['cores']} cores, {machine['system']};"
-        f" k6 {versions['k6']} on the same machine, load average {load} at the end. JPEG pictures of 640 x 480 pixels;"
+        f"Written by `python benchmarks/service.py`. {machine['cpu']}, {machine['cores']} cores, {machine['os']};"
+        f" k6 {result['k6']} on the same machine, load average"
+        f" {machine['load_average']} at the end. JPEG pictures of 640 x 480 pixels;"
         f" {result['service']}.\n\n"
         "| load | requests | 200 | 503 | no answer | p50 ms | p90 | p99 | max |\n|-|-|-:|-:|-:|-:|-:|-:|-:|\n"
         + row(f"{IN_FLIGHT} in flight, {capacity['seconds']} s", capacity)
