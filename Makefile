@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 LIBRARY := build/native/liblit_deploy_onnxruntime.so
 NATIVE_SOURCES := $(shell find plugins -type f)
 
-.PHONY: help demo test lint native bench gpu docs clean
+.PHONY: help demo test lint native bench gpu docs contract clean
 help:
 	@echo "make demo    export, verify, evaluate and measure the example models"
 	@echo "make test    lint, type check and run every test"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   write benchmarks/results/*"
 	@echo "make gpu     run and measure all that this machine's GPU can, with PYTHON=... of a PyTorch for CUDA"
 	@echo "make docs    write docs/cli.md from the command line's own help"
+	@echo "make contract  write plugins/contract.h and the JSON Schemas from what Python says"
 	@echo "make clean   remove what was built"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -22,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet cmake ninja scikit-build-core -c constraints.txt
 	@# The native library is built below, where a rebuild is incremental.
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -C wheel.cmake=false -e '.[ort,rtx,plot,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -C wheel.cmake=false -C editable.mode=inplace -e '.[export,ort,openvino,rtx,plot,test]'
 	@touch $@
 
 $(LIBRARY): $(VENV)/.installed $(NATIVE_SOURCES)
@@ -58,6 +59,9 @@ gpu:
 
 docs: $(VENV)/.installed
 	$(BIN)/typer lit_deploy.cli utils docs --name lit-deploy --output docs/cli.md
+
+contract: $(VENV)/.installed
+	$(BIN)/python -m lit_deploy.artifacts.contract
 
 clean:
 	rm -rf build demo $(VENV)

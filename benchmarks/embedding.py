@@ -34,14 +34,14 @@ from merging import quartiles
 from PIL import Image
 
 import lit_deploy
-from lit_deploy.bench import this_machine
-from lit_deploy.doctor import HEADER, HEADER_SUFFIXES, header_folders
+from lit_deploy.checkpoints.seeded import make_state, save_checkpoint, synthetic_image
+from lit_deploy.core.specs import InputSpec
 from lit_deploy.exporters.onnx import OnnxOptions
-from lit_deploy.key_layout import OFFICIAL_SPECS
-from lit_deploy.native import find_library, find_onnxruntime_library
-from lit_deploy.preprocessing import resize_and_crop
-from lit_deploy.seeded import make_state, save_checkpoint, synthetic_image
-from lit_deploy.specs import InputSpec, default_input
+from lit_deploy.images.preprocessing import resize_and_crop
+from lit_deploy.machine.facts import this_machine
+from lit_deploy.machine.native import find_library, find_onnxruntime_library
+from lit_deploy.models.families import OFFICIAL_SPECS, default_input
+from lit_deploy.workflows.doctor import HEADER, HEADER_SUFFIXES, header_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "native"

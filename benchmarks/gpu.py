@@ -35,8 +35,8 @@ import gpu_kernel_sections
 import gpu_network_sections
 from gpu_suite import ROOT, Gpu, Outcome, Section, Suite, Values, find_tool, run_section
 
-from lit_deploy import cuda
-from lit_deploy.doctor import cpu_name, installed_version
+from lit_deploy.machine import cuda
+from lit_deploy.machine.facts import cpu_name, installed_version
 
 BUDGET_SECONDS = 540.0
 """A whole run, with what it takes to end the last program, stays below ten minutes."""

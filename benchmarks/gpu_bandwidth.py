@@ -8,7 +8,7 @@
 * ``kernel``: our kernel and one matrix product.
 * ``torchvision``: transpose to channels-first, convolution for the offsets, ``deform_conv2d``, transpose back.
 * ``torchvision_channels_first``: the same without the two transposes, as in a network that is channels-first anyway.
-* ``reference``: ``lit_deploy.ops.reference`` and the same matrix product.
+* ``reference``: ``lit_deploy.ops.deformable_token_merging.reference`` and the same matrix product.
 
 Contenders take turns round by round in alternating order, over several sets of buffers that together exceed the L2
 cache, and the ratio is taken within each round. All launches of a turn are queued behind a kernel that only waits, so
@@ -39,8 +39,8 @@ from gpu_parity import CudaLauncher, Launch
 from torch import Tensor
 from torch.nn import functional
 
-from lit_deploy.errors import first_line
-from lit_deploy.ops.reference import reference, tap_major_from_conv
+from lit_deploy.core.text import first_line
+from lit_deploy.ops.deformable_token_merging.reference import reference, tap_major_from_conv
 
 BATCH = 128
 MERGES = ((56, 96, 192), (28, 192, 384), (14, 384, 768))

@@ -8,9 +8,10 @@ from pathlib import Path
 from gpu_network_sections import CLI, PACKAGE_NEEDS, benched, predicted, seeded_checkpoint, verified
 from gpu_suite import Section, SectionFailed, Skip, Suite, Values, need
 
-from lit_deploy import native, trt
-from lit_deploy.doctor import installed_version
-from lit_deploy.specs import EIGHT_BIT
+from lit_deploy.core.specs import EIGHT_BIT
+from lit_deploy.machine import native
+from lit_deploy.machine import tensorrt as trt
+from lit_deploy.machine.facts import installed_version
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 VARIANT_SECONDS = 30
@@ -84,8 +85,8 @@ def eight_bit_variants(suite: Suite) -> list[tuple[str, tuple[str, ...], tuple[s
         return []
     import numpy as np
 
-    from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
-    from lit_deploy.sidecar import computes
+    from lit_deploy.artifacts.preflight import computes
+    from lit_deploy.checkpoints.seeded import DEFAULT_SEED, synthetic_image
 
     pixels = [synthetic_image(DEFAULT_SEED, f"calibration:{index}", 224, 224) for index in range(16)]
     images = suite.work / "calibration.npz"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from gpu_suite import LAUNCHER, ROOT, SKIPPED, Section, SectionFailed, Skip, Suite, Values, find_tool, last_lines, need
 
-from lit_deploy import native
-from lit_deploy.doctor import cpp_compiler, installed_version
+from lit_deploy.machine import native
+from lit_deploy.machine.facts import cpp_compiler, installed_version
 
 HARNESS = "lit_deploy_tensorrt_harness"
 BUILT = (LAUNCHER, native.LIBRARY_NAME, native.PLUGIN_NAME, HARNESS)

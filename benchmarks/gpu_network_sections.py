@@ -11,7 +11,7 @@ from typing import Any
 
 from gpu_suite import ROOT, Section, SectionFailed, Skip, Suite, Values, last_lines, need
 
-from lit_deploy import native
+from lit_deploy.machine import native
 
 CLI = (sys.executable, "-c", "from lit_deploy.cli import main; main()")
 PACKAGE_NEEDS = ("msgspec", "numpy", "onnx", "onnxscript", "pillow", "rich", "safetensors", "torch", "typer")
@@ -76,7 +76,7 @@ def seeded_checkpoint(suite: Suite, name: str = "lit_s") -> Path:
     """An official network with seeded weights, written once per run."""
     path = suite.work / f"{name}.pth"
     if not path.exists():
-        suite.run_well([sys.executable, "-m", "lit_deploy.seeded", name, path], 60)
+        suite.run_well([sys.executable, "-m", "lit_deploy.checkpoints.seeded", name, path], 60)
     return path
 
 
@@ -97,7 +97,7 @@ def predicted(suite: Suite, path: Path, checkpoint: Path, *options: str) -> tupl
     """Classify a seeded image on the GPU, and with PyTorch on the CPU: the best classes, and why it failed."""
     from PIL import Image
 
-    from lit_deploy.seeded import DEFAULT_SEED, synthetic_image
+    from lit_deploy.checkpoints.seeded import DEFAULT_SEED, synthetic_image
 
     image, report = suite.work / "image.png", suite.work / "predict.json"
     Image.fromarray(synthetic_image(DEFAULT_SEED, "gpu", 240, 320)).save(image)

@@ -32,13 +32,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_deploy.ops.reference import reference, tap_major_from_conv
+from lit_deploy.ops.deformable_token_merging.reference import reference, tap_major_from_conv
 
 GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "data" / "dcn.npz"
 EXACT = 5e-6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ELEMENTS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-"""CudaElement of plugins/kernels/deformable_token_merging_cuda.h."""
+"""CudaElement of plugins/kernels/deformable_token_merging/cuda.h."""
 GUARD = 64
 """Elements on either side of the output that a launch must leave alone."""
 GUARD_VALUE = 7.0

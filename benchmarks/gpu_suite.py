@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lit_deploy import native, trt
-from lit_deploy.doctor import installed_version
-from lit_deploy.errors import LitDeployError, first_line
+from lit_deploy.core.errors import LitDeployError
+from lit_deploy.core.text import first_line
+from lit_deploy.machine import native
+from lit_deploy.machine import tensorrt as trt
+from lit_deploy.machine.facts import installed_version
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = "liblit_deploy_cuda.so"

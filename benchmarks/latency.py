@@ -19,12 +19,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lit_deploy import report
-from lit_deploy.artifact import Manifest, manifest_of, metadata_of, set_manifest
-from lit_deploy.bench import run_bench
-from lit_deploy.contenders import Contender, default_contenders
-from lit_deploy.errors import LitDeployError
-from lit_deploy.key_layout import mac_count
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.onnx_file import manifest_of, metadata_of, set_manifest
+from lit_deploy.bench.contenders import Contender, default_contenders
+from lit_deploy.bench.run import run_bench
+from lit_deploy.core.errors import LitDeployError
+from lit_deploy.core.files import write_text
+from lit_deploy.models.layout import mac_count
+from lit_deploy.report.bench import bench_markdown, bench_table
+from lit_deploy.report.charts import bench_plot, check_chart
+from lit_deploy.report.terminal import as_json, show, steps
 
 FLOOR = "matrix products only (floor)"
 
@@ -38,8 +42,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        report.check_chart(arguments.folder / "latency_cpu.png")
-        with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as folder, report.steps() as progress:
+        check_chart(arguments.folder / "latency_cpu.png")
+        with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as folder, steps() as progress:
             contenders = default_contenders(Path(folder), progress=progress)
             exported = next(Path(c.source) for c in contenders if c.kind == "onnxruntime-stock")
             floor, macs, whole = matrix_products(onnx.load(exported))
@@ -51,13 +55,13 @@ def main() -> int:
             f"The floor computes {macs / 1e9:.3f} of the network's {whole / 1e9:.3f} GMACs per image; the rest are the "
             "offset branches inside the operator.\n"
         )
-        report.write_text(report.as_json(result), arguments.folder / "latency_cpu.json")
-        report.write_text(f"{report.bench_markdown(result)}\n{note}", arguments.folder / "latency_cpu.md")
-        report.bench_plot(result, arguments.folder / "latency_cpu.png")
+        write_text(as_json(result), arguments.folder / "latency_cpu.json")
+        write_text(f"{bench_markdown(result)}\n{note}", arguments.folder / "latency_cpu.md")
+        bench_plot(result, arguments.folder / "latency_cpu.png")
     except LitDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    report.show(report.bench_table(result))
+    show(bench_table(result))
     print(note, end="")
     return 0
 

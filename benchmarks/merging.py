@@ -32,8 +32,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lit_deploy.native import find_library
-from lit_deploy.ops.schema import DOMAIN, OP_TYPE
+from lit_deploy.machine.native import find_library
+from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 
 Array = NDArray[np.float32]
 

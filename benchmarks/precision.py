@@ -25,21 +25,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from precision_speed import Profile, export_8bit, export_timed, measure_profiles, measure_speed, profiles_markdown
 
-from lit_deploy import native, report
-from lit_deploy.artifact import read_manifest
-from lit_deploy.bench_result import BenchReport
-from lit_deploy.calibration import CalibrationImages, calibration_images
-from lit_deploy.checkpoints import load_checkpoint
-from lit_deploy.errors import LitDeployError, MissingDependency
-from lit_deploy.evaluate import evaluate_artifacts
-from lit_deploy.evaluate_result import EvaluateReport
-from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
-from lit_deploy.gates import Predictions, predictions
-from lit_deploy.key_layout import OFFICIAL_SPECS
-from lit_deploy.plots import model_title
-from lit_deploy.runtime.session import SessionOptions
-from lit_deploy.seeded import make_state, save_checkpoint
-from lit_deploy.specs import TOLERANCES, CalibrationMethod, InputSpec, ModelSpec, PrecisionName, Progress, default_input
+from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.bench.result import BenchReport
+from lit_deploy.checkpoints.load import load_checkpoint
+from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
+from lit_deploy.core.errors import LitDeployError, MissingDependency
+from lit_deploy.core.files import write_text
+from lit_deploy.core.progress import Progress, Step
+from lit_deploy.core.specs import TOLERANCES, CalibrationMethod, InputSpec, ModelSpec, PrecisionName
+from lit_deploy.evaluate.result import EvaluateReport
+from lit_deploy.evaluate.run import evaluate_artifacts
+from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint
+from lit_deploy.images.calibration import CalibrationImages, calibration_images
+from lit_deploy.machine import native
+from lit_deploy.models.families import OFFICIAL_SPECS, default_input
+from lit_deploy.quantize.gates import Predictions, predictions
+from lit_deploy.report.bench import bench_markdown
+from lit_deploy.report.charts import model_title
+from lit_deploy.report.evaluate import evaluate_markdown
+from lit_deploy.report.terminal import as_json, show, steps
 
 CALIBRATION, TEST = 64, 32
 """Crops of photographs that ranges are chosen on, and others that networks are compared on."""
@@ -118,14 +123,14 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as work, report.steps() as progress:
+        with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as work, steps() as progress:
             result = measure(Path(work), OFFICIAL_SPECS, "lit_s", arguments.threads, arguments.rounds, progress)
-        report.write_text(report.as_json(result), arguments.folder / "precision_cpu.json")
-        report.write_text(precision_markdown(result), arguments.folder / "precision_cpu.md")
+        write_text(as_json(result), arguments.folder / "precision_cpu.json")
+        write_text(precision_markdown(result), arguments.folder / "precision_cpu.md")
     except LitDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    report.show(precision_markdown(result))
+    show(precision_markdown(result))
     return 0
 
 
@@ -257,8 +262,8 @@ def export_all(
     loaded = load_checkpoint(checkpoint)
     files: dict[PrecisionName, Path] = {name: folder / f"{name}.onnx" for name in get_args(PrecisionName)}
     for precision in ("fp32", "fp16", "bf16"):
-        progress(f"{checkpoint.stem}: export {precision}")
-        write_onnx(onnx_from_checkpoint(loaded, OnnxOptions(precision=precision))[0], files[precision])
+        progress(Step(f"{checkpoint.stem}: export {precision}"))
+        onnx_from_checkpoint(loaded, OnnxOptions(precision=precision)).write(files[precision])
     export_8bit(files["fp32"], files["fp32"], files["int8"], images, "int8", threads, progress)
     export_8bit(files["fp32"], files["fp16"], files["fp8"], images, "fp8", threads, progress)
     return files
@@ -271,7 +276,7 @@ def closeness(
     network: str, file: Path, images: CalibrationImages, reference: Predictions, threads: int, progress: Progress
 ) -> Closeness:
     """Compare a file with PyTorch's predictions for the same images."""
-    progress(f"{network}: run {file.name}")
+    progress(Step(f"{network}: run {file.name}"))
     manifest = read_manifest(file)
     found = predictions(file, images.feeds, SessionOptions(threads=threads))
     assert reference.logits is not None
@@ -370,10 +375,10 @@ def precision_markdown(result: PrecisionReport) -> str:
         "",
         "## Digits",
         "",
-        report.evaluate_markdown(result.digits),
+        evaluate_markdown(result.digits),
         "## Speed",
         "",
-        report.bench_markdown(result.speed),
+        bench_markdown(result.speed),
         "## Where the time goes",
         "",
         profiles_markdown(result.profiles),

@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from lit_deploy import native
-from lit_deploy.artifact import read_manifest, read_onnx
-from lit_deploy.bench import run_bench
-from lit_deploy.bench_result import BenchReport
-from lit_deploy.bench_worker import seeded_feed
-from lit_deploy.calibration import CalibrationImages
-from lit_deploy.checkpoints import load_checkpoint
-from lit_deploy.contenders import Contender, contenders_for
-from lit_deploy.doctor import installed_version
-from lit_deploy.errors import MissingDependency
-from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint, write_onnx
-from lit_deploy.quantize import QuantizeOptions, quantize_model
-from lit_deploy.specs import CalibrationMethod, EightBit, PrecisionName, Progress
+from lit_deploy.artifacts.onnx_file import OnnxArtifact, read_manifest
+from lit_deploy.bench.contenders import Contender, contenders_for
+from lit_deploy.bench.result import BenchReport
+from lit_deploy.bench.run import run_bench
+from lit_deploy.bench.worker import seeded_feed
+from lit_deploy.checkpoints.load import load_checkpoint
+from lit_deploy.core.errors import MissingDependency
+from lit_deploy.core.progress import Progress, Step
+from lit_deploy.core.specs import CalibrationMethod, EightBit, PrecisionName
+from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint
+from lit_deploy.images.calibration import CalibrationImages
+from lit_deploy.machine import native
+from lit_deploy.machine.facts import installed_version
+from lit_deploy.quantize.run import QuantizeOptions, quantize_model
 
 BASELINE = "fp32, ONNX Runtime + lit-deploy kernel"
 TIMED = {
@@ -233,10 +234,8 @@ def export_8bit(
 ) -> None:
     """Quantise the file ``source`` with the ranges that ``reference`` shows; see ``quantize_model``."""
     options = QuantizeOptions(images.source, method)
-    proto, _ = quantize_model(
-        reference, read_onnx(source), read_manifest(source), images, options, precision, threads, progress
-    )
-    write_onnx(proto, out)
+    wide, artifact = OnnxArtifact.read(reference), OnnxArtifact.read(source)
+    quantize_model(wide, artifact, images, options, precision, threads, progress).write(out)
 
 
 def export_timed(
@@ -246,8 +245,8 @@ def export_timed(
     folder = checkpoint.parent
     names = ("fp32_portable", "int8_portable")
     timed = {"fp32": files["fp32"], "int8": files["int8"], **{name: folder / f"{name}.onnx" for name in names}}
-    progress(f"{checkpoint.stem}: export portable")
-    write_onnx(onnx_from_checkpoint(load_checkpoint(checkpoint), OnnxOptions(portable=True))[0], timed["fp32_portable"])
+    progress(Step(f"{checkpoint.stem}: export portable"))
+    onnx_from_checkpoint(load_checkpoint(checkpoint), OnnxOptions(portable=True)).write(timed["fp32_portable"])
     portable = timed["fp32_portable"]
     export_8bit(portable, portable, timed["int8_portable"], images, "int8", threads, progress)
     return timed
@@ -289,7 +288,7 @@ def measure_profiles(files: Mapping[str, Path], folder: Path, progress: Progress
     """Profile fp32 and int8 on ONNX Runtime and, where it is installed, on OpenVINO."""
     found = []
     for name in ("fp32", "int8"):
-        progress(f"profile {name}")
+        progress(Step(f"profile {name}"))
         found.append(onnxruntime_profile(f"{name}, ONNX Runtime", files[name], folder))
         if installed_version("openvino"):
             found.append(openvino_profile(f"{name}, OpenVINO", files[f"{name}_portable"]))

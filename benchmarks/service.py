@@ -37,9 +37,9 @@ import msgspec
 from embedding import exported
 from PIL import Image
 
-from lit_deploy.bench import this_machine
-from lit_deploy.native import find_onnxruntime_library
-from lit_deploy.seeded import synthetic_image
+from lit_deploy.checkpoints.seeded import synthetic_image
+from lit_deploy.machine.facts import this_machine
+from lit_deploy.machine.native import find_onnxruntime_library
 
 IN_FLIGHT = 32
 CLIENTS = 200

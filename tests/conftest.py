@@ -17,20 +17,19 @@ from PIL import Image
 # same cores. Read when PyTorch is loaded, in this process and in those that it starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-sys.path.insert(0, str(Path(__file__).parent))  # so that every test can `import golden`, whatever the import mode
-
-from command import Outcome, Run
-from evaluation import write_photos
-from exported import change_initializer, edited, export_of
-from fake_cuda import FakeDriver
-from fake_tensorrt import IMAGES, FakeTensorRT, modules, write_engine
-from golden import TINY, TINY_TI, Golden, load_golden, normalised_input
+from support.command import Outcome, Run
+from support.evaluation import write_photos
+from support.exported import change_initializer, edited, export_of
+from support.fake_cuda import FakeDriver
+from support.fake_tensorrt import IMAGES, FakeTensorRT, modules, write_engine
+from support.golden import TINY, TINY_TI, Golden, load_golden, normalised_input
 
 from lit_deploy import cli
-from lit_deploy.key_layout import OFFICIAL_SPECS
-from lit_deploy.runtime.session import SessionOptions, open_session
-from lit_deploy.seeded import make_state, save_checkpoint, synthetic_image
-from lit_deploy.trt import BACKENDS
+from lit_deploy.backends.open import open_session
+from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.checkpoints.seeded import make_state, save_checkpoint, synthetic_image
+from lit_deploy.machine.tensorrt import BACKENDS
+from lit_deploy.models.families import OFFICIAL_SPECS
 
 # A tenth of the time of an export is the collector's, which looks through all of PyTorch again and again.
 gc.set_threshold(100_000, 50, 100)

@@ -1,4 +1,4 @@
-"""The arrows between the modules: who may import whom, and what the package loads before it is needed."""
+"""The arrows between the rooms of the house: who may import whom, and what the package loads before it is needed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,45 +18,57 @@ from lit_deploy.packaging.files import SHIPPED
 PACKAGE = Path(lit_deploy.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-BOTTOM = {
-    "errors", "specs", "labels", "processes", "preprocessing", "checkpoints", "key_layout", "recognition",
-    "downloads", "native", "cuda", "trt", "datasets", "evaluate_state", "calibration", "ranges",
-}  # fmt: skip
-WORKFLOWS = {
-    "export", "verify", "bench", "bench_result", "bench_worker", "contenders", "predict", "inspection", "doctor",
-    "report", "plots", "evaluate", "evaluate_result", "report_evaluate", "gates", "sensitivity", "report_quantize",
-    "package", "package_source", "report_package",
-}  # fmt: skip
+ROOMS = (
+    ("core",),
+    ("images", "machine", "ops"),
+    ("artifacts",),
+    ("tasks",),
+    ("models",),
+    ("checkpoints",),
+    ("exporters", "backends"),
+    ("packaging",),
+    ("bench", "evaluate"),
+    ("quantize",),
+    ("workflows",),
+    ("report",),
+    ("commands",),
+)
+"""From the bottom to the top: a room imports from the rooms below it and from itself. Those of one floor do not know
+each other. What stands in no room (``cli``, ``seeded``) is above them all."""
+
 HEAVY = {
     "torch", "onnxruntime", "onnx", "onnxscript", "openvino", "matplotlib", "safetensors",
     "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "cuda",
 }  # fmt: skip
-HEAVY_AT_THE_TOP = {"ops.reference", "ops.library", "exporters.lowering"}
+ROOMS_OF_TORCH = {"models", "ops"}
 
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement: what, where, and whether it runs as soon as the module is imported."""
+    """One import statement: what, where, and whether it runs as soon as the module is imported.
+
+    Those that only a type checker sees count as the others do, but do not run.
+    """
 
     module: str
     line: int
     eager: bool
 
 
-def module_name(path: Path) -> str:
-    """``lit_deploy/ops/schema.py`` is ``ops.schema``; a package is called as its folder."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__").removesuffix("__init__")
+Imports = Mapping[str, list[Import]]
 
 
-def imports_of(path: Path) -> list[Import]:
-    """Every import of a file except those that only a type checker sees; ours without ``lit_deploy.``."""
+def module_name(path: Path, package: Path = PACKAGE) -> str:
+    """``lit_deploy/core/files.py`` is ``core.files``; a package is called as its folder, the whole one ``""``."""
+    return ".".join(path.relative_to(package).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+def imports_of(path: Path, modules: Iterable[str]) -> list[Import]:
+    """Every import of a file; names taken from one of our packages are modules where there are such."""
+    ours = {f"lit_deploy.{name}".removesuffix(".") for name in modules}
     found: list[Import] = []
 
     def visit(node: ast.AST, eager: bool) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            for child in node.orelse:
-                visit(child, eager)
-            return
         if isinstance(node, ast.Import):
             found.extend(Import(alias.name, node.lineno, eager) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,8 +76,9 @@ def imports_of(path: Path) -> list[Import]:
             assert node.module is not None
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                found.append(Import(whole if is_module(whole) else node.module, node.lineno, eager))
-        inside = eager and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                found.append(Import(whole if whole in ours else node.module, node.lineno, eager))
+        typed = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        inside = eager and not typed and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
             visit(child, inside)
 
@@ -72,114 +86,170 @@ def imports_of(path: Path) -> list[Import]:
     return found
 
 
-def is_module(name: str) -> bool:
-    """Tell whether ``lit_deploy.x.y`` is a file or folder of the package, and not a name inside one."""
-    if name.partition(".")[0] != "lit_deploy":
-        return False
-    place = PACKAGE.joinpath(*name.split(".")[1:])
-    return place.with_suffix(".py").is_file() or place.joinpath("__init__.py").is_file()
+def walk(package: Path) -> Imports:
+    """The imports of every module of a package that is laid out as ours."""
+    files = {module_name(path, package): path for path in sorted(package.rglob("*.py"))}
+    return {name: imports_of(path, files) for name, path in files.items()}
 
 
-ALL = {module_name(path): imports_of(path) for path in FILES}
-
-
-def own(module: str) -> set[str]:
-    """The modules of the package that a module imports, anywhere in it."""
-    names = {entry.module for entry in ALL[module] if entry.module.partition(".")[0] == "lit_deploy"}
+def own(imports: Iterable[Import]) -> set[str]:
+    """Those of our modules among imports, without ``lit_deploy.``."""
+    names = {entry.module for entry in imports if entry.module.partition(".")[0] == "lit_deploy"}
     return {name.removeprefix("lit_deploy").removeprefix(".") for name in names}
 
 
-def inside(*folders: str) -> list[str]:
-    return [name for name in ALL if name in folders or name.startswith(tuple(f"{folder}." for folder in folders))]
+def floor_of(module: str) -> tuple[int, str]:
+    """The floor of a module, from 0, and its room; the package itself, which holds a version, is below them all."""
+    if not module:
+        return -1, ""
+    room = module.partition(".")[0]
+    return next((index for index, floor in enumerate(ROOMS) if room in floor), len(ROOMS)), room
+
+
+def upward(imports: Imports) -> list[str]:
+    """Imports that go up, or across a floor."""
+    found = []
+    for name, entries in imports.items():
+        floor, room = floor_of(name)
+        for entry in entries:
+            for target in own([entry]):
+                there, other = floor_of(target)
+                if there > floor or (there == floor and other != room):
+                    found.append(f"{name}:{entry.line} imports {target}")
+    return found
+
+
+def circles(imports: Imports) -> list[list[str]]:
+    """Circles of modules, each as the way around it."""
+    arrows = {name: sorted(own(entries) & imports.keys() - {name, ""}) for name, entries in imports.items()}
+    found, done = [], set()
+
+    def follow(name: str, way: list[str]) -> None:
+        if name in way:
+            found.append([*way[way.index(name) :], name])
+        elif name not in done:
+            for target in arrows[name]:
+                follow(target, [*way, name])
+            done.add(name)
+
+    for name in arrows:
+        follow(name, [])
+    return found
+
+
+ALL = walk(PACKAGE)
+
+
+def inside(*rooms: str) -> list[str]:
+    return [name for name in ALL if name.partition(".")[0] in rooms]
+
+
+def test_every_folder_is_a_room() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == {room for floor in ROOMS for room in floor}
+    assert all((path.parent / "__init__.py").is_file() for path in FILES), "a folder without __init__.py is not found"
 
 
 def test_the_walk_sees_imports() -> None:
     """A walk that found nothing would hold any arrow."""
-    assert len(FILES) > 20
-    assert "runtime.session" in own("verify")
-    assert "runtime.torch" in own("runtime.session"), "imports inside functions count"
-    assert {"models.blocks", "models.registry"} <= own("runtime.torch"), "names imported from a package are modules"
-    assert "checkpoints" not in own("exporters.onnx"), "imports for the type checker do not count"
-    assert any(entry.module == "torch" and entry.eager for entry in ALL["models.lit"])
-    assert any(entry.module == "onnxruntime" and not entry.eager for entry in ALL["runtime.onnxruntime"])
-    assert any(entry.module == "cuda.bindings" and not entry.eager for entry in ALL["cuda"])
+    assert len(FILES) > 100
+    assert "backends.open" in own(ALL["workflows.verify"])
+    assert {"models.blocks", "models.build"} <= own(ALL["backends.torch"]), "names imported from a package are modules"
+    assert "models.networks.lit" in own(ALL["models.families.lit"]), "imports inside functions count"
+    assert any(entry.module == "torch" and not entry.eager for entry in ALL["models.build"]), "and those for types"
+    assert any(entry.module == "torch" and entry.eager for entry in ALL["models.networks.lit"])
+    assert any(entry.module == "onnxruntime" and not entry.eager for entry in ALL["backends.onnxruntime"])
+    assert any(entry.module == "cuda.bindings" and not entry.eager for entry in ALL["machine.cuda"])
+
+
+def test_imports_go_down() -> None:
+    assert upward(ALL) == []
+
+
+def test_there_are_no_circles() -> None:
+    assert circles(ALL) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("core.planted", "from lit_deploy.images import labels\n"),
+        ("core.planted", "def later():\n    import lit_deploy.workflows.export\n"),
+        ("tasks.planted", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import lit_deploy.bench.run\n"),
+        ("images.planted", "from lit_deploy.machine.cuda import find_gpu\n"),
+        ("backends.planted", "from lit_deploy.exporters.onnx import OnnxOptions\n"),
+        ("report.planted", "from lit_deploy import cli\n"),
+    ],
+    ids=["up", "lazily", "for types", "across", "across above", "command line"],
+)  # fmt: skip
+def test_a_planted_import_is_found(module: str, text: str, tmp_path: Path) -> None:
+    """The test of the test above: one more file, and it fails."""
+    planted = tmp_path / f"{module}.py"
+    planted.write_text(text, encoding="utf-8")
+    imports = {**ALL, module: imports_of(planted, ALL)}
+    assert len(upward(imports)) == 1
+    assert upward(imports)[0].startswith(f"{module}:")
+
+
+def test_a_planted_circle_is_found() -> None:
+    imports = {
+        **ALL,
+        "core.errors": [*ALL["core.errors"], Import("lit_deploy.core.planted", 1, False)],
+        "core.planted": [Import("lit_deploy.core.files", 1, False)],
+    }
+    assert upward(imports) == []
+    assert ["core.errors", "core.planted", "core.files", "core.errors"] in circles(imports)
 
 
 def test_nobody_imports_the_command_line() -> None:
-    assert [name for name in ALL if "cli" in own(name)] == []
+    assert [name for name in ALL if "cli" in own(ALL[name])] == []
 
 
-def test_bottom_modules_import_only_each_other() -> None:
-    assert ALL.keys() >= BOTTOM
-    assert {name: sorted(own(name) - BOTTOM) for name in BOTTOM if own(name) - BOTTOM} == {}
+def test_back_ends_are_reached_by_their_table() -> None:
+    """Which one serves a session is decided in ``backends`` alone; who asks for one knows none of them."""
+    from lit_deploy.backends.table import BACKENDS
 
-
-def test_workflows_know_no_back_end() -> None:
-    """They open sessions; which back end serves one is decided in ``runtime`` alone."""
-    back_ends = {name for name in inside("runtime") if name not in ("runtime", "runtime.session")}
-    known = {"torch", "onnxruntime", "emulation", "openvino", "tensorrt"}
-    assert {f"runtime.{name}" for name in known} <= back_ends
-    allowed = set(inside("runtime"))
-    users = {name: sorted(own(name) & back_ends) for name in ALL if name not in allowed}
+    sessions = {record.session.partition(":")[0].removeprefix("lit_deploy.") for record in BACKENDS.values()}
+    assert sessions <= ALL.keys()
+    users = {name: sorted(own(ALL[name]) & sessions) for name in ALL}
     assert {name: found for name, found in users.items() if found} == {}
-    assert set(ALL) >= WORKFLOWS, "the workflows are among them"
-
-
-def test_runtime_and_exporters_meet_only_in_the_artifact() -> None:
-    for name in inside("runtime"):
-        above = set(inside("exporters")) | WORKFLOWS
-        assert own(name) & above == set(), name
-    for name in inside("exporters"):
-        above = set(inside("runtime")) | WORKFLOWS
-        assert own(name) & above == set(), name
-    shared = {"artifact", "specs"}
-    assert any("artifact" in own(name) for name in inside("runtime"))
-    assert any("artifact" in own(name) for name in inside("exporters"))
-    assert own("artifact") <= BOTTOM | shared
-    assert "sidecar" in own("runtime.tensorrt") & own("exporters.tensorrt"), "what an artifact is for ONNX files"
-    assert own("sidecar") <= BOTTOM | shared
-
-
-def test_packaging_is_text() -> None:
-    """What is written for servers knows no session, no exporter and no workflow."""
-    for name in inside("packaging"):
-        assert own(name) <= BOTTOM | {"", "artifact"} | set(inside("packaging")), name
 
 
 def test_what_is_shipped_to_servers_is_whole() -> None:
     """The preprocessing model and the modules beside it import nothing of ours but each other."""
-    shipped = {name.removesuffix(".py").replace("__init__", "") for name in SHIPPED}
+    shipped = {module_name(PACKAGE / name) for name in SHIPPED}
     for name in (*shipped, "packaging.triton_preprocessing"):
-        assert own(name) <= shipped, name
+        assert own(ALL[name]) <= shipped, name
         assert not {entry.module.partition(".")[0] for entry in ALL[name]} & (HEAVY | {"msgspec", "rich", "typer"})
 
 
 def test_one_back_end_runs_the_models() -> None:
-    models = set(inside("models"))
-    assert [name for name in inside("runtime") if own(name) & models] == ["runtime.torch"]
+    """Families are told by any; networks are built, and so PyTorch is needed, by one."""
+    networks = {name for name in inside("models") if any(e.eager and e.module == "torch" for e in ALL[name])}
+    assert "models.blocks" in networks
+    assert [name for name in inside("backends") if own(ALL[name]) & (networks | {"models.build"})] == ["backends.torch"]
 
 
 def test_only_the_shim_names_tensorrt() -> None:
     """Its modules are imported by name in one place, which knows their versions and differences."""
     modules = {"tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"}
     assert [name for name, entries in ALL.items() if modules & {entry.module for entry in entries}] == []
-    users = {name for name in ALL if "trt" in own(name)}
-    assert {"exporters.tensorrt", "exporters.tensorrt_builder", "runtime.tensorrt", "sidecar"} <= users
-    assert users & set(inside("models", "ops")) == set()
+    users = {name for name in ALL if "machine.tensorrt" in own(ALL[name])}
+    assert {"exporters.tensorrt", "exporters.tensorrt_builder", "backends.tensorrt", "artifacts.sidecar"} <= users
 
 
-def test_models_and_operator_look_down_only() -> None:
-    for name in inside("ops"):
-        assert own(name) <= BOTTOM | set(inside("ops")), name
-    for name in inside("models"):
-        assert own(name) <= BOTTOM | set(inside("ops", "models")), name
-
-
-@pytest.mark.parametrize("name", sorted(ALL))
-def test_heavy_packages_are_imported_where_they_are_needed(name: str) -> None:
-    heavy = [entry for entry in ALL[name] if entry.eager and entry.module.partition(".")[0] in HEAVY]
-    may = name in HEAVY_AT_THE_TOP or (name.startswith("models.") and name != "models.registry")
-    assert may or heavy == []
+def test_heavy_packages_are_imported_where_they_are_needed() -> None:
+    """PyTorch stands at the top of networks and operators alone, and whoever is not one of them imports them late."""
+    heavy = {
+        name: {entry.module.partition(".")[0] for entry in ALL[name] if entry.eager} & HEAVY
+        for name in ALL
+    }  # fmt: skip
+    heavy = {name: found for name, found in heavy.items() if found}
+    assert heavy
+    assert {name.partition(".")[0] for name in heavy} <= ROOMS_OF_TORCH
+    assert set.union(*heavy.values()) == {"torch"}
+    early = {name: own(entry for entry in ALL[name] if entry.eager) & heavy.keys() for name in ALL if name not in heavy}
+    assert {name: found for name, found in early.items() if found} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -211,12 +281,18 @@ def test_public_names_exist() -> None:
         lit_deploy.nonsense  # noqa: B018
 
 
+def test_opening_sessions_loads_no_back_end() -> None:
+    assert loaded_after("import lit_deploy.backends.open") & HEAVY == set()
+
+
 def test_reading_a_sidecar_loads_nothing_heavy() -> None:
-    assert (
-        loaded_after("from lit_deploy import sidecar; sidecar.this_host().version_of('tensorrt_rtx')") & HEAVY == set()
-    )
+    code = "from lit_deploy.artifacts import preflight; preflight.this_host().version_of('tensorrt_rtx')"
+    assert loaded_after(code) & HEAVY == set()
 
 
 def test_listing_models_loads_no_torch() -> None:
-    code = "from lit_deploy.models.registry import OFFICIAL; [(m.parameters, m.macs, m.url) for m in OFFICIAL.values()]"
+    code = (
+        "from lit_deploy.models.families import PUBLISHED; from lit_deploy.models.layout import mac_count;"
+        "[(mac_count(m.spec), m.url) for m in PUBLISHED.values()]"
+    )
     assert loaded_after(code) & HEAVY == set()

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from lit_deploy.specs import InputSpec
+from lit_deploy.core.specs import InputSpec
 
 SEED = 2105
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

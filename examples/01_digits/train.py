@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from digits_data import INPUT, SEED, pictures, split
 from torch import Tensor, nn
 
+from lit_deploy.core.specs import ModelSpec
+from lit_deploy.images.preprocessing import normalize, resize_and_crop
 from lit_deploy.models.blocks import Attention, DeformableTokenMerging
-from lit_deploy.models.lit import Lit
-from lit_deploy.preprocessing import normalize, resize_and_crop
-from lit_deploy.specs import ModelSpec
+from lit_deploy.models.networks.lit import Lit
 
 SPEC = ModelSpec(
     name="custom",

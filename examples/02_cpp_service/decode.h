@@ -1,4 +1,4 @@
-// From the bytes of a JPEG or PNG file to RGB, as lit_deploy/preprocessing.py (Pillow) decodes them.
+// From the bytes of a JPEG or PNG file to RGB, as lit_deploy/images/decoding.py (Pillow) decodes them.
 #ifndef LIT_SERVICE_DECODE_H_
 #define LIT_SERVICE_DECODE_H_
 

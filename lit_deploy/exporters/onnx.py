@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lit_deploy.artifact import Manifest, manifest_from_checkpoint, set_manifest
-from lit_deploy.errors import ExportError, UsageError, first_line
-from lit_deploy.labels import read_labels
-from lit_deploy.specs import (
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
+from lit_deploy.core.errors import ExportError, UsageError
+from lit_deploy.core.progress import Progress, Step, unseen
+from lit_deploy.core.specs import (
     EIGHT_BIT,
     MAX_BATCH,
     OP_VERSION,
@@ -24,15 +26,19 @@ from lit_deploy.specs import (
     ModelSpec,
     OutputKind,
     PrecisionName,
-    Progress,
-    default_input,
 )
+from lit_deploy.core.text import first_line
+from lit_deploy.images.labels import read_labels
+from lit_deploy.models.build import build
+from lit_deploy.models.families import FAMILIES, default_input
+from lit_deploy.tasks.protocol import Task
+from lit_deploy.tasks.table import TASKS, task_of
 
 if TYPE_CHECKING:
     import onnx
     from torch import Tensor, nn
 
-    from lit_deploy.checkpoints import Checkpoint
+    from lit_deploy.checkpoints.load import Checkpoint
 
 OPSET = 20
 """Gelu and the GridSample of the fallback function need 20; every current runtime reads it."""
@@ -82,7 +88,10 @@ def input_spec(model: ModelSpec, options: OnnxOptions) -> InputSpec:
     """The input that the exported file will have; UsageError when the options make none."""
     given: dict[str, Any] = {"resize": options.resize, "mean": options.mean, "std": options.std}
     try:
-        return replace(default_input(model, options.input), **{k: v for k, v in given.items() if v is not None})
+        return replace(
+            default_input(model, options.input),
+            **{k: v for k, v in given.items() if v is not None},
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -95,10 +104,8 @@ def _labels(options: OnnxOptions, classes: int) -> tuple[str, ...] | None:
     return options.labels
 
 
-def onnx_from_checkpoint(
-    checkpoint: Checkpoint, options: OnnxOptions, progress: Progress = lambda step: None
-) -> tuple[onnx.ModelProto, Manifest]:
-    """Convert a checkpoint to a checked ONNX model that carries its manifest.
+def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions, progress: Progress = unseen) -> OnnxArtifact:
+    """Convert a checkpoint to a checked ONNX graph with its manifest.
 
     Args:
         checkpoint: a loaded checkpoint.
@@ -106,8 +113,7 @@ def onnx_from_checkpoint(
         progress: called with the name of each step as it begins.
 
     Returns:
-        A model of opset 20 with input ``images`` and outputs ``logits`` [batch, classes], ``probabilities``
-        [batch, classes], or ``scores`` and ``classes`` [batch, 5]; and the manifest that it carries.
+        A graph of opset 20 with the inputs and outputs of the network's task, and what is known about it.
 
     Raises:
         UsageError: options that contradict each other or the checkpoint.
@@ -115,9 +121,9 @@ def onnx_from_checkpoint(
     """
     import torch
 
-    from lit_deploy.exporters.lowering import lower
-    from lit_deploy.models import blocks, registry
+    from lit_deploy.models import blocks
 
+    family = FAMILIES[checkpoint.spec.family]
     if options.precision in EIGHT_BIT:
         raise UsageError(f"a checkpoint alone gives no {options.precision}: its ranges come from images")
     if checkpoint.spec.num_classes == 1 and options.output != "logits":
@@ -127,24 +133,19 @@ def onnx_from_checkpoint(
     spec = input_spec(checkpoint.spec, options)
     labels = _labels(options, checkpoint.spec.num_classes)
 
-    progress("fold and lower")
-    model = registry.build(checkpoint.spec, checkpoint.state)
+    progress(Step("fold and lower"))
+    model = build(checkpoint.spec, checkpoint.state)
     names = blocks.layer_names(model)
     with torch.no_grad(), blocks.record_layers(model, names) as record:
         model(torch.zeros(1, 3, spec.height, spec.width))
     layers = tuple(name for name in record if name in names)  # in the order they run
-    lower(model, spec, options.precision)
-    graph = _export_graph(model, layers, options.output, checkpoint.spec.num_classes)
+    family.lower(model, spec, options.precision)
+    graph = _export_graph(model, layers, TASKS[family.task], options.output)
     rows = options.batch or 2  # torch.export would take a size of 1 for a constant
     if spec.kind == "uint8":
         example = torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8).expand(rows, -1, -1, -1)
     else:
         example = torch.zeros(1, 3, spec.height, spec.width).expand(rows, -1, -1, -1)
-    progress("trace and convert")
-    proto = _convert(graph, example, options, layers)
-
-    progress("name and check")
-    _rename(proto, prefix="model.")
     fields: dict[str, Any] = {"labels": labels} if labels is not None else {}
     manifest = manifest_from_checkpoint(
         checkpoint,
@@ -158,10 +159,14 @@ def onnx_from_checkpoint(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **fields,
     )
-    return _finish(proto, manifest), manifest
+    progress(Step("trace and convert"))
+    proto = _convert(graph, example, manifest)
+    progress(Step("name and check"))
+    _rename(proto, prefix="model.")
+    return OnnxArtifact(_finish(proto, manifest), manifest)
 
 
-def _export_graph(model: nn.Module, names: tuple[str, ...], output: OutputKind, classes: int) -> nn.Module:
+def _export_graph(model: nn.Module, names: tuple[str, ...], task: Task, output: OutputKind) -> nn.Module:
     """Wrap the network so that it returns its outputs and, by module name, every layer."""
     import torch
 
@@ -174,23 +179,18 @@ def _export_graph(model: nn.Module, names: tuple[str, ...], output: OutputKind, 
 
         def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
             with record_layers(self.model, names) as layers:
-                logits = self.model(images).float()
-            if output == "logits":
-                return (logits,), layers
-            probabilities = logits.softmax(dim=-1)
-            if output == "probabilities":
-                return (probabilities,), layers
-            return tuple(probabilities.topk(min(5, classes))), layers
+                features = self.model(images).float()
+            return task.graph_outputs(features, output), layers
 
     return ExportGraph().eval()
 
 
-def _convert(graph: nn.Module, example: Tensor, options: OnnxOptions, layers: tuple[str, ...]) -> onnx.ModelProto:
+def _convert(graph: nn.Module, example: Tensor, manifest: Manifest) -> onnx.ModelProto:
     """Run PyTorch's exporter; layer values keep their names although they are no outputs."""
     import onnxscript
     import torch
 
-    from lit_deploy.ops.schema import DOMAIN, OP_TYPE, register_onnx_schema
+    from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE, register_onnx_schema
 
     register_onnx_schema()
     operator = getattr(onnxscript.values.Opset(DOMAIN, OP_VERSION), OP_TYPE)
@@ -199,7 +199,8 @@ def _convert(graph: nn.Module, example: Tensor, options: OnnxOptions, layers: tu
         # TensorRT finds its plugin by these two attributes.
         return operator(x, offset_weight, offset_bias, plugin_namespace=DOMAIN, plugin_version=str(OP_VERSION))
 
-    outputs = ["scores", "classes"] if options.output == "top5" else [options.output]
+    task = task_of(manifest)
+    inputs, outputs = ([spec.name for spec in specs(manifest)] for specs in (task.input_specs, task.output_specs))
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -207,9 +208,9 @@ def _convert(graph: nn.Module, example: Tensor, options: OnnxOptions, layers: tu
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["images"],
-                output_names=[*outputs, *layers],
-                dynamic_shapes=None if options.batch else ({0: torch.export.Dim("batch")},),
+                input_names=inputs,
+                output_names=[*outputs, *manifest.layers],
+                dynamic_shapes=None if manifest.batch else ({0: torch.export.Dim("batch")},),
                 custom_translation_table={torch.ops.lit_deploy.deformable_token_merging.default: translate},
                 verbose=False,
             )
@@ -264,17 +265,17 @@ def _module_of(node: onnx.NodeProto, prefix: str) -> str | None:
 
 
 def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
-    """Attach the function or inline it, attach the manifest, and let the checker read everything."""
+    """Attach the function or inline it, and let the checker read everything."""
     import onnx
     import onnx.inliner
 
     from lit_deploy import __version__
-    from lit_deploy.ops.onnx_function import onnx_function
-    from lit_deploy.ops.schema import DOMAIN, OP_TYPE
+    from lit_deploy.ops.deformable_token_merging.onnx_function import onnx_function
+    from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 
-    count = sum(node.op_type == OP_TYPE for node in proto.graph.node)
-    if count != 3:
-        raise ExportError(f"the converted graph holds {count} {OP_TYPE} nodes, expected 3; this is a bug")
+    count, wanted = sum(node.op_type == OP_TYPE for node in proto.graph.node), manifest.model.mergings
+    if count != wanted:
+        raise ExportError(f"the converted graph holds {count} {OP_TYPE} nodes, expected {wanted}; this is a bug")
     proto.functions.append(onnx_function())
     if manifest.portable:
         proto = onnx.inliner.inline_local_functions(proto)
@@ -284,7 +285,6 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "lit_deploy", __version__
     proto.graph.name = manifest.model.name
-    set_manifest(proto, manifest)
     check_model(proto)
     return proto
 
@@ -297,11 +297,6 @@ def check_model(proto: onnx.ModelProto) -> None:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the converted graph does not pass onnx.checker: {error}") from error
-
-
-def write_onnx(proto: onnx.ModelProto, path: Path) -> None:
-    """Serialise a model to ``path`` (not atomic: hand in a temporary path)."""
-    path.write_bytes(proto.SerializeToString())
 
 
 def _versions() -> dict[str, str]:

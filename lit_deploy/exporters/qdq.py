@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.errors import ExportError, UsageError
-from lit_deploy.specs import EightBit
+from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.core.errors import ExportError, UsageError
+from lit_deploy.core.specs import EightBit
+from lit_deploy.models.families import FAMILIES
 
 if TYPE_CHECKING:
     import onnx
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
 """Magnitude that the largest one gets; in int8 -128 serves only activations that are clipped."""
-
-_NEVER = ("patch_embed.proj", "patch_embed1.proj", "head")
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Product:
     probabilities: str | None = None
 
 
-def products(proto: onnx.ModelProto, precision: EightBit, keep: Sequence[str] = ()) -> tuple[Product, ...]:
+def products(artifact: OnnxArtifact, precision: EightBit, keep: Sequence[str] = ()) -> tuple[Product, ...]:
     """List the matrix products that ``quantized`` changes, in the order they run.
 
     Args:
-        proto: an exported model whose graph holds no Q/DQ yet.
+        artifact: an exported model whose graph holds no Q/DQ yet; its family says which layers stay in any case.
         precision: products inside attention are quantised for fp8 only: on a CPU and in int8 they gain nothing.
         keep: shell-style patterns of module names (``layers.0.*``) that stay as they are; a module's name covers
             everything below it.
@@ -59,12 +59,13 @@ def products(proto: onnx.ModelProto, precision: EightBit, keep: Sequence[str] = 
     Raises:
         UsageError: a pattern matches no such module.
     """
-    constant = {value.name for value in proto.graph.initializer}
-    producer = {value: node for node in proto.graph.node for value in node.output}
+    graph, never = artifact.graph.graph, FAMILIES[artifact.manifest.model.family].unquantised
+    constant = {value.name for value in graph.initializer}
+    producer = {value: node for node in graph.node for value in node.output}
     found = []
-    for node in proto.graph.node:
+    for node in graph.node:
         module = node.name.rpartition("/")[0]
-        if node.op_type != "MatMul" or module in _NEVER:
+        if node.op_type != "MatMul" or module in never:
             continue
         left, right = node.input
         if right in constant:
@@ -74,7 +75,15 @@ def products(proto: onnx.ModelProto, precision: EightBit, keep: Sequence[str] = 
             while before.op_type == "Cast":  # a softmax in float32 inside a graph of float16
                 before = producer[before.input[0]]
             softmax = left if before.op_type == "Softmax" else None
-            found.append(Product(f"{module}.products", node.name, (left, right), None, softmax))
+            found.append(
+                Product(
+                    module=f"{module}.products",
+                    node=node.name,
+                    activations=(left, right),
+                    weight=None,
+                    probabilities=softmax,
+                )
+            )
     for pattern in keep:
         if not any(_covers(pattern, product.module) for product in found):
             names = ", ".join(dict.fromkeys(product.module for product in found[:3]))

@@ -20,16 +20,21 @@ from typing import IO, Any
 
 import msgspec
 
-from lit_deploy import errors, native, trt
-from lit_deploy.artifact import Manifest, atomic_path
-from lit_deploy.checkpoints import sha256_of
-from lit_deploy.cuda import Gpu, find_gpu, require_gpu
-from lit_deploy.errors import BuildFailed, ExportError, LitDeployError, MissingDependency, UsageError
-from lit_deploy.ops.schema import DOMAIN, OP_TYPE
-from lit_deploy.processes import ending, worker_command, worker_environment
-from lit_deploy.sidecar import FP8_LEAST, EngineBuild, EnginePlugin, Inspection, Sidecar, computes, here, onnx_path
-from lit_deploy.specs import EIGHT_BIT, MAX_BATCH, OP_VERSION, PrecisionName, Progress, TensorSpec
-from lit_deploy.trt import BACKENDS, RTX_TARGETS, BackendName
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.preflight import FP8_LEAST, computes, here
+from lit_deploy.artifacts.sidecar import EngineBuild, EnginePlugin, Inspection, Sidecar, onnx_path
+from lit_deploy.core import errors
+from lit_deploy.core.errors import BuildFailed, ExportError, LitDeployError, MissingDependency, UsageError
+from lit_deploy.core.files import atomic_path, sha256_of
+from lit_deploy.core.processes import ending, worker_command, worker_environment
+from lit_deploy.core.progress import Progress, Step, unseen
+from lit_deploy.core.specs import EIGHT_BIT, MAX_BATCH, OP_VERSION, PrecisionName, TensorSpec
+from lit_deploy.machine import native
+from lit_deploy.machine import tensorrt as trt
+from lit_deploy.machine.cuda import Gpu, find_gpu, require_gpu
+from lit_deploy.machine.tensorrt import BACKENDS, RTX_TARGETS, BackendName
+from lit_deploy.models.families import FAMILIES
+from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 
 COMMAND = worker_command("lit_deploy.exporters.tensorrt_builder")
 DEFAULT_PROFILE = (1, 8, 32)
@@ -92,7 +97,7 @@ class EngineOptions:
 
 
 def engine_from_onnx(
-    model: bytes, manifest: Manifest, name: str, options: EngineOptions, progress: Progress = lambda step: None
+    model: bytes, manifest: Manifest, name: str, options: EngineOptions, progress: Progress = unseen
 ) -> tuple[bytes, Sidecar]:
     """Build an engine and describe it.
 
@@ -116,7 +121,7 @@ def engine_from_onnx(
     backend = options.backend
     assert backend is not None
     title = BACKENDS[backend].title
-    progress(f"  0 %  start {title} {version}")
+    progress(Step(f"start {title} {version}", 0.0))
     engine, facts = _build(model, manifest, options, library, progress)
     inspections = msgspec.convert(facts["inspections"], tuple[Inspection, ...])
     for inspection in inspections:
@@ -248,7 +253,14 @@ def _described(backend: BackendName, version: str, gpu: Gpu | None, options: Eng
 def _described_plugin(library: Path | None, options: EngineOptions) -> EnginePlugin | None:
     if library is None:
         return None
-    return EnginePlugin(OP_TYPE, str(OP_VERSION), DOMAIN, library.name, sha256_of(library), options.embed_plugin)
+    return EnginePlugin(
+        name=OP_TYPE,
+        version=str(OP_VERSION),
+        namespace=DOMAIN,
+        library=library.name,
+        sha256=sha256_of(library),
+        embedded=options.embed_plugin,
+    )
 
 
 def _check_inspection(inspection: Inspection, manifest: Manifest, plugin: bool) -> None:
@@ -268,7 +280,7 @@ def _check_inspection(inspection: Inspection, manifest: Manifest, plugin: bool) 
             )
     elif inspection.products.keys() != {asked}:
         raise ExportError(f"{manifest.precision} was asked for, but the matrix products of the network are: {found}")
-    wanted = 3 if plugin else 0
+    wanted = manifest.model.mergings if plugin else 0
     if inspection.plugin_layers != wanted:
         raise ExportError(
             f"the network has {inspection.plugin_layers} plugin layers, expected {wanted}; "
@@ -308,6 +320,7 @@ def _build(
     with _memory("model", model) as model_fd, _memory("engine") as engine_fd, _memory("cache", old_cache) as cache_fd:
         request = {
             "parent": os.getpid(),
+            "float32_prefix": FAMILIES[manifest.model.family].patch_prefix,
             "backend": backend,
             "model": model_fd,
             "engine": engine_fd,
@@ -357,7 +370,7 @@ def _converse(
                 if "done" in answer:
                     facts: dict[str, Any] = answer["done"]
                     return facts
-                progress(answer["step"])
+                progress(Step(answer["step"], answer["fraction"]))
             raise BuildFailed(f"the {BACKENDS[backend].title} builder {ending(process.wait())}", _last_lines(log))
         finally:
             with contextlib.suppress(ProcessLookupError):

@@ -16,16 +16,14 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
-from lit_deploy import trt
-from lit_deploy.cuda import find_gpu
-from lit_deploy.errors import LitDeployError, first_line
-from lit_deploy.ops.schema import DOMAIN, OP_TYPE
-from lit_deploy.processes import die_with_parent
-from lit_deploy.specs import OP_VERSION
+from lit_deploy.core.errors import LitDeployError
+from lit_deploy.core.processes import die_with_parent
+from lit_deploy.core.specs import OP_VERSION
+from lit_deploy.core.text import first_line
+from lit_deploy.machine import tensorrt as trt
+from lit_deploy.machine.cuda import find_gpu
+from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 
-NOT_LOWERED = ("patch_embed.", "patch_embed1.")
-"""The patch embedding of LIT and of LIT-Ti (whose mergings are ``patch_embed2`` to ``4``) stays float32 in every
-precision (see ``exporters.lowering``)."""
 ONLY_RESHAPE = ("SHUFFLE", "UNSQUEEZE")
 """Layers by which a parser gives a dequantised weight as many dimensions as what it is multiplied with."""
 INSPECTED_TYPES = {
@@ -82,7 +80,7 @@ def build(request: dict[str, Any], say: Any) -> dict[str, Any]:
     parser = module.OnnxParser(network, logger)
     if not parser.parse(_model(request)):
         raise refuse("cannot parse the model", [parser.get_error(i).desc() for i in range(parser.num_errors)])
-    inspections = [inspect_network(network)]
+    inspections = [inspect_network(network, request["float32_prefix"])]
 
     config = builder.create_builder_config()
     _configure(module, builder, config, network, request)
@@ -118,10 +116,10 @@ def _model(request: dict[str, Any]) -> bytes:
         return model
     import onnx
 
-    from lit_deploy.artifact import with_layer_outputs
+    from lit_deploy.artifacts.onnx_file import manifest_of, metadata_of, with_outputs
 
-    proto = onnx.load_from_string(model)
-    with_layer_outputs(proto, Path("the model"))
+    proto, path = onnx.load_from_string(model), Path("the model")
+    with_outputs(proto, manifest_of(metadata_of(proto), path).layers, path)
     serialised: bytes = proto.SerializeToString()
     return serialised
 
@@ -159,13 +157,17 @@ def _configure(module: Any, builder: Any, config: Any, network: Any, request: di
             raise BuildRefused("the timing cache is damaged or from another release or GPU; delete it")
 
 
-def inspect_network(network: Any) -> dict[str, Any]:
-    """Count, in the network as it is parsed, matrix products by type and layers that call our plugin."""
+def inspect_network(network: Any, float32_prefix: str) -> dict[str, Any]:
+    """Count, in the network as it is parsed, matrix products by type and layers that call our plugin.
+
+    Products of layers whose names begin with ``float32_prefix``, the patch embedding's, are left out: they are float32
+    in every precision (see ``models.lowering``).
+    """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     producers = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
     products: Counter[str] = Counter()
     for layer in layers:
-        if layer.type.name == "MATRIX_MULTIPLY" and not layer.name.startswith(NOT_LOWERED):
+        if layer.type.name == "MATRIX_MULTIPLY" and not layer.name.startswith(float32_prefix):
             products[_product_type(layer, producers)] += 1
     plugins = sum(layer.type.name.startswith("PLUGIN") for layer in layers)
     return {"source": "network", "products": dict(products), "plugin_layers": plugins, "layers": len(layers)}
@@ -271,7 +273,7 @@ def make_monitor(module: Any, say: Any) -> Any:
             )
             if (percent := int(100 * outermost)) > self._shown:
                 self._shown = percent
-                say(f"{percent:3} %  {name[0].lower() + name[1:]}")
+                say(name[0].lower() + name[1:], percent / 100)
 
     return Monitor()
 
@@ -305,7 +307,7 @@ def main() -> None:
         replies.flush()
 
     try:
-        reply(done=build(request, lambda step: reply(step=step)))
+        reply(done=build(request, lambda step, fraction=None: reply(step=step, fraction=fraction)))
     except BuildRefused as error:
         reply(refused=str(error))
     except LitDeployError as error:

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_deploy.key_layout import relative_position_index
-from lit_deploy.ops.library import deformable_token_merging
-from lit_deploy.ops.reference import tap_major_from_conv
+from lit_deploy.models.keys import relative_position_index
+from lit_deploy.ops.deformable_token_merging.library import deformable_token_merging
+from lit_deploy.ops.deformable_token_merging.reference import tap_major_from_conv
 
 
 class PatchEmbedding(nn.Module):

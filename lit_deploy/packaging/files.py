@@ -10,13 +10,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import lit_deploy
-from lit_deploy.artifact import Manifest
-from lit_deploy.errors import UsageError
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.core.errors import UsageError
+from lit_deploy.core.files import PACKAGE
 from lit_deploy.packaging import serving as texts
-from lit_deploy.packaging.triton import LABELS_FILE, MARK
+from lit_deploy.packaging.triton_configs import LABELS_FILE, MARK
 
-SHIPPED = ("__init__.py", "errors.py", "specs.py", "preprocessing.py")
+SHIPPED = (
+    "__init__.py", "core/__init__.py", "core/errors.py", "core/specs.py", "images/__init__.py", "images/decoding.py",
+    "images/preprocessing.py",
+)  # fmt: skip
 """Our modules that the preprocessing model imports; they import nothing of ours but each other."""
 
 _STEP = re.compile(r'^ *model_name: "(.*)"$', re.MULTILINE)
@@ -35,12 +38,12 @@ def write_network(folder: Path, config: str, source: Path, backend: str, manifes
 
 def write_preprocessing(folder: Path, config: str, manifest: Manifest) -> None:
     """The python model, with a copy of the modules that are the rule."""
-    package = Path(lit_deploy.__file__).parent
     _write_model(folder, config, manifest)
-    shutil.copyfile(package / "packaging" / "triton_preprocessing.py", folder / "1" / "model.py")
-    (folder / "1" / "lit_deploy").mkdir()
+    shutil.copyfile(PACKAGE / "packaging" / "triton_preprocessing.py", folder / "1" / "model.py")
     for name in SHIPPED:
-        shutil.copyfile(package / name, folder / "1" / "lit_deploy" / name)
+        copy = folder / "1" / "lit_deploy" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / name, copy)
 
 
 def write_ensemble(folder: Path, config: str, manifest: Manifest) -> None:

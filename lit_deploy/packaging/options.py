@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_deploy.errors import UsageError
-from lit_deploy.specs import MAX_BATCH
+from lit_deploy.core.errors import UsageError
+from lit_deploy.core.specs import MAX_BATCH
 
 RELEASE = "26.06"
 """Container release of Triton that packages of ONNX files name when nothing is said.

@@ -7,6 +7,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Literal
 
+from lit_deploy.core.specs import IMAGES
+
 REGISTRY_IMAGE = "nvcr.io/nvidia/tritonserver"
 SUPPORT_MATRIX = "https://docs.nvidia.com/deeplearning/frameworks/support-matrix/index.html"
 _URL = "localhost:8000"
@@ -149,8 +151,8 @@ def _client(serving: Serving) -> list[str]:
         ]
     else:
         lines += [
-            "# batch: an array of lit_deploy.preprocessing.batch_from_images(...)",
-            'image = triton.InferInput("images", batch.shape, triton.np_to_triton_dtype(batch.dtype))',
+            "# batch: an array of lit_deploy.images.preprocessing.batch_from_images(...)",
+            f'image = triton.InferInput("{IMAGES}", batch.shape, triton.np_to_triton_dtype(batch.dtype))',
             "image.set_data_from_numpy(batch)",
         ]
     wanted = f'[triton.InferRequestedOutput("{serving.outputs[0]}", class_count=5)]' if serving.labelled else "None"

@@ -1,7 +1,7 @@
 """Triton's python model in front of the network: encoded images in, what the network takes out.
 
 This file is copied into the model repository as ``model.py``, with the modules of lit-deploy that it imports beside it,
-so that the server computes the very rule of ``lit_deploy.preprocessing``. It needs Pillow and NumPy, nothing else.
+so that the server computes the very rule of ``lit_deploy.images.preprocessing``. It needs Pillow and NumPy alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # our copy, whatever else the se
 
 import triton_python_backend_utils as triton  # type: ignore[import-not-found]
 
-from lit_deploy.errors import LitDeployError
-from lit_deploy.preprocessing import batch_from_images
-from lit_deploy.specs import InputSpec
+from lit_deploy.core.errors import LitDeployError
+from lit_deploy.core.specs import InputSpec
+from lit_deploy.images.preprocessing import batch_from_images
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 

@@ -3,7 +3,7 @@
 // The CUDA runtime is linked in statically and looks for the driver only when a kernel is launched. With an ONNX
 // Runtime that has no CUDA provider these operators are registered all the same (it accepts names of providers that it
 // does not know), no node is ever assigned to them, and nothing of CUDA is touched.
-#include "deformable_token_merging_cuda.h"
+#include "deformable_token_merging/cuda.h"
 
 #include <cstdio>
 

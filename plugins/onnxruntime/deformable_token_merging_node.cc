@@ -10,7 +10,7 @@ namespace {
 
 constexpr size_t kTextSize = 128;
 
-// Refuses a node whose plugin_version attribute is not kOpVersion; a node without the attribute is accepted.
+// Refuses a node whose plugin_version attribute is not ours; a node without the attribute is accepted.
 OrtStatus* check_version(const OrtApi* api, const OrtKernelInfo* info) {
   char version[kTextSize] = "";
   size_t size = kTextSize;
@@ -21,7 +21,7 @@ OrtStatus* check_version(const OrtApi* api, const OrtKernelInfo* info) {
   }
   if (size <= kTextSize) {
     LIT_RETURN_IF_ERROR(api->KernelInfoGetAttribute_string(info, "plugin_version", version, &size));
-    if (std::strcmp(version, kOpVersion) == 0) return nullptr;
+    if (std::strcmp(version, contract::kOpVersionText) == 0) return nullptr;
   } else {
     std::snprintf(version, kTextSize, "(%zu characters)", size - 1);
   }
@@ -29,7 +29,7 @@ OrtStatus* check_version(const OrtApi* api, const OrtKernelInfo* info) {
   std::snprintf(message, sizeof message,
                 "%s::%s: the model asks for plugin_version \"%s\", this library implements version \"%s\"; install the "
                 "lit-deploy release that exported the model, or export it again",
-                kDomain, kOpType, version, kOpVersion);
+                kDomain, kOpType, version, contract::kOpVersionText);
   return api->CreateStatus(ORT_NOT_IMPLEMENTED, message);
 }
 

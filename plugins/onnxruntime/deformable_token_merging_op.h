@@ -7,7 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "deformable_token_merging.h"
+#include "contract.h"
+#include "deformable_token_merging/kernel.h"
 
 namespace lit_deploy::ort {
 
@@ -16,9 +17,8 @@ namespace lit_deploy::ort {
 constexpr uint32_t kApiVersion = 17;
 static_assert(ORT_API_VERSION >= kApiVersion, "the ONNX Runtime headers are too old: 1.17 or newer is needed");
 
-constexpr const char* kDomain = "lit_deploy";
-constexpr const char* kOpType = "DeformableTokenMerging";
-constexpr const char* kOpVersion = "1";
+using contract::kDomain;
+using contract::kOpType;
 
 // Shape inference is given the operator but no API table, so the operator carries one.
 struct MergingOp : OrtCustomOp {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "contract.h"
 #include "lit_runtime.h"
 #include "manifest.h"
 
@@ -46,7 +47,7 @@ class Backend {
  protected:
   std::string description_;  // the one line of lit_model_info.backend
   int64_t min_batch_ = 1;
-  int64_t max_batch_ = 1024;  // MAX_BATCH of lit_deploy/specs.py
+  int64_t max_batch_ = contract::kMaxBatch;
 };
 
 // A file's manifest and what runs it. Contexts of `backend` must not outlive it.

@@ -2,9 +2,9 @@
 #ifndef LIT_DEPLOY_RUNTIME_JSON_FIELDS_H_
 #define LIT_DEPLOY_RUNTIME_JSON_FIELDS_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -14,8 +14,6 @@ namespace lit_deploy::runtime {
 
 using Json = nlohmann::json;
 
-inline constexpr int64_t kFormat = 1;                   // FORMAT of lit_deploy/artifact.py
-inline constexpr int64_t kMostBatch = 1024;             // MAX_BATCH of lit_deploy/specs.py
 inline constexpr uint64_t kMostJsonBytes = 4ull << 20;  // a manifest of 21,000 classes has one MiB
 inline constexpr int kMostNesting = 32;                 // values are copied and written recursively, on short stacks
 
@@ -73,7 +71,8 @@ class Fields {
     return integer(key, least, most);
   }
   // One of `names`, as its index.
-  int choice(const char* key, std::initializer_list<const char*> names) const {
+  template <size_t N>
+  int choice(const char* key, const std::array<const char*, N>& names) const {
     const std::string value = text(key);
     int index = 0;
     for (const char* known : names) {
@@ -82,6 +81,7 @@ class Fields {
     }
     throw Damaged{name(key) + " has a value that is not known here"};
   }
+  bool has(const char* key) const { return object_.find(key) != object_.end(); }
   std::string name(const char* key) const { return where_.empty() ? key : where_ + "." + key; }
 
   static std::string text(const Json& value, const std::string& name) {

@@ -1,22 +1,26 @@
 #include "manifest.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
+#include "contract.h"
 #include "error.h"
 #include "json_fields.h"
 #include "onnx_metadata.h"
-#include "preprocess.h"
 
 namespace lit_deploy::runtime {
 namespace {
 
-constexpr const char* kMetadataKey = "lit_deploy.manifest";  // MANIFEST_KEY of lit_deploy/artifact.py
-constexpr int64_t kOpVersion = 1;                            // OP_VERSION of lit_deploy/specs.py
 constexpr int64_t kAny = std::numeric_limits<int32_t>::max();
 
-// Three numbers between `least` and `most`; the bounds are those of lit_deploy/specs.py.
-void read_channels(const Fields& fields, const char* key, double least, double most, float* values) {
+// Three numbers between `least` and `most`, or the default's where there are none.
+void read_channels(const Fields& fields, const char* key, double least, double most,
+                   const std::array<double, 3>& otherwise, float* values) {
+  if (!fields.has(key)) {
+    std::copy(otherwise.begin(), otherwise.end(), values);
+    return;
+  }
   const Json& list = fields.list(key);
   if (list.size() != 3) throw Damaged{fields.name(key) + " has not 3 numbers"};
   for (size_t i = 0; i < 3; ++i) {
@@ -28,54 +32,107 @@ void read_channels(const Fields& fields, const char* key, double least, double m
 
 lit_input_spec parse_input(const Fields& fields) {
   lit_input_spec spec{};
-  spec.type = fields.choice("kind", {"uint8", "float"}) == 0 ? LIT_UINT8 : LIT_FLOAT32;
-  spec.height = static_cast<int32_t>(fields.integer("height", 1, kMaxSide));
-  spec.width = static_cast<int32_t>(fields.integer("width", 1, kMaxSide));
-  spec.resize = static_cast<int32_t>(fields.integer("resize", 1, 16 * int64_t{std::max(spec.height, spec.width)}));
-  spec.interpolation = fields.choice("interpolation", {"bicubic", "bilinear"}) == 0 ? LIT_BICUBIC : LIT_BILINEAR;
-  read_channels(fields, "mean", -1e4, 1e4, spec.mean);
-  read_channels(fields, "std", 1e-4, 1e4, spec.std);
+  static_assert(contract::kInputKinds.size() == 2);
+  spec.type = fields.choice("kind", contract::kInputKinds) == 0 ? LIT_FLOAT32 : LIT_UINT8;
+  spec.height = static_cast<int32_t>(fields.integer("height", 1, contract::kMaxSide));
+  spec.width = static_cast<int32_t>(fields.integer("width", 1, contract::kMaxSide));
+  const int64_t longer = std::max(spec.height, spec.width);
+  spec.resize = static_cast<int32_t>(fields.integer("resize", 1, contract::kMaxResize * longer));
+  const int filter = fields.has("interpolation") ? fields.choice("interpolation", contract::kInterpolations) : 0;
+  spec.interpolation = filter == 0 ? LIT_BICUBIC : LIT_BILINEAR;
+  read_channels(fields, "mean", -contract::kMaxMean, contract::kMaxMean, contract::kDefaultMean, spec.mean);
+  read_channels(fields, "std", contract::kMinStd, contract::kMaxStd, contract::kDefaultStd, spec.std);
   return spec;
 }
 
 std::string parse_precision(const Fields& fields, const char* key) {
-  fields.choice(key, {"fp32", "fp16", "bf16", "int8", "fp8"});
-  return fields.text(key);
+  return contract::kPrecisions[fields.choice(key, contract::kPrecisions)];
+}
+
+// Not used here, and checked all the same: a file that one reader refuses is not to be run by the other.
+void check_integers(const Fields& fields, const char* key, size_t count) {
+  const Json& list = fields.list(key);
+  if (list.size() != count) throw Damaged{fields.name(key) + " has not " + std::to_string(count) + " numbers"};
+  for (const Json& item : list) {
+    if (!item.is_number_integer()) throw Damaged{fields.name(key) + " has what is no whole number"};
+  }
+}
+
+void check_texts(const Json& values, const std::string& name) {
+  for (const Json& value : values) Fields::text(value, name);
+}
+
+void check_model(const Fields& model) {
+  model.choice("family", contract::kFamilies);
+  for (const char* key : {"embed_dims", "depths", "mlp_ratios"}) check_integers(model, key, 4);
+  check_integers(model, "num_heads", 2);
+  if (model.has("image_size")) check_integers(model, "image_size", 2);
+}
+
+void check_rest(const Json& document, const Fields& fields) {
+  for (const char* key : {"source", "source_sha256"}) fields.text(key);
+  if (fields.has("created")) fields.text("created");
+  check_texts(fields.list("layers"), "layers");
+  for (const char* key : {"versions", "parity"}) {
+    if (!fields.has(key) || (document[key].is_null() && key[0] == 'p')) continue;
+    if (!document[key].is_object()) throw Damaged{std::string(key) + " is no object"};
+  }
+  if (fields.has("versions")) check_texts(document["versions"], "versions");
+}
+
+// The precision of everything that is not quantised.
+std::string parse_base(const Fields& quantization) {
+  quantization.choice("method", contract::kCalibrationMethods);
+  quantization.at("percentile");
+  for (const char* key : {"source", "images_sha256"}) quantization.text(key);
+  for (const char* key : {"images", "products"}) quantization.integer(key, 0, kAny);
+  check_texts(quantization.list("kept"), "kept");
+  return parse_precision(quantization, "base");
 }
 
 Manifest parse(const Json& document, const std::string& path) {
   const Fields fields(document, "");
   const int64_t format = fields.integer("format", 0, kAny);
-  if (format != kFormat) {
+  if (format < contract::kOldestFormat || format > contract::kFormat) {
     throw Error(LIT_WRONG_VERSION, "the manifest of " + path + " has format " + std::to_string(format) +
-                                       ", this library reads " + std::to_string(kFormat) +
+                                       ", this library reads " + std::to_string(contract::kOldestFormat) + " to " +
+                                       std::to_string(contract::kFormat) +
                                        "; upgrade the library, or export the file again");
   }
+  Manifest manifest;
+  // Format 1 knew one task, and did not name it.
+  manifest.task = format == 1 && !fields.has("task") ? contract::kTasks[0] : fields.text("task");
+  if (std::find(contract::kTasks.begin(), contract::kTasks.end(), manifest.task) == contract::kTasks.end()) {
+    throw Error(LIT_NOT_SUPPORTED, path + " is for the task '" + manifest.task +
+                                       "', which this library does not know; upgrade the library");
+  }
   const int64_t op_version = fields.integer("op_version", 0, kAny);
-  if (op_version != kOpVersion) {
+  if (op_version != contract::kOpVersion) {
     throw Error(LIT_WRONG_VERSION, path + " uses version " + std::to_string(op_version) +
                                        " of the operator, this library implements version " +
-                                       std::to_string(kOpVersion) +
+                                       std::to_string(contract::kOpVersion) +
                                        "; use the release that wrote the file, or export it again");
   }
-  Manifest manifest;
   const Fields model(fields.at("model"), "model");
   manifest.name = model.text("name");
   manifest.precision = parse_precision(fields, "precision");
-  const bool quantized = document.contains("quantization") && !document["quantization"].is_null();
-  manifest.base =
-      quantized ? parse_precision(Fields(document["quantization"], "quantization"), "base") : manifest.precision;
+  const bool quantized = fields.has("quantization") && !document["quantization"].is_null();
+  manifest.base = quantized ? parse_base(Fields(document["quantization"], "quantization")) : manifest.precision;
   manifest.input = parse_input(Fields(fields.at("input"), "input"));
-  manifest.output = fields.choice("output", {"logits", "probabilities", "top5"});
-  manifest.batch = fields.optional_integer("batch", 1, kMostBatch).value_or(0);
+  manifest.output = fields.choice("output", contract::kOutputs);
+  manifest.batch = fields.optional_integer("batch", 1, contract::kMaxBatch).value_or(0);
   manifest.portable = fields.flag("portable");
   for (const Json& label : fields.list("labels")) manifest.labels.push_back(Fields::text(label, "a label"));
-  if (model.integer("num_classes", 1, kAny) != manifest.classes()) {
-    throw Damaged{"it has another number of labels than of classes"};
-  }
-  if (model.integer("in_channels", 1, kAny) != 3) {
+  const int64_t classes =
+      model.has("num_classes") ? model.integer("num_classes", 1, kAny) : contract::kDefaultClasses;
+  if (classes != manifest.classes()) throw Damaged{"it has another number of labels than of classes"};
+  const int64_t channels =
+      model.has("in_channels") ? model.integer("in_channels", 1, kAny) : contract::kDefaultChannels;
+  if (channels != 3) {
     throw Error(LIT_NOT_SUPPORTED, path + " takes images that are not RGB, which this library does not prepare");
   }
+  check_model(model);
+  check_rest(document, fields);
   return manifest;
 }
 
@@ -98,8 +155,8 @@ std::string TensorSpec::text() const {
 TensorSpec promised_input(const Manifest& manifest) {
   const int64_t batch = manifest.batch == 0 ? -1 : manifest.batch;
   const lit_input_spec& spec = manifest.input;
-  if (spec.type == LIT_UINT8) return {kInputName, "uint8", {batch, spec.height, spec.width, 3}};
-  return {kInputName, "float32", {batch, 3, spec.height, spec.width}};
+  if (spec.type == LIT_UINT8) return {contract::kInputName, "uint8", {batch, spec.height, spec.width, 3}};
+  return {contract::kInputName, "float32", {batch, 3, spec.height, spec.width}};
 }
 
 std::vector<TensorSpec> promised_outputs(const Manifest& manifest) {
@@ -119,6 +176,6 @@ Manifest parse_manifest(const std::string& json, const std::string& path) {
   }
 }
 
-Manifest manifest_of_onnx(const std::string& path) { return parse_manifest(onnx_metadata(path, kMetadataKey), path); }
+Manifest manifest_of_onnx(const std::string& path) { return parse_manifest(onnx_metadata(path, contract::kManifestKey), path); }
 
 }  // namespace lit_deploy::runtime

@@ -1,11 +1,13 @@
-// What an exported file says about itself (lit_deploy/artifact.py writes it).
+// What an exported file says about itself (lit_deploy/artifacts/manifest.py writes it, docs/format.md describes it).
 #ifndef LIT_DEPLOY_RUNTIME_MANIFEST_H_
 #define LIT_DEPLOY_RUNTIME_MANIFEST_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "contract.h"
 #include "lit_runtime.h"
 
 namespace lit_deploy::runtime {
@@ -23,6 +25,7 @@ struct TensorSpec {
 
 struct Manifest {
   std::string json;  // all of it, as it was read
+  std::string task;
   std::string name;
   std::string precision;  // of an 8-bit file, that of its quantised products
   std::string base;       // of everything else
@@ -34,14 +37,14 @@ struct Manifest {
 
   int64_t classes() const { return static_cast<int64_t>(labels.size()); }
   // Scores per image that the file returns.
-  int64_t scores() const { return output == LIT_TOP5 && classes() > 5 ? 5 : classes(); }
+  int64_t scores() const {
+    return output == LIT_TOP5 ? std::min(classes(), contract::kBestClasses) : classes();
+  }
   // Name of the output that holds the scores; that of LIT_TOP5's indices is "classes".
   const char* scores_name() const {
     return output == LIT_LOGITS ? "logits" : output == LIT_PROBABILITIES ? "probabilities" : "scores";
   }
 };
-
-inline constexpr const char* kInputName = "images";
 
 // The input and the outputs that a manifest promises, those of layers left out.
 TensorSpec promised_input(const Manifest& manifest);

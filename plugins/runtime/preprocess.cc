@@ -1,4 +1,4 @@
-// The rule of lit_deploy/preprocessing.py, and what it refuses.
+// The rule of lit_deploy/images/preprocessing.py, and what it refuses.
 #include "preprocess.h"
 
 #include <algorithm>
@@ -6,13 +6,15 @@
 #include <string>
 #include <utility>
 
+#include "contract.h"
 #include "error.h"
 #include "resample.h"
 
 namespace lit_deploy::runtime {
 namespace {
 
-constexpr int64_t kMaxPixels = int64_t{1} << 27;  // MAX_PIXELS of lit_deploy/preprocessing.py
+using contract::kMaxPixels;
+using contract::kMaxSide;
 
 std::string size_text(int64_t width, int64_t height) { return std::to_string(width) + " x " + std::to_string(height); }
 

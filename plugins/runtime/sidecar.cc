@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "contract.h"
 #include "error.h"
 #include "json_fields.h"
 #include "shared_library.h"
@@ -15,7 +16,6 @@ namespace lit_deploy::runtime {
 namespace {
 
 constexpr int64_t kMostSize = INT32_MAX;  // of a tensor's dimension
-constexpr size_t kMostRank = 8;           // of TensorRT's Dims
 
 // Where links lead; the path itself where that cannot be told.
 std::string resolved(const std::string& path) {
@@ -31,7 +31,7 @@ std::vector<TensorSpec> parse_tensors(const Fields& fields, const char* key) {
     for (const Json& size : tensor.list("shape")) {
       spec.shape.push_back(size.is_string() ? -1 : Fields::integer(size, tensor.name("shape"), 1, kMostSize));
     }
-    if (spec.shape.empty() || spec.shape.size() > kMostRank) throw Damaged{tensor.name("shape") + " has a wrong rank"};
+    if (spec.shape.empty() || spec.shape.size() > contract::kMaxRank) throw Damaged{tensor.name("shape") + " has a wrong rank"};
     tensors.push_back(std::move(spec));
   }
   return tensors;
@@ -39,8 +39,8 @@ std::vector<TensorSpec> parse_tensors(const Fields& fields, const char* key) {
 
 EngineBuild parse_build(const Fields& fields) {
   EngineBuild build{};
-  build.rtx = fields.choice("backend", {"tensorrt", "tensorrt_rtx"}) == 1;
-  build.ampere_plus = fields.choice("hardware_compatible", {"none", "ampere+"}) == 1;
+  build.rtx = fields.choice("backend", contract::kBackends) == 1;
+  build.ampere_plus = fields.choice("hardware_compatible", contract::kCompatibilities) == 1;
   build.backend_version = fields.text("backend_version");
   build.cuda_version = fields.optional_text("cuda_version");
   build.gpu = fields.optional_text("gpu");
@@ -59,9 +59,11 @@ EngineBuild parse_build(const Fields& fields) {
 Sidecar parse(const Json& document, const std::string& path) {
   const Fields fields(document, "");
   const int64_t format = fields.integer("format", 0, INT64_MAX);
-  if (format != kFormat) {
+  if (format < contract::kOldestFormat || format > contract::kFormat) {
     throw Error(LIT_WRONG_VERSION, path + " has format " + std::to_string(format) + ", this library reads " +
-                                       std::to_string(kFormat) + "; use a newer library, or build the engine again");
+                                       std::to_string(contract::kOldestFormat) + " to " +
+                                       std::to_string(contract::kFormat) +
+                                       "; use a newer library, or build the engine again");
   }
   Sidecar sidecar{};
   sidecar.engine_sha256 = fields.text("engine_sha256");
@@ -71,7 +73,7 @@ Sidecar parse(const Json& document, const std::string& path) {
   for (const Json& item : fields.list("profiles")) {
     if (!item.is_array() || item.size() != 3) throw Damaged{"a profile is no list of 3 numbers"};
     std::array<int64_t, 3> profile;
-    for (size_t i = 0; i < 3; ++i) profile[i] = Fields::integer(item[i], "profiles[]", 1, kMostBatch);
+    for (size_t i = 0; i < 3; ++i) profile[i] = Fields::integer(item[i], "profiles[]", 1, contract::kMaxBatch);
     if (!std::is_sorted(profile.begin(), profile.end())) throw Damaged{"a profile is out of order"};
     sidecar.profiles.push_back(profile);
   }
@@ -148,7 +150,7 @@ std::vector<int64_t> numbers(const std::string& version) {
 }
 
 const std::vector<std::string>& rtx_targets() {
-  static const std::vector<std::string> targets = {"8.0", "8.6", "8.9", "12.0", "12.1"};
+  static const std::vector<std::string> targets(contract::kRtxTargets.begin(), contract::kRtxTargets.end());
   return targets;
 }
 

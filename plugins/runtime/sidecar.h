@@ -1,4 +1,4 @@
-// The sidecar of an engine, "<engine>.json" (lit_deploy/sidecar.py writes it): what the engine is bound to.
+// The sidecar of an engine, "<engine>.json" (lit_deploy/artifacts/sidecar.py writes it): what the engine is bound to.
 #ifndef LIT_DEPLOY_RUNTIME_SIDECAR_H_
 #define LIT_DEPLOY_RUNTIME_SIDECAR_H_
 
@@ -57,7 +57,7 @@ std::string rebuild(const std::string& engine, const Sidecar& sidecar, const std
 // Leading numeric parts of a version: "10.16.0.72" is (10, 16, 0, 72).
 std::vector<int64_t> numbers(const std::string& version);
 
-// What TensorRT-RTX builds for by itself (RTX_TARGETS of lit_deploy/trt.py).
+// What TensorRT-RTX builds for by itself (contract::kRtxTargets).
 const std::vector<std::string>& rtx_targets();
 
 }  // namespace lit_deploy::runtime

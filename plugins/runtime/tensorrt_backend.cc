@@ -247,7 +247,7 @@ void Engine::check_tensors() {
   const int profiles = engine.getNbOptimizationProfiles();
   const int expected = std::max(1, static_cast<int>(sidecar_.profiles.size()));
   expect(profiles == expected, std::to_string(profiles) + " profiles", std::to_string(expected));
-  loaded_.input = kInputName;
+  loaded_.input = contract::kInputName;
   loaded_.scores = sidecar_.manifest.scores_name();
   if (sidecar_.manifest.output == LIT_TOP5) loaded_.classes = "classes";
 }

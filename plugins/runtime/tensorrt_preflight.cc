@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "contract.h"
 #include "error.h"
 #include "sha256.h"
 
@@ -15,7 +16,7 @@ namespace {
 constexpr char kRtxName[] = "libtensorrt_rtx.so";
 // Not the name in the sidecar: which file is loaded is not for an engine to say.
 constexpr char kPluginLibrary[] = "liblit_deploy_tensorrt.so";
-constexpr char kFp8Least[] = "8.9";  // FP8_LEAST of lit_deploy/sidecar.py
+using contract::kFp8Least;
 
 std::string joined(const std::vector<std::string>& parts) {
   std::string text;

@@ -19,7 +19,7 @@ struct Preflight {
   Gpu gpu;
 };
 
-// In the order of lit_deploy/sidecar.py's preflight, from what costs nothing to what costs most. Throws every status of
+// In the order of lit_deploy/artifacts/preflight.py, from what costs nothing to what costs most. Throws every status of
 // lit_model_open(); the sentence ends with what mends it.
 Preflight preflight(const std::string& engine, const Sidecar& sidecar, const Options& options);
 

@@ -3,8 +3,8 @@
 #include <cstring>
 #include <new>
 
-#include "contract.h"
-#include "deformable_token_merging_cuda.h"
+#include "plugin_contract.h"
+#include "deformable_token_merging/cuda.h"
 #include "diagnostics.h"
 
 namespace lit_deploy::trt {

@@ -12,11 +12,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "contract.h"
+
 namespace lit_deploy::trt {
 
-constexpr const char* kPluginName = "DeformableTokenMerging";
-constexpr const char* kPluginVersion = "1";
-constexpr const char* kPluginNamespace = "lit_deploy";
+constexpr const char* kPluginName = contract::kOpType;
+constexpr const char* kPluginVersion = contract::kOpVersionText;
+constexpr const char* kPluginNamespace = contract::kDomain;
 
 // Without attributes and without state: all that the operator depends on stands in the shapes and types of its tensors.
 // int32_t results are 0, or -1 after one line on stderr.

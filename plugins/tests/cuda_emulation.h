@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "deformable_token_merging_cuda_kernel.h"
+#include "deformable_token_merging/cuda_kernel.h"
 
 namespace lit_deploy::cuda {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "deformable_token_merging.h"
+#include "deformable_token_merging/kernel.h"
 
 constexpr int64_t kGoldenOffsets = 8;  // channels that widened() adds
 

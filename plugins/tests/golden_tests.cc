@@ -9,7 +9,7 @@
 
 #include "check.h"
 #include "cuda_emulation.h"
-#include "deformable_token_merging.h"
+#include "deformable_token_merging/kernel.h"
 #include "golden_file.h"
 
 namespace {

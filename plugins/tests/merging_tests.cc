@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.h"
-#include "deformable_token_merging.h"
+#include "deformable_token_merging/kernel.h"
 #include "half.h"
 #include "oracle.h"
 

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "deformable_token_merging.h"
+#include "deformable_token_merging/kernel.h"
 
 std::vector<double> oracle(const lit_deploy::MergingShape& shape, const std::vector<double>& x,
                            const std::vector<double>& offset_weight, const std::vector<double>& offset_bias);

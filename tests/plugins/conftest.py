@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime_engines import call, play
-from runtime_models import backend
+from support.runtime_engines import call, play
+from support.runtime_models import backend
 
 __all__ = ["backend", "call", "play"]

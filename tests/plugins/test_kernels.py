@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from native_build import GENERATOR, environment_without, needs_cmake, needs_compiler, run_tool
+from support.native_build import GENERATOR, environment_without, needs_cmake, needs_compiler, run_tool
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 ISAS = {
@@ -95,7 +95,7 @@ def test_every_instruction_set_of_this_machine_ran(sanitized: tuple[Path, str]) 
 @pytest.mark.parametrize("isa", ISAS)
 def test_no_code_for_one_instruction_set_can_replace_another(isa: str, tmp_path: Path) -> None:
     """Each compilation defines its own entry points and no weak function that the linker could share."""
-    source = PLUGINS / "kernels" / f"deformable_token_merging_{isa}.cc"
+    source = PLUGINS / "kernels" / "deformable_token_merging" / f"{isa}.cc"
     options = ("-std=c++17", "-O1", "-w", "-fno-exceptions", *ISAS[isa])
     compiled = run("c++", *options, "-c", source, "-o", tmp_path / "isa.o")
     if compiled.returncode != 0 and isa != "portable":

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lit_deploy.native import BUILD_COMMAND, find_library
+from lit_deploy.machine.native import BUILD_COMMAND, find_library
 
 torch = pytest.importorskip("torch", reason="the reference needs torch: pip install torch")
 onnx = pytest.importorskip("onnx")
@@ -24,8 +24,8 @@ ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 
-from lit_deploy.ops.reference import reference  # noqa: E402
-from lit_deploy.ops.schema import DOMAIN, OP_TYPE  # noqa: E402
+from lit_deploy.ops.deformable_token_merging.reference import reference  # noqa: E402
+from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE  # noqa: E402
 
 _FOUND = find_library()
 pytestmark = pytest.mark.skipif(_FOUND is None, reason=f"the custom-op library is not built: {BUILD_COMMAND}")

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import KERNELS, export_of
 from numpy.typing import NDArray
 from PIL import Image
-from runtime_library import (
+from support.exported import KERNELS, export_of
+from support.quantized import quantized
+from support.runtime_library import (
     LIBRARY,
     ROOT,
     STATUSES,
-    Failure,
     ModelInfo,
     Output,
     Prediction,
@@ -31,24 +31,16 @@ from runtime_library import (
     picture_of,
     runtime,
 )
-from runtime_models import (
-    CLASSES,
-    SIDE,
-    UINT8,
-    Context,
-    micro,
-    micro_manifest,
-    needs_onnxruntime,
-    opened,
-)
-from test_engine_low_precision import quantized
+from support.runtime_models import CLASSES, SIDE, UINT8, Context, micro, micro_manifest, needs_onnxruntime, opened
+from support.runtime_refusals import assert_refused
 
 import lit_deploy
-from lit_deploy.artifact import read_manifest
-from lit_deploy.preprocessing import resize_and_crop
-from lit_deploy.runtime.session import SessionOptions, open_session
-from lit_deploy.seeded import synthetic_image
-from lit_deploy.specs import InputSpec
+from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.backends.open import open_session
+from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.checkpoints.seeded import synthetic_image
+from lit_deploy.core.specs import InputSpec
+from lit_deploy.images.preprocessing import resize_and_crop
 
 __all__ = ["quantized"]  # a fixture
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
@@ -56,14 +48,6 @@ pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend
 HEADER = (ROOT / "plugins" / "runtime" / "include" / "lit_runtime.h").read_text()
 Array = NDArray[Any]
 CheckpointFile = Callable[[str], Path]
-
-
-def assert_refused(status: str, words: str, call: Callable[[], Any]) -> None:
-    """The call fails with this status and one sentence in which these words (a regular expression) are."""
-    with pytest.raises(Failure, match=words) as caught:
-        call()
-    assert caught.value.status == status, caught.value
-    assert "\n" not in str(caught.value)
 
 
 def images_of(spec: InputSpec, batch: int, seed: int = 0) -> Array:
@@ -155,7 +139,7 @@ def test_eight_bits_equal_python(precision: str, quantized: Callable[..., Path])
 
 
 def test_pixels_into_a_float_file(checkpoint_file: CheckpointFile) -> None:
-    """The library normalises as lit_deploy.preprocessing does; rows may lie anyhow."""
+    """The library normalises as lit_deploy.images.preprocessing does; rows may lie anyhow."""
     path = export_of(checkpoint_file("tiny"))
     spec = read_manifest(path).input
     pixels = images_of(replace(spec, kind="uint8"), 3)

@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import export_of, needs_library
-from native_build import GENERATOR, environment_without, needs_cmake, run_tool
 from numpy.typing import NDArray
-from runtime_library import LIBRARY, ROOT, needs_runtime
-from runtime_models import Arrays, needs_onnxruntime
+from support.exported import export_of, needs_library
+from support.native_build import GENERATOR, environment_without, needs_cmake, run_tool
+from support.runtime_library import LIBRARY, ROOT, needs_runtime
+from support.runtime_models import Arrays, needs_onnxruntime
 
-from lit_deploy.artifact import read_manifest
-from lit_deploy.native import find_onnxruntime_library
-from lit_deploy.preprocessing import normalize
-from lit_deploy.runtime.session import SessionOptions, open_session
+from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.backends.open import open_session
+from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.images.preprocessing import normalize
+from lit_deploy.machine.native import find_onnxruntime_library
 
 TESTS = ROOT / "plugins" / "tests"
 BUILD = LIBRARY.resolve().parent

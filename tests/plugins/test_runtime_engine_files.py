@@ -14,20 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runtime_engine_worker import MAJOR, VERSION
-from runtime_engines import (
-    PLUGIN,
-    Play,
-    assert_ran,
-    images,
-    needs_fakes,
-    write_engine,
-)
+from support.runtime_engine_worker import MAJOR, VERSION
+from support.runtime_engines import PLUGIN, Play, assert_ran, images, needs_fakes, write_engine
 
-from lit_deploy.cuda import find_gpu
-from lit_deploy.errors import ArtifactError
-from lit_deploy.sidecar import read_sidecar, sidecar_path
-from lit_deploy.trt import installed_version
+from lit_deploy.artifacts.sidecar import read_sidecar, sidecar_path
+from lit_deploy.core.errors import ArtifactError
+from lit_deploy.machine.cuda import find_gpu
+from lit_deploy.machine.tensorrt import installed_version
 
 # -------------------------------------------------------------------------------------------------- damaged sidecars
 

@@ -1,4 +1,4 @@
-"""Engines that the C runtime refuses: what it says, and that ``lit_deploy.sidecar`` refuses the same ones in Python.
+"""Engines that the C runtime refuses: what it says, and that ``artifacts.sidecar`` refuses the same ones in Python.
 
 CUDA and TensorRT are played by two libraries of ``plugins/tests/``; no GPU is needed.
 """
@@ -11,23 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runtime_engine_worker import FAKES, FOUND, GPU, MAJOR, VERSION
-from runtime_engines import (
-    PLUGIN,
-    RELEASE,
-    Play,
-    assert_ran,
-    images,
-    needs_fakes,
-    write_engine,
-)
-from runtime_library import LIBRARY
+from support.runtime_engine_worker import FAKES, FOUND, GPU, MAJOR, VERSION
+from support.runtime_engines import PLUGIN, RELEASE, Play, assert_ran, images, needs_fakes, write_engine
+from support.runtime_library import LIBRARY
 
-from lit_deploy.cuda import Gpu
-from lit_deploy.errors import LitDeployError
-from lit_deploy.native import PLUGIN_NAME
-from lit_deploy.sidecar import Host, onnx_path, preflight, read_sidecar, rebuild_command
-from lit_deploy.specs import TensorSpec
+from lit_deploy.artifacts.preflight import Host, preflight, rebuild_command
+from lit_deploy.artifacts.sidecar import onnx_path, read_sidecar
+from lit_deploy.core.errors import LitDeployError
+from lit_deploy.core.specs import TensorSpec
+from lit_deploy.machine.cuda import Gpu
+from lit_deploy.machine.native import PLUGIN_NAME
 
 # -------------------------------------------------------------------------------------------------------- refusals
 

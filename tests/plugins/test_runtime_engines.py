@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import runtime_engine_worker as worker
-from engines import LIBRARY
-from runtime_engine_worker import FOUND, Played
-from runtime_engines import (
+from support import runtime_engine_worker as worker
+from support.engines import LIBRARY
+from support.runtime_engine_worker import FOUND, Played
+from support.runtime_engines import (
     PLUGIN,
     RELEASE,
     SMALL,
@@ -26,10 +26,11 @@ from runtime_engines import (
     needs_fakes,
     write_engine,
 )
-from runtime_library import Failure, check, needs_runtime, runtime
+from support.runtime_library import Failure, check, needs_runtime, runtime
 
-from lit_deploy.sidecar import onnx_path
-from lit_deploy.specs import InputSpec, default_input
+from lit_deploy.artifacts.sidecar import onnx_path
+from lit_deploy.core.specs import InputSpec
+from lit_deploy.models.families import default_input
 
 # Every function that may fail on the way to a result, and the failures' statuses.
 GETTING = (

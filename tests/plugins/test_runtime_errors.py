@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from exported import export_of
 from onnx import TensorProto, helper
-from runtime_library import Options, Output, check, needs_runtime, picture_of, runtime
-from runtime_models import (
+from support.exported import export_of
+from support.runtime_library import Options, Output, check, needs_runtime, picture_of, runtime
+from support.runtime_models import (
     CLASSES,
     SIDE,
     UINT8,
@@ -30,27 +30,17 @@ from runtime_models import (
     opened,
     options,
 )
-from test_runtime import assert_refused
+from support.runtime_refusals import assert_refused, opens
 
-from lit_deploy.artifact import MANIFEST_KEY
-from lit_deploy.native import find_onnxruntime_library
-from lit_deploy.specs import InputSpec
+from lit_deploy.artifacts.manifest import MANIFEST_KEY
+from lit_deploy.core.specs import InputSpec
+from lit_deploy.machine.native import find_onnxruntime_library
 
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 
 FLOATS = np.zeros((2, 3, SIDE, SIDE), np.float32)
 PIXELS = np.zeros((2, SIDE, SIDE, 3), np.uint8)
 Change = Callable[[dict[str, Any]], None]
-
-
-def opens(path: Path | str, **fields: Any) -> Callable[[], None]:
-    """A call that opens a file and closes it."""
-
-    def call() -> None:
-        with opened(path, **fields):
-            pass
-
-    return call
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -340,8 +330,8 @@ def test_a_run_that_fails(tmp_path: Path) -> None:
 OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np
-from runtime_library import Failure
-from runtime_models import opened
+from support.runtime_library import Failure
+from support.runtime_models import opened
 with opened(sys.argv[1], threads=1) as model, model.context() as context:
     resource.setrlimit(resource.RLIMIT_AS, (2**35, 2**35))
     tensor = context.tensor(np.zeros((1, 4, 4, 3), np.uint8))

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import export_of
-from runtime_library import needs_runtime
-from runtime_models import opened
-from test_gpu import engine, engine_backend  # noqa: F401  (fixtures)
+from support.exported import export_of
+from support.gpu_engines import engine, engine_backend  # noqa: F401  (fixtures)
+from support.runtime_library import needs_runtime
+from support.runtime_models import opened
 
-from lit_deploy.doctor import gpu_names
-from lit_deploy.runtime.session import open_session
+from lit_deploy.backends.open import open_session
+from lit_deploy.machine.facts import gpu_names
 
 pytestmark = [
     pytest.mark.gpu,

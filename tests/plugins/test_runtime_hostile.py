@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from exported import needs_library
 from onnx import TensorProto, helper
-from runtime_library import LIBRARY, ROOT, Failure, needs_runtime
-from runtime_models import in_new_process, micro, needs_onnxruntime, opened
+from support.exported import needs_library
+from support.runtime_library import LIBRARY, ROOT, Failure, needs_runtime
+from support.runtime_models import in_new_process, micro, needs_onnxruntime, opened
 
-from lit_deploy.native import find_onnxruntime_library
+from lit_deploy.machine.native import find_onnxruntime_library
 
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 
@@ -162,7 +162,7 @@ with opened(sys.argv[3]) as model:
 
 @needs_library
 def test_its_folder_is_where_it_was_loaded_from(tmp_path: Path, checkpoint_file: Callable[[str], Path]) -> None:
-    from exported import export_of
+    from support.exported import export_of
 
     file = export_of(checkpoint_file("tiny"))
     folder = LIBRARY.resolve().parent

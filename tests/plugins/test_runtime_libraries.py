@@ -8,19 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from exported import needs_library
-from runtime_library import LIBRARY, needs_runtime
-from runtime_models import (
-    in_new_process,
-    micro,
-    micro_manifest,
-    needs_onnxruntime,
-    opened,
-)
-from test_runtime import assert_refused
-from test_runtime_errors import opens
+from support.exported import needs_library
+from support.runtime_library import LIBRARY, needs_runtime
+from support.runtime_models import in_new_process, micro, micro_manifest, needs_onnxruntime, opened
+from support.runtime_refusals import assert_refused, opens
 
-from lit_deploy.native import find_library, find_onnxruntime_library
+from lit_deploy.machine.native import find_library, find_onnxruntime_library
 
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 
@@ -81,8 +74,8 @@ def test_the_operator_library_is_found_where_it_is_named(tmp_path: Path, monkeyp
 
 NOTHING_FOUND = """
 import sys
-from runtime_library import Failure
-from runtime_models import opened
+from support.runtime_library import Failure
+from support.runtime_models import opened
 try:
     with opened(sys.argv[1]): print("opened")
 except Failure as failure:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import export_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from runtime_library import (
+from support.exported import export_of
+from support.prepared import GOLDEN, NAMES, RAW, golden_file
+from support.runtime_library import (
     INTERPOLATIONS,
     TYPES,
     Failure,
@@ -30,12 +31,12 @@ from runtime_library import (
     picture_of,
     runtime,
 )
-from test_preprocessing import GOLDEN, NAMES, RAW, golden_file
 
-from lit_deploy.artifact import read_manifest
-from lit_deploy.native import find_onnxruntime_library
-from lit_deploy.preprocessing import MAX_PIXELS, load_image, normalize, resize_and_crop, resized_size
-from lit_deploy.specs import InputSpec
+from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.core.specs import InputSpec
+from lit_deploy.images.decoding import MAX_PIXELS, load_image
+from lit_deploy.images.preprocessing import normalize, resize_and_crop, resized_size
+from lit_deploy.machine.native import find_onnxruntime_library
 
 pytestmark = needs_runtime
 

@@ -14,15 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from exported import export_of
-from fake_tensorrt import write_engine
-from native_build import GENERATOR, needs_cmake, needs_compiler, run_tool
-from runtime_library import ROOT
-from runtime_models import UINT8, micro, micro_manifest, needs_onnxruntime
+from support.exported import export_of
+from support.fake_tensorrt import write_engine
+from support.native_build import GENERATOR, needs_cmake, needs_compiler, run_tool
+from support.runtime_library import ROOT
+from support.runtime_models import UINT8, micro, micro_manifest, needs_onnxruntime
 
-from lit_deploy.artifact import read_manifest
-from lit_deploy.native import find_onnxruntime_library
-from lit_deploy.sidecar import sidecar_path
+from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.artifacts.sidecar import sidecar_path
+from lit_deploy.machine.native import find_onnxruntime_library
 
 SUPPRESSIONS = ROOT / "plugins" / "tests" / "runtime_tsan.supp"
 CheckpointFile = Callable[[str], Path]

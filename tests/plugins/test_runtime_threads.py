@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from exported import export_of
-from runtime_library import Failure, check, needs_runtime, runtime
-from runtime_models import CLASSES, SIDE, Model, micro, micro_manifest, needs_onnxruntime, opened, options
+from support.exported import export_of
+from support.runtime_library import Failure, check, needs_runtime, runtime
+from support.runtime_models import CLASSES, SIDE, Model, micro, micro_manifest, needs_onnxruntime, opened, options
 
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 

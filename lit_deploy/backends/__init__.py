@@ -1,0 +1,1 @@
+"""What runs checkpoints and exported files, behind one protocol."""

@@ -1,0 +1,203 @@
+"""Sessions on ONNX Runtime, with or without the lit-deploy custom-op library. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.onnx_file import OnnxArtifact, check_file, manifest_of, read_manifest, with_outputs
+from lit_deploy.backends.base import BackEnd, check_feeds, entered
+from lit_deploy.backends.emulation import FP8_SETTING, NOTES, bf16_in_float32, emulated_precisions
+from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.backends.table import BACKENDS
+from lit_deploy.core.errors import ArtifactError, LitDeployError, MissingDependency, UsageError
+from lit_deploy.core.specs import TensorSpec
+from lit_deploy.core.text import first_line
+from lit_deploy.machine import native
+from lit_deploy.machine.facts import cpu_flags
+from lit_deploy.tasks.protocol import Arrays
+from lit_deploy.tasks.table import task_of
+
+IN_MEMORY = Path("the model in memory")
+"""What messages call a model that is no file."""
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int64)": "int64",
+}
+
+
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""Session configuration entry for x86 CPUs without integer dot products (VNNI). There ONNX Runtime's kernels for int8
+add pairs of products in 16 bits and clip what does not fit, unless this is set; with it they are slower and exact.
+Source: onnxruntime_session_options_config_keys.h."""
+
+
+def saturates(flags: frozenset[str]) -> bool:
+    """Whether ONNX Runtime's int8 kernels clip sums on a CPU of these flags, left to themselves."""
+    return "avx2" in flags and flags.isdisjoint(("avx512_vnni", "avx_vnni"))
+
+
+class OnnxRuntimeSession(BackEnd):
+    """An exported file on ONNX Runtime (CPU or CUDA); see ``Session``."""
+
+    def __init__(self, source: str | Path | OnnxArtifact, options: SessionOptions) -> None:
+        super().__init__(options)
+        self._source = source if isinstance(source, OnnxArtifact) else Path(source)
+        self._path = IN_MEMORY if isinstance(source, OnnxArtifact) else Path(source)  # for messages
+        self._session: Any = None
+
+    def __enter__(self) -> Self:
+        if isinstance(self._source, Path):
+            check_file(self._source)
+        ort = _import_onnxruntime()
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 4  # what it would log as an error is raised as well
+        if self._options.threads is not None:
+            settings.intra_op_num_threads = self._options.threads
+        if saturates(cpu_flags()):
+            settings.add_session_config_entry(*EXACT_INT8)
+        library = self._library()
+        if library is not None:
+            try:
+                settings.register_custom_ops_library(str(library))
+            except Exception as error:  # ONNX Runtime raises its own bare exception types
+                raise MissingDependency(
+                    f"ONNX Runtime {ort.__version__} cannot load {library} ({first_line(error)}); "
+                    f"rebuild it: {native.BUILD_COMMAND}"
+                ) from None
+        providers = _providers(ort, self._options.device)
+
+        def load(emulated: tuple[str, ...]) -> Any:
+            source = _model(self._source, self._options, "bf16" in emulated)
+            if "fp8" in emulated:
+                settings.add_session_config_entry(*FP8_SETTING)
+            # its own fallback would print to stdout and try the same again
+            return ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
+
+        emulated: tuple[str, ...] = ()
+        try:
+            try:
+                self._session = load(())
+            except Exception:  # only who is refused pays for reading the manifest first
+                if self._options.device == "cpu":
+                    emulated = emulated_precisions(_manifest(self._source))
+                if not emulated:
+                    raise
+                self._session = load(emulated)
+        except LitDeployError:
+            raise
+        except Exception as error:
+            raise ArtifactError(
+                f"ONNX Runtime {ort.__version__} refuses {self._path} ({first_line(error)}); export it again"
+            ) from None
+        self._manifest = manifest_of(self._session.get_modelmeta().custom_metadata_map, self._path)
+        wanted = "CUDAExecutionProvider" if self._options.device == "cuda" else "CPUExecutionProvider"
+        if self._session.get_providers()[0] != wanted:  # it goes on without a provider that does not load
+            raise MissingDependency(
+                f"ONNX Runtime {ort.__version__} could not start {wanted} (driver, CUDA or cuDNN missing); "
+                "mend the installation, or use --device cpu"
+            )
+        self._check_manifest()
+        kind = "inlined" if self.manifest.portable else "lit-deploy kernel" if library else "built-in function"
+        notes = ", ".join((kind, *(NOTES[name] for name in emulated)))
+        self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({notes})"
+        return self
+
+    def _close(self) -> None:
+        self._session = None
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return _specs(entered(self._session).get_outputs())
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        check_feeds(feeds, self.inputs)
+        names = [value.name for value in self._session.get_outputs()]
+        try:
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:
+            raise ArtifactError(f"ONNX Runtime failed while it ran {self._path}: {first_line(error)}") from None
+
+    def _check_manifest(self) -> None:
+        """Raise when the graph is not the one that the manifest describes, or cannot be run as asked."""
+        if self.manifest.portable and self._options.library:
+            raise UsageError(
+                f"{self._path} is a portable file, which holds no custom operator; export it without --portable"
+            )
+        promised = task_of(self.manifest).output_specs(self.manifest)
+        pairs = [
+            *itertools.zip_longest(_specs(self._session.get_inputs()), self.inputs),
+            *itertools.zip_longest(self.outputs[: len(promised)], promised),
+        ]
+        for found, wanted in pairs:
+            if found is None or wanted is None or not found.agrees(wanted):
+                raise ArtifactError(
+                    f"the graph of {self._path} has {found}, its manifest promises {wanted}; export it again"
+                )
+
+    def _library(self) -> Path | None:
+        return native.choose_library(self._options.library, self._options.device)
+
+
+def _specs(values: Any) -> tuple[TensorSpec, ...]:
+    """ONNX Runtime's inputs or outputs as TensorSpecs."""
+    return tuple(TensorSpec(v.name, _DTYPES.get(v.type, v.type), tuple(v.shape)) for v in values)
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependency(BACKENDS["onnxruntime"].absence) from None
+    return onnxruntime
+
+
+def _providers(ort: Any, device: str) -> list[Any]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise MissingDependency(
+            f"device cuda was asked for, but ONNX Runtime {ort.__version__} has no CUDA provider here; "
+            "run: pip install 'lit-deploy[ort-gpu]', or use --device cpu"
+        )
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot find
+        ort.preload_dlls()  # CUDA and cuDNN from their pip packages, which nobody else has loaded where torch is not
+    # float32 means float32: TensorFloat-32 products have 10 bits
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+
+
+def _manifest(source: Path | OnnxArtifact) -> Manifest:
+    return source.manifest if isinstance(source, OnnxArtifact) else read_manifest(source)
+
+
+def _model(source: Path | OnnxArtifact, options: SessionOptions, bf16: bool) -> str | bytes:
+    """What ONNX Runtime is to load: the path, or the model as it is asked for, serialised.
+
+    Args:
+        source: the file, or its content; ``options``: they name the values that become further outputs.
+        bf16: compute it in float32, rounded to bfloat16.
+    """
+    if not (options.layers or options.values or bf16):
+        return source.to_bytes() if isinstance(source, OnnxArtifact) else str(source)
+    if isinstance(source, OnnxArtifact):
+        artifact, path = source, IN_MEMORY
+    else:
+        artifact, path = OnnxArtifact.read(source), source
+    graph = type(artifact.graph)()
+    graph.CopyFrom(artifact.graph)
+    if bf16:
+        bf16_in_float32(graph, path)
+    layers = artifact.manifest.layers if options.layers else ()
+    with_outputs(graph, tuple(dict.fromkeys((*layers, *options.values))), path)
+    return OnnxArtifact(graph, artifact.manifest).to_bytes()

@@ -1,0 +1,40 @@
+"""``open_session``: from a file, a name or what is in memory to the back end that runs it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.backends.protocol import Session, SessionOptions, Source
+from lit_deploy.backends.table import BACKENDS, BackEndRecord
+from lit_deploy.checkpoints.load import Checkpoint
+
+
+def back_end_of(source: Source, options: SessionOptions) -> BackEndRecord:
+    """The back end that runs a source: ``options.backend`` where it can, else the first that runs such files."""
+    if isinstance(source, Checkpoint):
+        return BACKENDS["torch"]
+    suffix = ".onnx" if isinstance(source, OnnxArtifact) else Path(source).suffix.lower()
+    able = [record for record in BACKENDS.values() if suffix in record.suffixes]
+    return next((record for record in able if record.name == options.backend), able[0] if able else BACKENDS["torch"])
+
+
+def open_session(source: Source, options: SessionOptions | None = None) -> Session:
+    """Open a checkpoint (PyTorch), an ``.onnx`` file (ONNX Runtime) or an engine (TensorRT) as a session.
+
+    Args:
+        source: a checkpoint file, an official model name, an https URL, an ``.onnx`` file, or an ``.engine`` or
+            ``.plan`` file with its sidecar beside it; or a checkpoint or an ``.onnx`` file's content that is in memory.
+        options: device, threads, custom-op library, layers.
+
+    Returns:
+        A session that is loaded when entered: ``with open_session("lit_s.onnx") as session: ...``.
+
+    Raises:
+        UsageError, ArtifactError, CheckpointError, MissingDependency: when entered, as their names say.
+    """
+    options = options or SessionOptions()
+    module, _, name = back_end_of(source, options).session.partition(":")
+    session: Session = getattr(importlib.import_module(module), name)(source, options)
+    return session

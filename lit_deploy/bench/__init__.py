@@ -1,0 +1,1 @@
+"""Speed, measured in turns by processes of their own."""

@@ -1,0 +1,315 @@
+"""Speed: how long one batch takes on every contender, measured fairly on this machine.
+
+Every contender lives in a process of its own; they take short turns in rotating order and are stopped while others are
+measured, so that no thread pool disturbs another and a slow spell of the machine meets all of them. Ratios are taken
+pair by pair within a round. Before anything is timed, every contender must compute the same outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.backends.protocol import Device, Phases, TimingSettings
+from lit_deploy.bench.contenders import Contender, contenders_for, default_contenders
+from lit_deploy.bench.result import BenchReport, Exclusion, GpuTimes, Measurement, Percentiles
+from lit_deploy.bench.worker import Worker
+from lit_deploy.core.errors import UsageError
+from lit_deploy.core.progress import Progress, Step, unseen
+from lit_deploy.core.specs import MAX_BATCH, TOLERANCES
+from lit_deploy.machine.facts import this_machine
+from lit_deploy.tasks.table import task_of
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def bench_files(
+    artifacts: Sequence[str | Path],
+    checkpoint: str | Path | None = None,
+    *,
+    batches: Sequence[int] = (1, 8),
+    rounds: int = 20,
+    threads: int | None = None,
+    device: Device = "cpu",
+    allow_engine_code: bool = False,
+    progress: Progress = unseen,
+) -> BenchReport:
+    """Measure named files, or, when none is named, one checkpoint on everything this machine has.
+
+    Args:
+        artifacts: exported files, engines and checkpoints; see ``contenders_for``.
+        checkpoint: what PyTorch runs as the baseline; without artifacts, what is exported and measured (LIT-S with
+            seeded weights when left out too).
+        batches, rounds, threads, progress: see ``run_bench``.
+        device: where to run; engines run on the GPU in any case.
+        allow_engine_code: see ``SessionOptions``.
+
+    Raises:
+        LitDeployError: as ``run_bench``, ``contenders_for`` and ``default_contenders`` do.
+    """
+    if artifacts:
+        contenders = contenders_for(artifacts, checkpoint, device, allow_engine_code)
+        return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as folder:
+        contenders = default_contenders(Path(folder), checkpoint, device, progress, batches)
+        return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
+
+
+def run_bench(
+    contenders: Sequence[Contender],
+    batches: Sequence[int] = (1, 8),
+    *,
+    threads: int | None = None,
+    rounds: int = 20,
+    turn_seconds: float = 0.3,
+    timeout: float = 900.0,
+    progress: Progress = unseen,
+) -> BenchReport:
+    """Measure contenders that take turns.
+
+    What is timed is ``Session.run`` from NumPy arrays to NumPy arrays: on ``cuda`` the transfers are part of it, and
+    so every run is synchronous. Loading, compilation, warm-up and the first run of every turn are not timed. Engines
+    are measured as trtexec does it, too (warm-up of at least 200 ms, then, with the default turns, more than 3 s).
+
+    Args:
+        contenders: what to measure; unavailable ones are listed with their reason.
+        batches: batch sizes, measured one after another.
+        threads: threads of every contender; None for all cores this process may use.
+        rounds: turns of every contender at every batch size.
+        turn_seconds: length of a turn; at least one run is timed.
+        timeout: seconds to wait for any one answer (torch.compile takes minutes).
+        progress: called before every turn with its description and the share that is done.
+
+    Raises:
+        UsageError: nothing to measure, or arguments that cannot be used.
+        LitDeployError: a contender failed, died or hung; whatever happens, no process is left behind.
+    """
+    labels = [contender.label for contender in contenders]
+    if len(set(labels)) != len(labels):
+        raise UsageError(f"two contenders share a label, expected distinct ones: {', '.join(sorted(labels))}")
+    if not batches or not 1 <= min(batches) <= max(batches) <= MAX_BATCH or len(set(batches)) != len(batches):
+        raise UsageError(
+            f"batch sizes are {list(batches)}, expected distinct sizes from 1 to {MAX_BATCH}, e.g. --batch 1,8"
+        )
+    if rounds < 1 or (threads is not None and threads < 1):
+        raise UsageError(f"got rounds {rounds} and threads {threads}, expected at least 1 of each")
+    running = [contender for contender in contenders if contender.unavailable is None]
+    exclusions = [Exclusion(c.label, None, c.unavailable) for c in contenders if c.unavailable is not None]
+    if not running:
+        reasons = "; ".join(f"{exclusion.label}: {exclusion.reason}" for exclusion in exclusions)
+        raise UsageError(f"nothing can be measured here ({reasons or 'no contender was given'})")
+    baseline = next((c for c in running if c.kind == "torch"), running[0])
+    running.sort(key=lambda contender: contender is not baseline)  # stable; the others are compared with its outputs
+    used = threads or len(os.sched_getaffinity(0))
+    machine = this_machine()
+    total = len(running) * (1 + len(batches) * (1 + rounds))
+    done = 0
+
+    def tick(what: str) -> None:
+        nonlocal done
+        progress(Step(what, done / total))
+        done += 1
+
+    measurements: list[Measurement] = []
+    other_cores: list[float] = []
+    with contextlib.ExitStack() as stack:
+        entries: list[_Entry] = []
+        for contender in running:
+            tick(f"load {contender.label}")
+            worker = stack.enter_context(Worker(contender.label, contender.environment))
+            answer = worker.ask(
+                timeout, do="open", kind=contender.kind, source=str(contender.source), device=contender.device,
+                threads=used, allow_engine_code=contender.allow_engine_code,
+            )  # fmt: skip
+            entries.append(_entry(contender, worker, answer))
+        for entry in entries:
+            _check_batches(entry, batches)
+        for batch in batches:
+            agreeing, refused = _prepare(entries, batch, timeout, tick)
+            exclusions += refused
+            done += len(refused) * rounds
+            turns = _take_turns(agreeing, batch, rounds, turn_seconds, timeout, tick)
+            measurements += _measurements(turns, batch)
+            busy = [cores for turn in turns for cores in turn.other_cores]
+            other_cores += [float(np.mean(busy))] if busy else []
+    spec = entries[0].manifest.model
+    order = {label: position for position, label in enumerate(labels)}
+    measurements.sort(key=lambda m: (batches.index(m.batch), order[m.label]))
+    return BenchReport(
+        model=spec.name,
+        image_size=spec.image_size,
+        threads=used,
+        baseline=baseline.label,
+        turn_seconds=turn_seconds,
+        rounds=rounds,
+        measurements=tuple(measurements),
+        exclusions=tuple(exclusions),
+        other_cores=max(other_cores, default=None),
+        machine=machine,
+    )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A contender and its process; after ``_prepare``, with its difference to the reference."""
+
+    contender: Contender
+    worker: Worker
+    manifest: Manifest
+    description: str
+    batches: tuple[int, int]
+    timing: TimingSettings | None
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """What one contender's turns at one batch size gave: every run's milliseconds, by round, and every run's phases."""
+
+    entry: _Entry
+    rounds: tuple[tuple[float, ...], ...]
+    phases: tuple[Phases, ...]
+    peak_memory_mib: float
+    other_cores: tuple[float, ...]
+
+
+def _entry(contender: Contender, worker: Worker, answer: dict[str, Any]) -> _Entry:
+    """A contender whose process has opened its session."""
+    timing = TimingSettings(**answer["timing"]) if answer["timing"] else None
+    low, high = answer["batches"]
+    return _Entry(
+        contender=contender,
+        worker=worker,
+        manifest=Manifest.from_json(answer["manifest"]),
+        description=answer["description"],
+        batches=(low, high),
+        timing=timing,
+    )
+
+
+def _check_batches(entry: _Entry, batches: Sequence[int]) -> None:
+    low, high = entry.batches
+    if low <= min(batches) and max(batches) <= high:
+        return
+    takes = f"batch size {low} only" if low == high else f"batch sizes {low} to {high}"
+    raise UsageError(
+        f"{entry.contender.label} was exported for {takes}, but {list(batches)} were asked for; "
+        f"use --batch {low}, or export it with {'a dynamic batch' if low == high else 'other batches'}"
+    )
+
+
+def _prepare(
+    entries: list[_Entry], batch: int, timeout: float, tick: Callable[[str], None]
+) -> tuple[list[_Entry], list[Exclusion]]:
+    """Compile and warm up for one batch size; keep the entries whose outputs agree with the first one's."""
+    agreeing: list[_Entry] = []
+    refused: list[Exclusion] = []
+    reference: dict[str, NDArray[Any]] = {}
+    for entry in entries:
+        tick(f"prepare {entry.contender.label}, batch {batch}")
+        answer = entry.worker.ask(timeout, do="prepare", batch=batch)
+        outputs = {name: np.asarray(value) for name, value in answer["outputs"].items()}
+        if not entry.contender.compared:
+            agreeing.append(entry)
+            continue
+        reference = reference or outputs
+        limit = max(TOLERANCES[e.manifest.precision].relative for e in (entry, entries[0]))
+        difference = task_of(entry.manifest).difference(reference, outputs)
+        if difference <= limit:
+            agreeing.append(replace(entry, difference=difference))
+        else:
+            reason = f"refused: its outputs differ by {difference:.1e} of the largest, more than {limit:.0e}"
+            refused.append(Exclusion(entry.contender.label, batch, reason))
+    return agreeing, refused
+
+
+def _take_turns(
+    entries: list[_Entry], batch: int, rounds: int, seconds: float, timeout: float, tick: Callable[[str], None]
+) -> list[_Turns]:
+    """Let every entry run for ``seconds`` in every round; a new one begins each time, in alternating direction."""
+    answers: dict[str, list[dict[str, Any]]] = {entry.contender.label: [] for entry in entries}
+    for index in range(rounds):
+        start = index % len(entries)
+        order = entries[start:] + entries[:start]
+        # reversed every other time that all have been first: of two, each is first equally often
+        for entry in order if index // len(entries) % 2 == 0 else reversed(order):
+            label = entry.contender.label
+            tick(f"{label}, batch {batch}, round {index + 1} of {rounds}")
+            answers[label].append(entry.worker.ask(timeout, do="turn", seconds=seconds))
+    return [
+        _Turns(
+            entry=entry,
+            rounds=tuple(tuple(answer["ms"]) for answer in answers[entry.contender.label]),
+            phases=tuple(Phases(**phases) for answer in answers[entry.contender.label] for phases in answer["phases"]),
+            peak_memory_mib=answers[entry.contender.label][-1]["peak_mib"],
+            other_cores=tuple(a["other_cores"] for a in answers[entry.contender.label] if a["other_cores"] is not None),
+        )
+        for entry in entries
+    ]
+
+
+def _measurements(turns: list[_Turns], batch: int) -> list[Measurement]:
+    """Percentiles over all runs, and speed-ups over the first entry, round by round."""
+    baseline = np.array([np.median(times) for times in turns[0].rounds])
+    results = []
+    for turn in turns:
+        runs = np.concatenate(turn.rounds)
+        medians = np.array([np.median(times) for times in turn.rounds])
+        lower, speedup, upper = (float(value) for value in np.percentile(baseline / medians, (25, 50, 75)))
+        all_runs = percentiles(runs)
+        entry = turn.entry
+        results.append(
+            Measurement(
+                label=entry.contender.label,
+                kind=entry.contender.kind,
+                description=entry.description,
+                precision=entry.manifest.precision,
+                batch=batch,
+                samples=len(runs),
+                p50=all_runs.p50,
+                p90=all_runs.p90,
+                p95=all_runs.p95,
+                p99=all_runs.p99,
+                mean=all_runs.mean,
+                images_per_second=batch * 1000 / all_runs.p50,
+                peak_memory_mib=turn.peak_memory_mib,
+                speedup=speedup,
+                speedup_quartiles=(lower, upper),
+                max_relative_difference=entry.difference,
+                round_ms=tuple(float(value) for value in medians),
+                gpu=_gpu_times(turn),
+            )
+        )
+    return results
+
+
+def percentiles(times: NDArray[Any]) -> Percentiles:
+    """Summarise times in milliseconds."""
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(times, PERCENTILES))
+    return Percentiles(p50=p50, p90=p90, p95=p95, p99=p99, mean=float(times.mean()))
+
+
+def _gpu_times(turn: _Turns) -> GpuTimes | None:
+    if turn.entry.timing is None:
+        return None
+    upload, compute, download, enqueue = np.array([dataclasses.astuple(phases) for phases in turn.phases]).T
+    return GpuTimes(
+        latency=percentiles(upload + compute + download),
+        compute=percentiles(compute),
+        compute_variation=float(compute.std() / max(compute.mean(), np.finfo(np.float64).tiny)),
+        host_to_device=float(np.median(upload)),
+        device_to_host=float(np.median(download)),
+        enqueue=float(np.median(enqueue)),
+        seconds=sum(map(sum, turn.rounds)) / 1000,
+        settings=turn.entry.timing,
+    )

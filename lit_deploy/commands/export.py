@@ -1,0 +1,277 @@
+"""The command ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lit_deploy.commands.options import Threads
+from lit_deploy.commands.quantize_options import (
+    CALIB,
+    EIGHT_BIT_OPTIONS,
+    EIGHT_BITS,
+    AccuracyBudget,
+    CalibLimit,
+    CalibMethod,
+    CalibPercentile,
+    Force,
+    Keep,
+)
+from lit_deploy.commands.values import batch_of, quantize_options, refuse, targets
+from lit_deploy.core.errors import UsageError
+from lit_deploy.core.specs import EIGHT_BIT, InputKind, OutputKind, PrecisionName
+
+ENGINE = "Engine (--format trt)"
+ENGINE_OPTIONS = (
+    "builder", "plugin", "embed_plugin", "target", "hardware_compatible", "version_compatible", "workspace",
+    "optimization_level", "timing_cache", "layers",
+)  # fmt: skip
+GRAPH_OPTIONS = ("precision", "input", "output", "portable", "labels", "resize", "mean", "std")
+Source = Annotated[
+    str,
+    typer.Option(
+        "--ckpt",
+        help="Checkpoint file (.pth, .safetensors), official name (lit_s) or https URL; for an engine, also an "
+        "exported .onnx file.",
+        metavar="CKPT",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="File to write; <checkpoint>.onnx or <checkpoint>.engine here when left out.",
+        show_default=False,
+    ),
+]
+Format = Annotated[
+    Literal["onnx", "trt"],
+    typer.Option(help="trt builds a TensorRT engine, with a sidecar and the ONNX file it was made from beside it."),
+]
+Precision = Annotated[
+    PrecisionName,
+    typer.Option(
+        help="Type of weights and activations. int8, fp8: of the matrix products, by --calib; fp8 is for engines.",
+        rich_help_panel="Graph",
+    ),
+]
+Batch = Annotated[
+    str,
+    typer.Option(
+        help="'dynamic', a fixed number of images, or MIN:OPT:MAX for an engine (1:8:32 when 'dynamic').",
+        rich_help_panel="Graph",
+    ),
+]
+Input = Annotated[
+    InputKind,
+    typer.Option(
+        help="float: float32 NCHW, normalised. uint8: raw RGB pixels NHWC, normalised inside the graph.",
+        rich_help_panel="Graph",
+    ),
+]
+Output = Annotated[
+    OutputKind,
+    typer.Option(help="top5 gives scores and class indices.", rich_help_panel="Graph"),
+]
+Portable = Annotated[
+    bool,
+    typer.Option(
+        "--portable",
+        help="Inline the operator, for runtimes without model-local functions.",
+        rich_help_panel="Graph",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Class names, one a line; ImageNet's for 1000 classes when left out.",
+        show_default=False,
+        rich_help_panel="Input",
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        help="Shorter side in pixels before the centre crop; 256/224 of the input size when left out.",
+        min=1,
+        rich_help_panel="Input",
+    ),
+]
+Mean = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="Mean of R, G, B on the 0..1 scale; ImageNet's when left out.", rich_help_panel="Input"),
+]
+Std = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="Deviation of R, G, B on the 0..1 scale; ImageNet's when left out.", rich_help_panel="Input"),
+]
+Proof = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it gets its name.")
+]
+Builder = Annotated[
+    Literal["auto", "tensorrt", "tensorrt_rtx"],
+    typer.Option(
+        help="auto: tensorrt where it and a GPU are, else tensorrt_rtx, which also builds without a GPU.",
+        rich_help_panel=ENGINE,
+    ),
+]
+Plugin = Annotated[
+    bool | None,
+    typer.Option(
+        "--plugin/--no-plugin",
+        help="Require the plugin, or build the function in the file, which needs no library anywhere; the plugin "
+        "where its library is found when left out.",
+        show_default=False,
+        rich_help_panel=ENGINE,
+    ),
+]
+EmbedPlugin = Annotated[
+    bool, typer.Option("--embed-plugin", help="Put the plugin library into the engine.", rich_help_panel=ENGINE)
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CAPABILITIES",
+        help="tensorrt_rtx: compute capabilities to build for, separated by commas, e.g. 8.6,8.9,12.0; all "
+        "from 8.0 when left out.",
+        show_default=False,
+        rich_help_panel=ENGINE,
+    ),
+]
+HardwareCompatible = Annotated[
+    bool,
+    typer.Option(
+        "--hardware-compatible",
+        help="tensorrt: run on every GPU of compute capability 8.0 and above.",
+        rich_help_panel=ENGINE,
+    ),
+]
+VersionCompatible = Annotated[
+    bool,
+    typer.Option(
+        "--version-compatible",
+        help="tensorrt: run on later releases of the same major version too.",
+        rich_help_panel=ENGINE,
+    ),
+]
+Workspace = Annotated[
+    int | None,
+    typer.Option(
+        metavar="MIB", help="Most scratch memory of a layer in MiB.", min=1, show_default=False, rich_help_panel=ENGINE
+    ),
+]
+OptimizationLevel = Annotated[
+    int | None,
+    typer.Option(metavar="LEVEL", help="0 (fast build) to 5; 3 when left out.", min=0, max=5, rich_help_panel=ENGINE),
+]
+TimingCache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="tensorrt: file of measured kernel times, read if it is there, and written.",
+        show_default=False,
+        rich_help_panel=ENGINE,
+    ),
+]
+Layers = Annotated[
+    bool,
+    typer.Option(
+        "--layers",
+        help="Debug build: layers are outputs too, for `verify --layers`.",
+        rich_help_panel=ENGINE,
+    ),
+]
+Calib = Annotated[
+    Path | None, typer.Option(metavar="DIR|NPZ", help=CALIB, show_default=False, rich_help_panel=EIGHT_BITS)
+]
+
+
+def export(
+    context: typer.Context,
+    ckpt: Source,
+    out: Out = None,
+    format: Format = "onnx",
+    precision: Precision = "fp32",
+    batch: Batch = "dynamic",
+    input: Input = "float",
+    output: Output = "logits",
+    portable: Portable = False,
+    labels: Labels = None,
+    resize: Resize = None,
+    mean: Mean = None,
+    std: Std = None,
+    verify: Proof = True,
+    threads: Threads = None,
+    calib: Calib = None,
+    calib_method: CalibMethod = "minmax",
+    calib_percentile: CalibPercentile = None,
+    calib_limit: CalibLimit = 128,
+    keep: Keep = None,
+    accuracy_budget: AccuracyBudget = 1.0,
+    force: Force = False,
+    builder: Builder = "auto",
+    plugin: Plugin = None,
+    embed_plugin: EmbedPlugin = False,
+    target: Target = None,
+    hardware_compatible: HardwareCompatible = False,
+    version_compatible: VersionCompatible = False,
+    workspace: Workspace = None,
+    optimization_level: OptimizationLevel = None,
+    timing_cache: TimingCache = None,
+    layers: Layers = False,
+) -> None:
+    """Write a checkpoint as a file that runs elsewhere, and prove that it computes the same."""
+    from lit_deploy.exporters.onnx import OnnxOptions
+    from lit_deploy.exporters.tensorrt import EngineOptions
+    from lit_deploy.report.export import export_summary
+    from lit_deploy.report.terminal import show, steps
+    from lit_deploy.workflows.export import export_checkpoint, export_engine
+
+    given = [p for p in context.params if (source := context.get_parameter_source(p)) and source.name == "COMMANDLINE"]
+    quantize = None
+    if calib is None:
+        missing = "--calib" if precision in EIGHT_BIT else "--precision int8 (or fp8) and --calib"
+        refuse(given, EIGHT_BIT_OPTIONS, f"is for files of 8 bits; add {missing}")
+    else:
+        quantize = quantize_options(
+            calib=calib, method=calib_method, percentile=calib_percentile, limit=calib_limit, keep=keep,
+            budget=accuracy_budget, force=force,
+        )  # fmt: skip
+    if format == "onnx":
+        refuse(given, ENGINE_OPTIONS, "is for engines; add --format trt")
+    size, profile = batch_of(batch, engine=format == "trt")
+    options: OnnxOptions | None = OnnxOptions(
+        input=input, output=output, precision=precision, batch=size, portable=portable, labels=labels, resize=resize,
+        mean=mean, std=std,
+    )  # fmt: skip
+    stem = Path(ckpt).stem or "model"
+    with steps() as progress:
+        if format == "onnx":
+            result = export_checkpoint(
+                ckpt, out or Path(f"{stem}.onnx"), options, quantize=quantize, verify=verify, threads=threads,
+                progress=progress,
+            )  # fmt: skip
+        else:
+            if Path(ckpt).suffix.lower() == ".onnx":
+                refuse(given, ("calib",), "is for checkpoints: an .onnx file is built as it is, quantised or not")
+                decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
+                refuse(given, GRAPH_OPTIONS, decided)
+                if size is not None:
+                    raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
+                options, stem = None, stem.removesuffix(".engine")
+            build = EngineOptions(
+                backend=None if builder == "auto" else builder, profile=profile, plugin=plugin,
+                embed_plugin=embed_plugin, hardware_compatible=hardware_compatible,
+                version_compatible=version_compatible, targets=targets(target), workspace_mib=workspace,
+                optimization_level=optimization_level, timing_cache=timing_cache, layers=layers,
+            )  # fmt: skip
+            result = export_engine(
+                ckpt, out or Path(f"{stem}.engine"), options, build, quantize=quantize, verify=verify, threads=threads,
+                progress=progress,
+            )  # fmt: skip
+    show(export_summary(result))

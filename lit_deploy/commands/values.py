@@ -1,0 +1,109 @@
+"""From what was typed on the command line to what the workflows take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lit_deploy.core.errors import UsageError
+from lit_deploy.core.specs import MAX_BATCH, CalibrationMethod
+
+if TYPE_CHECKING:
+    from lit_deploy.backends.protocol import SessionOptions
+    from lit_deploy.quantize.run import QuantizeOptions
+
+
+def session_options(
+    artifacts: list[str], device: Literal["cpu", "cuda"], threads: int | None, library: bool | None, code: bool
+) -> SessionOptions:
+    """How the named files are to run; the program starts anew where one of them needs that."""
+    from lit_deploy.backends.protocol import SessionOptions
+
+    for artifact in artifacts:
+        _restart_if_needed(artifact)
+    return SessionOptions(device=device, threads=threads, library=library, allow_engine_code=code)
+
+
+def _restart_if_needed(artifact: str) -> None:
+    """An RTX engine that calls a plugin needs a library path that only a new process can have."""
+    from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, read_sidecar
+    from lit_deploy.machine.cuda import find_gpu
+    from lit_deploy.machine.tensorrt import restart_with_rtx_library
+
+    if Path(artifact).suffix.lower() in ENGINE_SUFFIXES and find_gpu() is not None:
+        sidecar = read_sidecar(Path(artifact))
+        if sidecar.build.backend == "tensorrt_rtx" and sidecar.plugin is not None:
+            restart_with_rtx_library()
+
+
+def quantize_options(
+    *,
+    calib: Path,
+    method: CalibrationMethod,
+    percentile: float | None,
+    limit: int,
+    keep: list[str] | None,
+    budget: float,
+    force: bool,
+) -> QuantizeOptions:
+    """How to quantise; a percentile is for that method alone."""
+    from lit_deploy.quantize.run import QuantizeOptions
+
+    if percentile is not None and method != "percentile":
+        raise UsageError(f"--calib-percentile is for --calib-method percentile, not {method}")
+    options = QuantizeOptions(
+        calib=calib, method=method, limit=limit, keep=tuple(keep or ()), accuracy_budget=budget / 100, force=force
+    )
+    return options if percentile is None else replace(options, percentile=percentile)
+
+
+def refuse(given: list[str], options: tuple[str, ...], why: str) -> None:
+    """Raise UsageError for the first option that was typed and is one of these."""
+    for name in given:
+        if name in options:
+            shown = "--plugin/--no-plugin" if name == "plugin" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{shown} {why}")
+
+
+def one_form(json: bool, markdown: bool) -> None:
+    """Raise UsageError when a report is asked for in two forms."""
+    if json and markdown:
+        raise UsageError("--json and --markdown are two forms of one report; choose one")
+
+
+def targets(text: str | None) -> tuple[str, ...]:
+    """Compute capabilities as given, each once."""
+    return () if text is None else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+def batch_of(text: str, *, engine: bool) -> tuple[int | None, tuple[int, int, int] | None]:
+    """``--batch`` of an export: a fixed size, or None; and the profile of an engine, where one was given."""
+    if engine and ":" in text:
+        return None, _profile(text)
+    if text == "dynamic":
+        return None, None
+    expected = "'dynamic', a number of images or MIN:OPT:MAX" if engine else "'dynamic' or a number of images"
+    return batch_size("--batch", text, expected), None
+
+
+def _profile(text: str) -> tuple[int, int, int]:
+    """``MIN:OPT:MAX``."""
+    parts = [batch_size("--batch", part, "MIN:OPT:MAX, e.g. 1:8:32") for part in text.split(":")]
+    if len(parts) != 3:
+        raise UsageError(f"--batch is '{text}', expected MIN:OPT:MAX, e.g. 1:8:32")
+    return parts[0], parts[1], parts[2]
+
+
+def batch_size(option: str, text: str, expected: str) -> int:
+    """A number of images."""
+    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_BATCH:
+        raise UsageError(f"{option} is '{text}', expected {expected} (1 to {MAX_BATCH})")
+    return int(text)
+
+
+def share(option: str, percent: float | None) -> float | None:
+    """A gate as a share; one that was meant as a share already would let everything pass."""
+    if percent is not None and 0 < percent <= 1:
+        raise UsageError(f"{option} is {percent:g}, expected percent, e.g. {option} 99")
+    return None if percent is None else percent / 100

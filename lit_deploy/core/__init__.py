@@ -1,0 +1,1 @@
+"""What everything stands on: errors, specs, files, progress, processes. Imports nothing of ours."""

@@ -1,0 +1,205 @@
+"""Frozen descriptions that every part of lit-deploy shares; no third-party import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+TaskName = Literal["classification"]
+FamilyName = Literal["lit", "lit_ti"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+EightBit = Literal["int8", "fp8"]
+CalibrationMethod = Literal["minmax", "percentile", "entropy"]
+InputKind = Literal["float", "uint8"]
+OutputKind = Literal["logits", "probabilities", "top5"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+IMAGES = "images"
+"""Name of a classifier's input."""
+
+BEST_CLASSES = 5
+"""Classes that a ``top5`` output holds, and that top-5 accuracy looks at."""
+
+EIGHT_BIT: tuple[EightBit, ...] = get_args(EightBit)
+
+MAX_BATCH = 1024
+"""Largest batch that is exported or measured; beyond it a batch is a typing mistake."""
+
+
+MAX_THREADS = 1024
+"""Most threads of one inference; more is a typing mistake."""
+
+MAX_SIDE = 1 << 14
+"""Largest height and width of an input in pixels."""
+
+MAX_RESIZE = 16
+"""Largest ``resize``, as a multiple of the input's longer side."""
+
+MAX_MEAN, MIN_STD, MAX_STD = 1e4, 1e-4, 1e4
+"""Limits of the normalisation, which keep its arithmetic in float32; anything near them is a typing mistake already."""
+
+OP_VERSION = 1
+"""Version of the operator: ONNX domain version, TensorRT plugin version, and what a manifest records."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The dimensions of a LIT classification network.
+
+    Attributes:
+        name: official name (``lit_s``) or ``custom``.
+        family: ``lit`` (S, M, B: relative position bias, mean pooling) or ``lit_ti`` (position embeddings,
+            class token).
+        embed_dims: channels of the four stages.
+        depths: blocks of the four stages.
+        num_heads: attention heads of stages 3 and 4.
+        mlp_ratios: hidden width of the MLP over the channels, per stage.
+        image_size: input height and width in pixels; multiples of ``patch_size``.
+        num_classes: classes of the classifier.
+        in_channels: image channels.
+        patch_size: pixels per side of one input token.
+
+    Source: paper table 1; official configurations at commit 742e961.
+    """
+
+    name: str
+    family: FamilyName
+    embed_dims: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    num_heads: tuple[int, int]
+    mlp_ratios: tuple[int, int, int, int]
+    image_size: tuple[int, int] = (224, 224)
+    num_classes: int = 1000
+    in_channels: int = 3
+    patch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.num_classes, self.in_channels) < 1:
+            raise ValueError(f"{self.num_classes} classes of {self.in_channels} channels, expected at least 1 of each")
+
+    @property
+    def map_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width in tokens of the four stages; every merge halves and drops an odd last row or column."""
+        height, width = (side // self.patch_size for side in self.image_size)
+        return tuple((height >> stage, width >> stage) for stage in range(4))
+
+    @property
+    def mergings(self) -> int:
+        """Deformable token mergings: one between each stage and the next."""
+        return len(self.depths) - 1
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an exported file wants its pixels.
+
+    Attributes:
+        kind: ``float`` (float32 ``[B, 3, H, W]``, normalised) or ``uint8`` (``[B, H, W, 3]``, raw RGB; the
+            normalisation is inside the graph).
+        height, width: network input size in pixels.
+        resize: shorter side in pixels after resizing, before the centre crop.
+        mean, std: per RGB channel, for pixel values scaled to 0..1.
+        interpolation: resize filter; always antialiased, as Pillow does.
+
+    Raises:
+        ValueError: a size that is no size, or a mean or std that is not usable.
+
+    Source: official code at commit 742e961.
+    """
+
+    kind: InputKind
+    height: int
+    width: int
+    resize: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.resize) < 1:
+            raise ValueError(f"input {self.height} x {self.width} with resize {self.resize}, expected at least 1 pixel")
+        if max(self.height, self.width) > MAX_SIDE:
+            raise ValueError(f"input {self.height} x {self.width}, expected at most {MAX_SIDE} pixels a side")
+        if self.resize > MAX_RESIZE * max(self.height, self.width):
+            raise ValueError(f"resize is {self.resize} pixels, expected at most {MAX_RESIZE} times the input's size")
+        if not all(abs(m) <= MAX_MEAN for m in self.mean) or not all(MIN_STD <= s <= MAX_STD for s in self.std):
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} are unusable; expected values for pixels in 0..1, std above 0"
+            )
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a session.
+
+    Attributes:
+        name: the tensor's name.
+        dtype: NumPy dtype name, e.g. ``float32``.
+        shape: sizes; a string is a dynamic dimension's name.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def agrees(self, other: TensorSpec) -> bool:
+        """Whether name, type, rank and all sizes that both fix agree."""
+        return (self.name, self.dtype, len(self.shape)) == (other.name, other.dtype, len(other.shape)) and all(
+            a == b for a, b in zip(self.shape, other.shape, strict=True) if isinstance(a, int) and isinstance(b, int)
+        )
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a file of 8 bits was made, so that it can be made again.
+
+    Attributes:
+        method: how the range of every activation was chosen; ``percentile``: which one, for that method, else None.
+        images: number of calibration images; ``source``: where they came from; ``images_sha256``: of their pixels.
+        base: type of everything that is not quantised.
+        kept: patterns of module names that were asked to stay in ``base``.
+        products: matrix products that compute in 8 bits.
+        agreement: share of the calibration images whose first class is that of the unquantised file.
+        speedup: over the fp32 file, by ONNX Runtime on the machine that wrote the file; None where not measured.
+    """
+
+    method: CalibrationMethod
+    percentile: float | None
+    images: int
+    source: str
+    images_sha256: str
+    base: PrecisionName
+    kept: tuple[str, ...]
+    products: int
+    agreement: float | None = None
+    speedup: float | None = None
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Fixed limits of parity for one precision; printed beside every result, never raised to fit one.
+
+    Attributes:
+        relative: largest absolute error over the largest magnitude of the reference (logits or layer).
+        cosine: least cosine similarity of one image's logits with the reference.
+
+    A changed top-1 or top-5 counts only where the reference itself separates the classes by more than twice
+    the allowed error: nearer classes are tied as far as this precision can tell.
+    """
+
+    relative: float
+    cosine: float
+
+
+TOLERANCES: dict[str, Tolerance] = {
+    "fp32": Tolerance(relative=1e-5, cosine=0.999999),
+    "fp16": Tolerance(relative=1e-2, cosine=0.9995),
+    "bf16": Tolerance(relative=8e-2, cosine=0.995),
+    "int8": Tolerance(relative=2e-1, cosine=0.99),
+    "fp8": Tolerance(relative=4e-1, cosine=0.97),
+}
+"""Limits per precision, about four times what an honest conversion reaches: reordered float32 sums differ by up to
+3e-6 of a layer's scale, rounding to float16 (2**-11) after every operation by up to 3e-3, and to bfloat16 (2**-8) by up
+to 2.2e-2. What 8 bits do depends on weights and images too; their limits lie above the worst that
+benchmarks/precision.py sees on five networks, as far as that lets faults be told (its results stand beside the limits
+in results/precision_cpu.md)."""

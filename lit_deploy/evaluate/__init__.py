@@ -1,0 +1,1 @@
+"""Accuracy on images, and how far files agree."""

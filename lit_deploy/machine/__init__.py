@@ -1,0 +1,1 @@
+"""What this computer has: facts, a GPU, TensorRT, our compiled libraries."""

@@ -1,0 +1,66 @@
+"""The packages that lit-deploy works with: which are required, which extra brings the others, what each is for.
+
+``pyproject.toml`` says the same to pip; a test holds them together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lit_deploy.core.errors import MissingDependency
+from lit_deploy.machine.facts import installed_version
+
+
+@dataclass(frozen=True)
+class Package:
+    """One distribution.
+
+    Attributes:
+        name: on the package index.
+        least: oldest version that is supported.
+        extra: of lit-deploy, that installs it; None for what every installation has.
+        purpose: what it would give where it is missing.
+    """
+
+    name: str
+    least: str
+    extra: str | None = None
+    purpose: str = ""
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'lit-deploy[{self.extra}]'" if self.extra else f"pip install '{self.name}>={self.least}'"
+
+
+PACKAGES: dict[str, Package] = {
+    package.name: package
+    for package in (
+        Package("msgspec", "0.19"),
+        Package("numpy", "1.26"),
+        Package("onnx", "1.18"),
+        Package("pillow", "10.4"),
+        Package("rich", "13.7"),
+        Package("typer", "0.15"),
+        Package("torch", "2.9", "export", "loads checkpoints, for export and verify"),
+        Package("onnxscript", "0.5", "export", "exports checkpoints"),
+        Package("safetensors", "0.4", "export", "reads .safetensors checkpoints"),
+        Package("onnxruntime", "1.25", "ort", "runs .onnx files"),
+        Package("onnxruntime-gpu", "1.25", "ort-gpu", "runs .onnx files on CUDA"),
+        Package("openvino", "2025.0", "openvino", "runs portable .onnx files: a peer in benchmarks"),
+        Package("cuda-bindings", "12.8", "trt", "runs engines"),
+        Package("matplotlib", "3.8", "plot", "draws --plot"),
+    )
+}
+"""By name, in the order in which ``doctor`` shows them."""
+
+
+def require(purpose: str, *names: str) -> None:
+    """Raise MissingDependency for packages that are not installed; ``purpose`` begins the sentence."""
+    absent = [name for name in names if installed_version(name) is None]
+    if absent:
+        packages = " and ".join(absent)
+        verb = "are" if len(absent) > 1 else "is"
+        raise MissingDependency(
+            f"{purpose} needs {packages}, which {verb} not installed; run: {PACKAGES[absent[0]].install}"
+        )

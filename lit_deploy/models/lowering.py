@@ -1,0 +1,146 @@
+"""Rewrite a LIT network into the form that is exported: same numbers, simpler graph.
+
+Every replacement keeps the name of the module it replaces, so that values and initializers of the exported
+file carry the names of the PyTorch module tree. Linear weights are stored ``[in, out]`` (one MatMul, no
+Transpose), BatchNorm is folded into the merging's projection, the attention scale into the rows of q, and the
+relative position bias is gathered once.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_deploy.core.specs import InputSpec, PrecisionName
+from lit_deploy.models.blocks import Attention, DeformableTokenMerging, PatchEmbedding
+from lit_deploy.ops.deformable_token_merging.library import deformable_token_merging
+from lit_deploy.ops.deformable_token_merging.reference import tap_major_from_conv
+
+
+def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Module:
+    """Replace, in place, every module that has a better form for export; return the model.
+
+    Args:
+        model: a LIT network in eval mode, float32.
+        spec: the input of the exported file; a ``uint8`` input takes the normalisation into the patch embedding.
+        precision: type of weights and activations behind the patch embedding, which stays float32: folded
+            normalisation subtracts large, nearly equal numbers.
+    """
+    for name, module in list(model.named_modules()):
+        replacement: nn.Module | None = None
+        if isinstance(module, PatchEmbedding):
+            replacement = LoweredPatchEmbedding(module, spec)
+        elif isinstance(module, DeformableTokenMerging):
+            replacement = LoweredMerging(module)
+        elif isinstance(module, Attention):
+            replacement = LoweredAttention(module)
+        elif isinstance(module, nn.Linear):
+            replacement = LoweredLinear(module.weight, module.bias)
+        parent, _, child = name.rpartition(".")
+        if replacement is not None and not isinstance(model.get_submodule(parent), LoweredAttention):
+            setattr(model.get_submodule(parent), child, replacement)
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    if half is not None:
+        model.to(half)
+        for module in model.modules():
+            if isinstance(module, LoweredPatchEmbedding):
+                module.float()
+                module.output_dtype = half
+    return model.requires_grad_(False)
+
+
+class LoweredLinear(nn.Module):
+    """``x @ weight + bias`` with ``weight`` [in, out]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().t().contiguous())
+        self.bias = nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class LoweredPatchEmbedding(nn.Module):
+    """Patches as rows, then one MatMul and the LayerNorm; float NCHW or uint8 NHWC pixels in."""
+
+    def __init__(self, module: PatchEmbedding, spec: InputSpec) -> None:
+        super().__init__()
+        weight, bias = module.proj.weight.detach(), module.proj.bias
+        assert bias is not None
+        channels, self.patch = weight.shape[1], weight.shape[2]
+        self.output_dtype = torch.float32
+        self.uint8 = spec.kind == "uint8"
+        if self.uint8:  # w * (u/255 - mean)/std + b  =  (w / (255 std)) * u + (b - sum w * mean/std), in float64
+            mean = torch.tensor(spec.mean, dtype=torch.float64).view(1, channels, 1, 1)
+            std = torch.tensor(spec.std, dtype=torch.float64).view(1, channels, 1, 1)
+            wide = weight.double()
+            bias = (bias.double() - (wide * mean / std).sum((1, 2, 3))).float()
+            weight = (wide / (255 * std)).float().permute(0, 2, 3, 1)
+        self.proj = LoweredLinear(weight.flatten(1), bias)
+        self.norm = module.norm
+
+    def forward(self, image: Tensor) -> Tensor:
+        patch = self.patch
+        image = image.float()  # at once: TensorRT moves no uint8 values about
+        if self.uint8:
+            rows = image.unflatten(1, (-1, patch)).unflatten(3, (-1, patch)).permute(0, 1, 3, 2, 4, 5)
+        else:
+            rows = image.unflatten(2, (-1, patch)).unflatten(4, (-1, patch)).permute(0, 2, 4, 1, 3, 5)
+        return self.norm(self.proj(rows.flatten(3).flatten(1, 2))).to(self.output_dtype)
+
+
+class LoweredAttention(nn.Module):
+    """Attention with the scale folded into q and the bias ``[heads, N, N]`` gathered; softmax in float32."""
+
+    def __init__(self, module: Attention) -> None:
+        super().__init__()
+        self.num_heads = module.num_heads
+        dim = module.proj.in_features
+        scale = torch.ones(3 * dim)
+        scale[:dim] = module.scale
+        self.qkv = LoweredLinear(module.qkv.weight * scale[:, None], module.qkv.bias * scale)
+        self.proj = LoweredLinear(module.proj.weight, module.proj.bias)
+        bias = module.bias()
+        self.relative_position_bias = None if bias is None else nn.Parameter(bias.detach().contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in self.qkv(x).chunk(3, dim=-1))
+        logits = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
+        if self.relative_position_bias is not None:
+            logits = logits + self.relative_position_bias
+        weights = logits.float().softmax(dim=-1).to(v.dtype)
+        return self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
+
+
+class LoweredOffsets(nn.Module):
+    """The operator's own parameters: ``weight`` [8, 4*C] and ``bias`` [8]."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.weight = nn.Parameter(tap_major_from_conv(conv.weight.detach()).contiguous())
+        self.bias = nn.Parameter(conv.bias.detach().clone())
+
+
+class LoweredProjection(LoweredLinear):
+    """The projection behind the operator; ``conv_offset`` hangs below it as in the official key layout."""
+
+    def __init__(self, module: DeformableTokenMerging) -> None:
+        super().__init__(*module.projection())
+        self.conv_offset = LoweredOffsets(module.dconv.conv_offset)
+
+
+class LoweredMerging(nn.Module):
+    """The operator, one MatMul with BatchNorm folded in, exact GELU."""
+
+    def __init__(self, module: DeformableTokenMerging) -> None:
+        super().__init__()
+        self.map_size = module.map_size
+        self.dconv = LoweredProjection(module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        offsets = self.dconv.conv_offset
+        patches = deformable_token_merging(x.unflatten(1, self.map_size), offsets.weight, offsets.bias)
+        return F.gelu(self.dconv(patches.flatten(1, 2)))

@@ -1,0 +1,240 @@
+"""From an exported file to what Triton has to be told of it, or why Triton cannot run it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.artifacts.preflight import target_of
+from lit_deploy.artifacts.sidecar import Sidecar, read_sidecar
+from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError
+from lit_deploy.core.files import sha256_of
+from lit_deploy.core.specs import TensorSpec
+from lit_deploy.machine import native
+from lit_deploy.machine.tensorrt import BACKENDS
+from lit_deploy.packaging.options import RELEASE, TritonOptions
+from lit_deploy.packaging.serving import REGISTRY_IMAGE, SUPPORT_MATRIX
+from lit_deploy.packaging.triton_configs import Network
+from lit_deploy.tasks.table import task_of
+
+_DEFAULT_MAX_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that is to be served, and all that depends on its kind."""
+
+    path: Path
+    manifest: Manifest
+    network: Network
+    library: Path | None
+    arguments: tuple[str, ...]
+    release: str
+    notes: tuple[str, ...]
+
+
+def onnx_source(path: Path, options: TritonOptions) -> Source:
+    """Read an ``.onnx`` file and choose how Triton's onnxruntime back end serves it; see ``package_triton``."""
+    artifact = OnnxArtifact.read(path)
+    manifest = artifact.manifest
+    if manifest.precision == "fp8":
+        raise ArtifactError(f"{path} is of fp8, which ONNX Runtime does not run on Triton; build an engine of it")
+    device = options.device or "cpu"
+    if device == "cpu" and manifest.base == "bf16":
+        raise ArtifactError(
+            f"{path} is of bf16, which ONNX Runtime does not compute on CPUs (lit-deploy emulates it, Triton cannot); "
+            "export it with --precision fp32, or package it with --device cuda"
+        )
+    inputs, outputs = _graph_tensors(artifact, path)
+    if manifest.batch is None:
+        max_batch = options.max_batch or _DEFAULT_MAX_BATCH
+    elif options.max_batch is None:
+        max_batch = 0
+    else:
+        raise UsageError(
+            f"{path} has a fixed batch of {manifest.batch}, so Triton cannot batch requests; leave --max-batch out, or "
+            "export it with --batch dynamic"
+        )
+    library, notes = _op_library(path, manifest, device, options)
+    if manifest.precision == "int8" and device == "cpu":
+        notes.append(
+            "int8: serve it on CPUs with VNNI (lscpu). On others ONNX Runtime clips sums unless its session is told "
+            "session.x64quantprecision, and Triton has no way to tell it."
+        )
+    if device == "cpu" and options.threads is None:
+        notes.append(
+            "ONNX Runtime takes all cores of the machine for every instance; in a container with fewer, package with "
+            "--threads."
+        )
+    network = Network(
+        backend="onnxruntime",
+        inputs=inputs,
+        outputs=outputs,
+        max_batch=max_batch,
+        max_delay_us=options.max_delay_us,
+        instances=options.instances,
+        device=device,
+        threads=options.threads if device == "cpu" else None,
+        library=library.name if library is not None else None,
+    )
+    return Source(
+        path=path,
+        manifest=manifest,
+        network=network,
+        library=library,
+        arguments=(),
+        release=options.release or RELEASE,
+        notes=tuple(notes),
+    )
+
+
+def _graph_tensors(artifact: OnnxArtifact, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the graph has them; ArtifactError where its manifest promises others."""
+    import onnx
+
+    def specs(values: Any) -> tuple[TensorSpec, ...]:
+        found = []
+        for value in values:
+            kind = value.type.tensor_type
+            dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim)
+            try:
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+            except KeyError:
+                dtype = f"type {kind.elem_type}"
+            found.append(TensorSpec(value.name, dtype, dims))
+        return tuple(found)
+
+    graph, manifest, task = artifact.graph.graph, artifact.manifest, task_of(artifact.manifest)
+    found = specs(graph.input), specs(graph.output)
+    for tensors, promised in zip(found, (task.input_specs(manifest), task.output_specs(manifest)), strict=True):
+        fits = len(tensors) == len(promised) and all(map(TensorSpec.agrees, tensors, promised))
+        if not fits or any(isinstance(size, str) for spec in tensors for size in spec.shape[1:]):
+            raise ArtifactError(f"the graph of {path} is not what its manifest promises; export it again")
+    return found
+
+
+def _op_library(
+    path: Path, manifest: Manifest, device: Literal["cpu", "cuda"], options: TritonOptions
+) -> tuple[Path | None, list[str]]:
+    """The custom-op library to ship, and what to know of it."""
+    if manifest.portable:
+        if options.library:
+            raise UsageError(f"{path} is a portable file, which holds no custom operator; export it without --portable")
+        return None, []
+    if options.library is False:
+        return None, []
+    found = native.choose_library(options.library, device)
+    if found is None:
+        return None, ["No custom-op library: the built-in function in the file runs, with the same numbers."]
+    return found, [_glibc_note(found)]
+
+
+def _glibc_note(library: Path) -> str:
+    versions = {tuple(map(int, v.split(b"."))) for v in re.findall(rb"GLIBC_(\d+\.\d+)", library.read_bytes())}
+    least = ".".join(map(str, max(versions, default=(2, 17))))
+    return (
+        f"{library.name} was built here and needs glibc {least} or later; Triton's containers have 2.39 (Ubuntu 24.04, "
+        "from 24.11 on) or 2.35 (Ubuntu 22.04, before)."
+    )
+
+
+def engine_source(path: Path, options: TritonOptions) -> Source:
+    """Read an engine's sidecar and choose how Triton's tensorrt back end serves it; see ``package_triton``."""
+    sidecar = read_sidecar(path)
+    build, manifest = sidecar.build, sidecar.manifest
+    version = f"{BACKENDS[build.backend].title} {build.backend_version}"
+    if build.backend != "tensorrt":
+        raise ArtifactError(
+            f"{path} was built by {version}, Triton runs engines of TensorRT; build it again with --builder tensorrt"
+        )
+    if build.layers:
+        raise ArtifactError(f"{path} is a debug build, whose layers are outputs; build it again without --layers")
+    if path.stat().st_size != sidecar.engine_size or sha256_of(path) != sidecar.engine_sha256:
+        raise ArtifactError(f"{path} is not the file its sidecar describes (damaged or replaced); build it again")
+    if options.device == "cpu":
+        raise UsageError(f"{path} is an engine, which runs on a GPU; leave --device out, or package the .onnx file")
+    if options.threads is not None:
+        raise UsageError(f"{path} is an engine, which has no CPU threads; leave --threads out")
+    carries = build.version_compatible or (sidecar.plugin is not None and sidecar.plugin.embedded)
+    if carries and not options.allow_engine_code:
+        raise ArtifactError(
+            f"{path} carries code that Triton would run (embedded plugin, version-compatible); if you trust it, add "
+            "--allow-engine-code (allow_engine_code=True)"
+        )
+    if options.release is None:
+        raise UsageError(
+            f"{path} was built by {version}; name the container release of Triton that has it with --triton, e.g. "
+            f"--triton {RELEASE} (see {SUPPORT_MATRIX})"
+        )
+    library = _plugin_library(path, sidecar, options)
+    settings = [f"plugins={library.name}"] if library is not None else []
+    settings += ["version-compatible=true"] if carries else []
+    release = f"{version} or a later one of its major version" if build.version_compatible else version
+    notes = [
+        f"The engine runs on {target_of(build)}, under {release}: `docker run --rm "
+        f"{REGISTRY_IMAGE}:{options.release}-py3 dpkg -l 'libnvinfer*'` says which one a container has, and "
+        f"{SUPPORT_MATRIX} which container has which."
+    ]
+    notes += [_glibc_note(library)] if library is not None else []
+    network = Network(
+        backend="tensorrt",
+        inputs=sidecar.inputs,
+        outputs=sidecar.outputs,
+        max_batch=_engine_batch(path, sidecar, options.max_batch),
+        max_delay_us=options.max_delay_us,
+        instances=options.instances,
+        device="cuda",
+        threads=None,
+        library=None,
+    )
+    arguments = tuple(f"--backend-config=tensorrt,{setting}" for setting in settings)
+    return Source(
+        path=path,
+        manifest=manifest,
+        network=network,
+        library=library,
+        arguments=arguments,
+        release=options.release,
+        notes=tuple(notes),
+    )
+
+
+def _engine_batch(path: Path, sidecar: Sidecar, wanted: int | None) -> int:
+    """``max_batch_size`` within the first profile, the one that Triton uses; 0 for an engine of a fixed batch."""
+    fixed = sidecar.inputs[0].shape[0]
+    if isinstance(fixed, int):
+        if wanted is not None:
+            raise UsageError(f"{path} has a fixed batch of {fixed}; leave --max-batch out, or build it with --batch")
+        return 0
+    least, _, most = sidecar.profiles[0]
+    if least > 1:
+        raise ArtifactError(
+            f"{path} takes {least} to {most} images, Triton's batches begin with 1; build it again with "
+            f"--batch 1:{most}:{most}"
+        )
+    if wanted is not None and wanted > most:
+        raise UsageError(f"--max-batch is {wanted}, {path} takes at most {most}; build it again with a larger --batch")
+    return wanted or most
+
+
+def _plugin_library(path: Path, sidecar: Sidecar, options: TritonOptions) -> Path | None:
+    plugin = sidecar.plugin
+    if plugin is None or plugin.embedded:
+        if options.library:
+            raise UsageError(f"{path} needs no library; leave --library out")
+        return None
+    if options.library is False:
+        raise UsageError(f"{path} calls the plugin of {plugin.library}; leave --no-library out")
+    found = native.find_plugin()
+    if found is None or sha256_of(found) != plugin.sha256:
+        what = "was not found" if found is None else f"is another one than {found}"
+        searched = ", ".join(map(str, native.searched_plugin_paths()))
+        raise MissingDependency(
+            f"{path} calls the plugin library it was built with (SHA-256 {plugin.sha256[:12]}), which {what} (searched "
+            f"{searched}); set {native.PLUGIN_VARIABLE} to it"
+        )
+    return found

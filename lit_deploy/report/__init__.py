@@ -1,0 +1,1 @@
+"""Results as terminal tables, JSON, Markdown and pictures. Measures nothing."""

@@ -1,1 +1,0 @@
-"""Sessions: one protocol over PyTorch, ONNX Runtime and, later, TensorRT."""

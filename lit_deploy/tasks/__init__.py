@@ -1,0 +1,1 @@
+"""What differs between tasks, and nowhere else: outputs, decoding, comparing, scoring, printing."""

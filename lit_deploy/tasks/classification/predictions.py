@@ -1,0 +1,57 @@
+"""What a classifier says about images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.tasks.classification.ranking import ranked_probabilities
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Most probable classes of one image, best first.
+
+    Attributes:
+        image: path as it was given.
+        classes: class indices; ``labels``: their names; ``probabilities``: 0..1.
+    """
+
+    COLUMNS: ClassVar[tuple[str, ...]] = ("probability", "class", "index")
+    """Headings of ``rows``."""
+
+    image: str
+    classes: tuple[int, ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """As rows of a table, one a class."""
+        found = zip(self.probabilities, self.labels, self.classes, strict=True)
+        return [(f"{probability:.2%}", label, str(index)) for probability, label, index in found]
+
+
+def predictions(
+    outputs: Mapping[str, NDArray[Any]], manifest: Manifest, images: Sequence[str], top: int
+) -> list[Prediction]:
+    """The best classes of every image.
+
+    Args:
+        outputs: of a session, of at least as many images; ``manifest``: its.
+        images: their names.
+        top: classes per image; a ``top5`` file gives at most five.
+    """
+    classes, probabilities = ranked_probabilities(outputs, manifest.output)
+    return [
+        Prediction(
+            image=image,
+            classes=tuple(map(int, row)),
+            labels=tuple(manifest.labels[index] for index in row),
+            probabilities=tuple(map(float, values)),
+        )
+        for image, row, values in zip(images, classes[:, :top], probabilities[:, :top], strict=False)
+    ]

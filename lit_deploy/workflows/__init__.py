@@ -1,0 +1,1 @@
+"""What a user asks for: export, verify, predict, inspect, doctor."""

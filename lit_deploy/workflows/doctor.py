@@ -1,0 +1,353 @@
+"""What is installed, found and missing on this machine, and the command that mends it. Imports no torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lit_deploy import __version__
+from lit_deploy.core.files import cache_dir
+from lit_deploy.core.text import first_line
+from lit_deploy.machine import native
+from lit_deploy.machine import tensorrt as trt
+from lit_deploy.machine.facts import (
+    cpp_compiler,
+    cpu_flags,
+    cpu_name,
+    gpu_names,
+    installed_version,
+    kernel_isa,
+    output_of,
+)
+from lit_deploy.machine.packages import PACKAGES, Package
+
+Status = Literal["ok", "missing", "optional"]
+
+BACKENDS_OF_ONNX = ("onnxruntime", "onnxruntime-gpu")
+"""Distributions of ONNX Runtime, which are one check."""
+
+TENSORRT_HEADER = "NvInferRuntime.h"
+TENSORRT_FOLDERS = (
+    "/usr/include/x86_64-linux-gnu",
+    "/usr/include/aarch64-linux-gnu",
+    "/usr/include",
+    "/usr/local/include",
+)
+HEADER = "onnxruntime_c_api.h"
+HEADER_SUFFIXES = ("", "include", "include/onnxruntime", "onnxruntime", "include/onnxruntime/core/session")
+ISA_VARIABLE = "LIT_DEPLOY_CPU_ISA"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked for.
+
+    Attributes:
+        name: what it is.
+        status: ``ok``, ``missing`` (required to run files) or ``optional`` (absent, and one can do without).
+        found: what is there, or what its absence means.
+        searched: every path that was looked at, where paths were looked at.
+        remedy: the command that mends it; empty when there is nothing to mend.
+    """
+
+    name: str
+    status: Status
+    found: str
+    searched: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All checks, in the order they are shown."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything required to run files is there."""
+        return all(check.status != "missing" for check in self.checks)
+
+    @property
+    def exports(self) -> bool:
+        """Whether checkpoints can be exported and verified, too."""
+        needed = {package.name for package in PACKAGES.values() if package.extra == "export"}
+        return self.ok and all(check.status == "ok" for check in self.checks if check.name in needed)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when everything required is there, else 2."""
+        return 0 if self.ok else 2
+
+
+def diagnose() -> Diagnosis:
+    """Look at Python, the packages, the custom-op library and what builds it, the CPU and the GPU.
+
+    Never raises for something absent, and takes well under a few seconds: versions are read from package metadata.
+    """
+    packages = [package for package in PACKAGES.values() if package.name not in BACKENDS_OF_ONNX]
+    required = [_package(package) for package in packages if package.extra is None]
+    optional = [_package(package) for package in packages if package.extra is not None]
+    return Diagnosis(
+        (
+            _python(),
+            Check("lit-deploy", "ok", __version__),
+            *required,
+            _onnxruntime(),
+            _library(),
+            _cpu(),
+            _compiler(),
+            _tool("CMake", "cmake", "builds the custom-op library", "pip install cmake"),
+            _headers(),
+            _gpu(),
+            _tool("nvcc", "nvcc", "only for building CUDA kernels", "install the CUDA toolkit"),
+            *optional,
+            *(_backend(name) for name in trt.BACKENDS),
+            _plugin(),
+            _tensorrt_headers(),
+            *_runtime(),
+        )
+    )
+
+
+def _python() -> Check:
+    # An older Python cannot import this module: nothing to check.
+    return Check("Python", "ok", f"{platform.python_version()} ({sys.executable})")
+
+
+def _package(package: Package) -> Check:
+    absent: Status = "optional" if package.extra else "missing"
+    version = installed_version(package.name)
+    if version is None:
+        purpose = f" ({package.purpose})" if package.purpose else ""
+        return Check(package.name, absent, f"not installed{purpose}", remedy=package.install)
+    if trt.numbers(version) < trt.numbers(package.least):
+        return Check(package.name, absent, f"{version}, older than {package.least}", remedy=package.install)
+    return Check(package.name, "ok", version)
+
+
+def _onnxruntime() -> Check:
+    install, least = PACKAGES["onnxruntime"].install, PACKAGES["onnxruntime"].least
+    distributions = [name for name in BACKENDS_OF_ONNX if installed_version(name)]
+    ort, problem = _import_onnxruntime()
+    if ort is None:
+        return Check("onnxruntime", "missing", problem, remedy=install)
+    version, providers = ort.__version__, ", ".join(ort.get_available_providers())
+    if trt.numbers(version) < trt.numbers(least):
+        return Check("onnxruntime", "missing", f"{version}, older than {least}", remedy=install)
+    if len(distributions) > 1:
+        return Check(
+            "onnxruntime",
+            "ok",
+            f"{version} ({providers}); {' and '.join(distributions)} overwrite each other's files",
+            remedy=f"pip uninstall -y {' '.join(BACKENDS_OF_ONNX)} && {PACKAGES['onnxruntime-gpu'].install}",
+        )
+    return Check("onnxruntime", "ok", f"{version} ({providers})")
+
+
+def _import_onnxruntime() -> tuple[Any, str]:
+    """The module, or None and why not."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        broken = next(filter(None, map(installed_version, BACKENDS_OF_ONNX)), None)
+        return None, f"{broken} is installed but does not import ({error})" if broken else "not installed"
+    return onnxruntime, ""
+
+
+def _library() -> Check:
+    name, searched = "custom-op library", tuple(map(str, native.searched_paths()))
+    library = native.find_library()
+    if library is None:
+        return _absent(
+            name,
+            native.ENVIRONMENT_VARIABLE,
+            "exported files run their slower built-in function",
+            searched,
+            native.BUILD_COMMAND,
+        )
+    ort, _ = _import_onnxruntime()
+    if ort is None:
+        return Check(name, "ok", f"{library} (not tried: no ONNX Runtime)", searched)
+    try:
+        ort.SessionOptions().register_custom_ops_library(str(library))
+    except Exception as error:  # ONNX Runtime raises its own bare exception types
+        # Required to work once it is there: sessions refuse to start with a library that does not load.
+        found = f"{library} does not load in ONNX Runtime {ort.__version__} ({first_line(error)})"
+        return Check(name=name, status="missing", found=found, searched=searched, remedy=native.BUILD_COMMAND)
+    return Check(name, "ok", f"{library} (loads in ONNX Runtime {ort.__version__})", searched)
+
+
+def _absent(name: str, variable: str, without: str, searched: tuple[str, ...], remedy: str) -> Check:
+    """A compiled library that is not there; one that the environment names must be."""
+    if os.environ.get(variable):
+        found = f"{variable} names a file that is not there; sessions refuse until it is unset"
+        return Check(
+            name=name,
+            status="missing",
+            found=found,
+            searched=searched,
+            remedy=f"unset {variable}, or build it: {remedy}",
+        )
+    return Check(name=name, status="optional", found=f"not found; {without}", searched=searched, remedy=remedy)
+
+
+def _backend(name: trt.BackendName) -> Check:
+    backend, version = trt.BACKENDS[name], trt.installed_version(name)
+    if version is None:
+        return Check(backend.title, "optional", "not installed (builds and runs engines)", remedy=backend.install)
+    if trt.numbers(version) < trt.numbers(backend.least):
+        return Check(backend.title, "optional", f"{version}, older than {backend.least}", remedy=backend.install)
+    return Check(backend.title, "ok", version)
+
+
+def _plugin() -> Check:
+    searched = tuple(map(str, native.searched_plugin_paths()))
+    plugin = native.find_plugin()
+    if plugin is None:
+        return _absent(
+            "TensorRT plugin",
+            native.PLUGIN_VARIABLE,
+            "engines are built from the function in the file",
+            searched,
+            native.PLUGIN_BUILD_COMMAND,
+        )
+    try:
+        library = ctypes.CDLL(str(plugin))
+        library.lit_deploy_plugin_build.restype = ctypes.c_char_p
+        built = library.lit_deploy_plugin_build().decode()
+    except (OSError, AttributeError) as error:
+        found = f"{plugin} is not lit-deploy's plugin library, or does not load ({first_line(error)})"
+        return Check(
+            name="TensorRT plugin", status="missing", found=found, searched=searched, remedy=native.PLUGIN_BUILD_COMMAND
+        )
+    return Check("TensorRT plugin", "ok", f"{plugin} ({built})", searched)
+
+
+def _tensorrt_headers() -> Check:
+    root = os.environ.get("TensorRT_ROOT")  # noqa: SIM112  (CMake's own spelling)
+    folders = (f"{root}/include", root) if root else TENSORRT_FOLDERS
+    for folder in folders:
+        if Path(folder, TENSORRT_HEADER).is_file():
+            return Check("TensorRT headers", "ok", folder, folders)
+    return Check(
+        name="TensorRT headers",
+        status="optional",
+        found="none here; without them the plugin is not built",
+        searched=folders,
+        remedy="export TensorRT_ROOT=/path/to/an/unpacked/TensorRT, and build again",
+    )
+
+
+def _runtime() -> tuple[Check, ...]:
+    """Of a source checkout; elsewhere CMake installs it wherever the service wants it, and nobody here knows."""
+    library = native.runtime_path()
+    searched = (str(library),)
+    if not (library.parents[2] / "plugins").is_dir():
+        return ()
+    if not library.is_file():
+        found = "not built; only C and C++ services need it"
+        return (
+            Check(
+                name="C runtime", status="optional", found=found, searched=searched, remedy=native.RUNTIME_BUILD_COMMAND
+            ),
+        )
+    try:
+        version = ctypes.CDLL(str(library)).lit_version
+    except (OSError, AttributeError) as error:
+        found = f"{library} does not load ({first_line(error)})"
+        return (
+            Check(
+                name="C runtime", status="optional", found=found, searched=searched, remedy=native.RUNTIME_BUILD_COMMAND
+            ),
+        )
+    version.restype = ctypes.c_char_p
+    wheel = native.find_onnxruntime_library()
+    hint = f"; here {native.ONNXRUNTIME_VARIABLE}={wheel}" if wheel else ""
+    return (Check("C runtime", "ok", f"{library} ({version().decode()}{hint})", searched),)
+
+
+def _cpu() -> Check:
+    flags = cpu_flags()
+    # the last two are for int8
+    features = ", ".join(name for name in ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni") if name in flags)
+    requested = os.environ.get(ISA_VARIABLE)
+    kernel = kernel_isa(flags, requested)
+    note = f"; {ISA_VARIABLE}={requested} is not one of this CPU's" if requested and requested != kernel else ""
+    return Check(
+        "CPU", "ok", f"{cpu_name()}, {os.cpu_count()} threads; {features or 'no AVX2'}; runs the {kernel} kernel{note}"
+    )
+
+
+def _compiler() -> Check:
+    compiler = cpp_compiler()
+    if compiler is None:
+        return Check(
+            "C++ compiler",
+            "optional",
+            "not found (builds the custom-op library; torch.compile needs it too)",
+            remedy="apt install g++",
+        )
+    return Check("C++ compiler", "ok", f"{compiler} ({_first_line(compiler, '--version')})")
+
+
+def _tool(name: str, command: str, purpose: str, remedy: str) -> Check:
+    path = shutil.which(command)
+    if path is None:
+        return Check(name, "optional", f"not found ({purpose})", remedy=remedy)
+    version = re.search(r"(?:version|release) ([\d.]+)", output_of(path, "--version"))
+    return Check(name, "ok", f"{path} ({version.group(1) if version else 'version unknown'})")
+
+
+def header_folders() -> tuple[Path, ...]:
+    """Folders below which the build looks for ONNX Runtime's headers, in its order."""
+    root = os.environ.get("ONNXRUNTIME_ROOT")
+    if root:
+        return (Path(root),)
+    cache = cache_dir()
+    downloaded = sorted(cache.glob("onnxruntime-*")) or [cache / "onnxruntime-linux-x64-*"]
+    return (Path("/usr"), Path("/usr/local"), *downloaded, cache / "debian-trixie-libonnxruntime-dev" / "usr")
+
+
+def _headers() -> Check:
+    name, folders = "ONNX Runtime headers", header_folders()
+    candidates = (folder / suffix / HEADER for folder in folders for suffix in HEADER_SUFFIXES)
+    header = next((path for path in candidates if path.is_file()), None)
+    searched = tuple(map(str, folders))
+    if header is not None:
+        api = re.search(r"^#define ORT_API_VERSION (\d+)", header.read_text(errors="replace"), re.MULTILINE)
+        return Check(name, "ok", f"{header.parent} (API {api.group(1) if api else 'unknown'})", searched)
+    if os.environ.get("ONNXRUNTIME_ROOT"):
+        return Check(
+            name=name,
+            status="optional",
+            found=f"ONNXRUNTIME_ROOT={folders[0]} holds no {HEADER}: the build stops there",
+            searched=searched,
+            remedy="export ONNXRUNTIME_ROOT=/path/to/an/unpacked/onnxruntime/release, or unset ONNXRUNTIME_ROOT",
+        )
+    return Check(
+        name=name,
+        status="optional",
+        found="none here; building the custom-op library downloads them",
+        searched=searched,
+        remedy="offline: apt install libonnxruntime-dev (Debian 13), or unpack a release archive from "
+        "github.com/microsoft/onnxruntime and export ONNXRUNTIME_ROOT=FOLDER",
+    )
+
+
+def _gpu() -> Check:
+    gpus = gpu_names()
+    if gpus:
+        return Check("GPU", "ok", "; ".join(gpus))
+    return Check("GPU", "optional", "no NVIDIA GPU or driver; everything but engines runs on the CPU")
+
+
+def _first_line(*command: str) -> str:
+    return (output_of(*command).strip().splitlines() or ["version unknown"])[0]

@@ -1,0 +1,242 @@
+"""Parity with PyTorch: the same images through the float32 reference and through the file under test.
+
+Limits are fixed per precision in ``specs.TOLERANCES``. A comparison that could not have noticed a fault (zero
+sampling offsets, an output that ignores the input) is refused rather than passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.backends.base import filled
+from lit_deploy.backends.open import open_session
+from lit_deploy.backends.protocol import Session, SessionOptions, Source
+from lit_deploy.checkpoints.load import Checkpoint
+from lit_deploy.checkpoints.seeded import DEFAULT_SEED, synthetic_image
+from lit_deploy.core.errors import GateFailed, UsageError
+from lit_deploy.core.specs import TOLERANCES, Tolerance
+from lit_deploy.images.datasets import even_parts
+from lit_deploy.images.decoding import load_image
+from lit_deploy.images.folders import images_in
+from lit_deploy.images.preprocessing import normalize, resize_and_crop
+from lit_deploy.tasks.comparison import Comparison, RunningComparison
+from lit_deploy.tasks.protocol import Arrays
+from lit_deploy.tasks.table import task_of
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+Pixels = NDArray[np.uint8]
+
+MIN_OFFSET_STD = 1e-3
+"""Pixels. Offsets that vary less than this between positions cannot reveal swapped or permuted taps."""
+
+BATCHES = (2, 1, 5)
+"""Batch sizes that seeded images are run in where the file takes them."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Outcome of one verification.
+
+    Attributes:
+        artifact: path of the file; ``tested`` and ``reference``: descriptions of the two sessions.
+        precision, tolerance: which limits applied.
+        images: number of images; ``source``: ``seeded`` or the directory they came from.
+        output: the compared output: logits, or the logarithm of probabilities or scores.
+        top1, top5: share of images whose predictions agree (a tie of the reference counts as agreement).
+        offset_std: least standard deviation, over merges, of the sampling offsets in pixels.
+        layers: comparisons per layer in execution order; empty unless asked for.
+        first_departure: first layer outside the tolerance, None when all are inside.
+        verdict: ``inconclusive`` means that the check could not have noticed a fault.
+        reasons: one sentence for every gate that was not met.
+    """
+
+    artifact: str
+    tested: str
+    reference: str
+    precision: str
+    tolerance: Tolerance
+    images: int
+    source: str
+    output: Comparison
+    top1: float
+    top5: float
+    offset_std: float
+    layers: tuple[Comparison, ...]
+    first_departure: str | None
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The metrics that a manifest keeps."""
+        return {
+            "verdict": self.verdict,
+            "images": self.images,
+            "max_abs": self.output.max_abs,
+            "relative": self.output.relative,
+            "cosine": self.output.cosine,
+            "top1": self.top1,
+            "top5": self.top5,
+        }
+
+
+class ParityFailed(GateFailed):
+    """An exported file departs from PyTorch, or the check could not have noticed if it did.
+
+    Attributes:
+        report: the full comparison.
+    """
+
+    detailed = True
+
+    def __init__(self, message: str, report: VerifyReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def verify_artifact(
+    artifact: Source,
+    checkpoint: str | Path | Checkpoint,
+    *,
+    images: str | Path | None = None,
+    limit: int = 64,
+    layers: bool = False,
+    options: SessionOptions | None = None,
+) -> VerifyReport:
+    """Compare an exported file with the PyTorch float32 model of its checkpoint.
+
+    Args:
+        artifact: file to test; a checkpoint is accepted too.
+        checkpoint: checkpoint it was exported from (checked by SHA-256).
+        images: directory of images; None for eight seeded ones.
+        limit: most images taken from the directory, evenly spaced over it.
+        layers: compare every layer as well and name the first that departs.
+        options: device, threads and library of the tested session.
+
+    Raises:
+        UsageError: another checkpoint than the one the file was made from.
+        ImageError, ArtifactError, CheckpointError, MissingDependency: as the name says.
+    """
+    base = options or SessionOptions()
+    with (
+        open_session(checkpoint, SessionOptions(threads=base.threads, layers=True)) as reference,
+        open_session(artifact, replace(base, layers=layers)) as tested,
+    ):
+        manifest = tested.manifest
+        if manifest.source_sha256 != reference.manifest.source_sha256:
+            raise UsageError(
+                f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
+                f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
+            )
+        pixels, source = _pixels(manifest, images, limit)
+        expected: list[Arrays] = []
+        got: list[Arrays] = []
+        compared = {name: RunningComparison(name) for name in manifest.layers if layers}
+        for batch, count in _batches(pixels, tested.batch_range, seeded=images is None):
+            # Layers are compared batch by batch and dropped: those of many images would not fit in memory.
+            wanted, found = (
+                {name: value[:count] for name, value in session.run(_feed(session, batch, manifest)).items()}
+                for session in (reference, tested)
+            )
+            for name, running in compared.items():
+                running.add(wanted[name], found[name])
+            expected.append({name: wanted[name] for name in wanted if name not in reference.manifest.layers})
+            got.append({name: found[name] for name in found if name not in compared})
+        comparisons = tuple(running.comparison() for running in compared.values())
+        return _judged(
+            artifact=str(artifact),
+            source=source,
+            tested=tested,
+            reference=reference,
+            expected=_joined(expected),
+            got=_joined(got),
+            layers=comparisons,
+        )
+
+
+def _pixels(manifest: Manifest, images: str | Path | None, limit: int) -> tuple[Pixels, str]:
+    """Uint8 ``[N, H, W, 3]`` crops and where they came from; every session is fed the same pixels."""
+    spec = manifest.input
+    if images is None:
+        names = [f"verify:{index}" for index in range(sum(BATCHES))]
+        return np.stack([synthetic_image(DEFAULT_SEED, name, spec.height, spec.width) for name in names]), "seeded"
+    paths = images_in(Path(images))
+    taken = [paths[part.start] for part in even_parts(len(paths), limit)]
+    source = f"{images} ({len(taken)} of {len(paths)})" if len(taken) < len(paths) else str(images)
+    return np.stack([resize_and_crop(load_image(path), spec) for path in taken]), source
+
+
+def _batches(pixels: Pixels, limits: tuple[int, int], seeded: bool) -> list[tuple[Pixels, int]]:
+    """Batches and how many of their images count."""
+    low, high = limits
+    if seeded and low < high and max(BATCHES) <= high:
+        parts = np.split(pixels, np.cumsum(BATCHES)[:-1])
+    else:
+        size = max(low, min(8, high))
+        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+    return [(filled(part, low), len(part)) for part in parts]
+
+
+def _feed(session: Session, pixels: Pixels, tested: Manifest) -> Arrays:
+    """Pixels in a session's layout; the normalisation is that of the tested file."""
+    layout = pixels if session.manifest.input.kind == "uint8" else normalize(pixels, tested.input)
+    return task_of(tested).feed(layout)
+
+
+def _joined(outputs: list[Arrays]) -> Arrays:
+    return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+
+
+def _judged(
+    *,
+    artifact: str,
+    source: str,
+    tested: Session,
+    reference: Session,
+    expected: Mapping[str, NDArray[Any]],
+    got: Mapping[str, NDArray[Any]],
+    layers: tuple[Comparison, ...],
+) -> VerifyReport:
+    """Ask the task about the outputs, and add what every LIT has: layers and sampling offsets."""
+    manifest = tested.manifest
+    tolerance = TOLERANCES[manifest.precision]
+    outputs = task_of(manifest).agreement(manifest, tolerance, expected, got)
+    departed = next((layer.name for layer in layers if not layer.relative <= tolerance.relative), None)
+    offset_std = _offset_std(expected)
+    faults = [*outputs.faults, *([f"{departed} is the first layer outside the tolerance"] if departed else [])]
+    blind = [*_still(offset_std), *outputs.blind]
+    return VerifyReport(
+        artifact=artifact,
+        tested=tested.description,
+        reference=reference.description,
+        precision=manifest.precision,
+        tolerance=tolerance,
+        images=len(next(iter(got.values()))),
+        source=source,
+        output=outputs.output,
+        top1=outputs.top1,
+        top5=outputs.top5,
+        offset_std=offset_std,
+        layers=layers,
+        first_departure=departed,
+        verdict="fail" if faults else "inconclusive" if blind else "pass",
+        reasons=(*faults, *blind),
+    )
+
+
+def _offset_std(expected: Mapping[str, NDArray[Any]]) -> float:
+    """Least standard deviation, over mergings, of the reference's sampling offsets in pixels."""
+    offsets = [value for name, value in expected.items() if name.endswith(".conv_offset")]
+    return min(float(value.astype(np.float64).std(axis=(0, 2, 3)).max()) for value in offsets)
+
+
+def _still(offset_std: float) -> list[str]:
+    if offset_std >= MIN_OFFSET_STD:
+        return []
+    return [f"sampling offsets vary by {offset_std:.1e} pixels only, which cannot reveal a wrong merging"]

@@ -1,0 +1,55 @@
+// Written by `make contract` from lit_deploy/artifacts/contract.py: do not edit.
+// What Python and C++ have to agree on.
+#ifndef LIT_DEPLOY_CONTRACT_H_
+#define LIT_DEPLOY_CONTRACT_H_
+
+#include <array>
+#include <cstdint>
+
+namespace lit_deploy::contract {
+
+// The C API.
+inline constexpr int64_t kAbiVersion = 1;
+inline constexpr int64_t kMaxThreads = 1024;
+
+// The operator, and TensorRT's plugin of the same name.
+inline constexpr const char* kDomain = "lit_deploy";
+inline constexpr const char* kOpType = "DeformableTokenMerging";
+inline constexpr int64_t kOpVersion = 1;
+inline constexpr const char* kOpVersionText = "1";
+
+// Manifests and sidecars.
+inline constexpr const char* kManifestKey = "lit_deploy.manifest";
+inline constexpr int64_t kOldestFormat = 1;
+inline constexpr int64_t kFormat = 2;
+inline constexpr int64_t kMaxBatch = 1024;
+inline constexpr int64_t kMaxRank = 8;
+inline constexpr const char* kInputName = "images";
+inline constexpr int64_t kBestClasses = 5;
+inline constexpr int64_t kDefaultClasses = 1000;
+inline constexpr int64_t kDefaultChannels = 3;
+inline constexpr std::array<const char*, 1> kTasks = {"classification"};
+inline constexpr std::array<const char*, 2> kFamilies = {"lit", "lit_ti"};
+inline constexpr std::array<const char*, 3> kOutputs = {"logits", "probabilities", "top5"};
+inline constexpr std::array<const char*, 5> kPrecisions = {"fp32", "fp16", "bf16", "int8", "fp8"};
+inline constexpr std::array<const char*, 3> kCalibrationMethods = {"minmax", "percentile", "entropy"};
+inline constexpr std::array<const char*, 2> kBackends = {"tensorrt", "tensorrt_rtx"};
+inline constexpr std::array<const char*, 2> kCompatibilities = {"none", "ampere+"};
+inline constexpr std::array<const char*, 5> kRtxTargets = {"8.0", "8.6", "8.9", "12.0", "12.1"};
+inline constexpr const char* kFp8Least = "8.9";
+
+// Pictures.
+inline constexpr std::array<const char*, 2> kInputKinds = {"float", "uint8"};
+inline constexpr std::array<const char*, 2> kInterpolations = {"bicubic", "bilinear"};
+inline constexpr std::array<double, 3> kDefaultMean = {0.485, 0.456, 0.406};
+inline constexpr std::array<double, 3> kDefaultStd = {0.229, 0.224, 0.225};
+inline constexpr int64_t kMaxPixels = 134217728;
+inline constexpr int64_t kMaxSide = 16384;
+inline constexpr int64_t kMaxResize = 16;
+inline constexpr double kMaxMean = 10000.0;
+inline constexpr double kMinStd = 0.0001;
+inline constexpr double kMaxStd = 10000.0;
+
+}  // namespace lit_deploy::contract
+
+#endif  // LIT_DEPLOY_CONTRACT_H_

@@ -1,0 +1,390 @@
+"""The HTTP service of examples/02_cpp_service over loopback: right answers, bad requests, overload, shutdown.
+
+``LIT_SERVICE_BINARY=...`` runs the tests on another build of it, one with sanitizers for instance.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.documentation import run_in_shell
+from support.exported import export_of
+from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, build, exchange, sanitized, wait_for
+from support.runtime_library import needs_runtime
+from support.service_pictures import BAD_REQUESTS, JPEG, PICTURES, PNG, big, slow
+
+from lit_deploy.machine.native import find_onnxruntime_library
+from lit_deploy.workflows.predict import predict_images
+
+pytest.importorskip("onnxruntime", reason="the service runs on the wheel's libonnxruntime.so: pip install onnxruntime")
+
+pytestmark = needs_runtime
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the built service, where the README says it is."""
+    folder = tmp_path_factory.mktemp("service")
+    if other := os.environ.get("LIT_SERVICE_BINARY"):
+        (folder / BINARY).parent.mkdir(parents=True)
+        (folder / BINARY).symlink_to(other)
+    else:
+        build(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def binary(workspace: Path) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIT_DEPLOY_ONNXRUNTIME", str(find_onnxruntime_library()))
+        yield workspace / BINARY
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint_file: Callable[[str], Path]) -> Path:
+    return export_of(checkpoint_file("tiny"))
+
+
+@pytest.fixture(scope="module")
+def service(binary: Path, model: Path) -> Iterator[Service]:
+    limits = ("--max-body-mib", 1, "--request-timeout-s", 1, "--idle-timeout-s", 2, "--max-delay-ms", 20)
+    with Service(binary, model, *limits) as running:
+        yield running
+
+
+def same(reply: Reply, expected: list[tuple[int, str, float]]) -> None:
+    assert reply.status == 200, reply
+    got = [(p["class"], p["label"], p["probability"]) for p in json.loads(reply.body)["predictions"]]
+    assert [entry[:2] for entry in got] == [entry[:2] for entry in expected]
+    np.testing.assert_allclose([entry[2] for entry in got], [entry[2] for entry in expected], rtol=0, atol=1e-5)
+
+
+def expectations(model: Path, folder: Path) -> dict[str, list[tuple[int, str, float]]]:
+    """What ``lit-deploy predict`` says about the pictures."""
+    paths = {name: folder / name.replace(" ", "_") for name in PICTURES}
+    for name, path in paths.items():
+        path.write_bytes(PICTURES[name])
+    found = predict_images(model, list(paths.values()))
+    return {
+        name: list(zip(p.classes, p.labels, p.probabilities, strict=True)) for name, p in zip(paths, found, strict=True)
+    }
+
+
+def test_readme_commands(workspace: Path, model: Path) -> None:
+    """All but the port: the README's may be taken here."""
+    shutil.copy(model, workspace / "lit_s.onnx")
+    (workspace / "photo.jpg").write_bytes(JPEG)
+    export, start = START
+    variable, value = re.fullmatch(r'export (\w+)="\$\((.*)\)"', export).groups()
+    printed = run_in_shell(value, workspace)
+    words = start.removesuffix(" --port 8080 &").split()
+    assert words[::2] == [BINARY, "lit_s.onnx"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(variable, printed.strip())
+        with Service(workspace / words[0], workspace / words[2]) as running:
+            answers = [run_in_shell(line.replace(":8080", f":{running.port}"), workspace) for line in ASK]
+    assert len(json.loads(answers[0])["predictions"]) == 3
+    assert json.loads(answers[1]) == {"status": "ok"}
+    assert 'lit_service_responses_total{code="200"} 2' in answers[2]
+
+
+def test_predictions_are_those_of_lit_deploy_predict(service: Service, model: Path, tmp_path: Path) -> None:
+    """One by one, and as batches that the service makes of what arrives together."""
+    expected = expectations(model, tmp_path)
+    for name, picture in PICTURES.items():
+        same(service.classify(picture), expected[name])
+    with ThreadPoolExecutor(16) as pool:
+        for _ in range(2):
+            for name, reply in zip(PICTURES, pool.map(service.classify, PICTURES.values()), strict=True):
+                same(reply, expected[name])
+    metrics = service.metrics()
+    assert metrics["lit_service_batch_images_count", ""] < metrics["lit_service_batch_images_sum", ""]
+    same(service.classify(JPEG, top=2), expected["jpeg"][:2])
+    assert len(json.loads(service.classify(JPEG, top=1000).body)["predictions"]) == 7
+
+
+def test_a_fixed_batch_of_raw_pixels_and_top5(
+    binary: Path, checkpoint_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The other kinds of input and output; batches of one are filled up."""
+    file = export_of(checkpoint_file("tiny"), batch=2, input="uint8", output="top5")
+    expected = expectations(file, tmp_path)
+    with Service(binary, file) as running:
+        for name in ("jpeg", "palette"):
+            same(running.classify(PICTURES[name]), expected[name])
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+def test_bad_requests_are_refused_in_one_sentence(service: Service, case: str) -> None:
+    status, path, body, words = BAD_REQUESTS[case]
+    reply = service.ask("GET" if body is None else "POST", path, body)
+    assert reply.status == status, reply
+    sentence = json.loads(reply.body)["error"]
+    assert words in sentence
+    assert "\n" not in sentence
+    assert ("allow" in reply.headers) == (status == 405)
+    assert service.ask("GET", "/healthz").status == 200
+    assert service.classify(JPEG).status == 200
+
+
+NO_REQUESTS: dict[str, tuple[int, bytes]] = {
+    "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256))),
+    "garbage": (400, b"GET /healthz HTTP/9.9 what\r\n\r\n"),
+    "negative length": (400, b"POST /v1/classify HTTP/1.1\r\nContent-Length: -5\r\n\r\n"),
+    "bad chunk": (400, b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"),
+    "long chunk header": (400, b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 500000),
+    "half a body": (400, b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\nends too early"),
+    "unknown coding": (400, b"POST /healthz HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n"),
+    "no UTF-8": (400, b"POST /v1/classify?top=\xff\xfe HTTP/1.1\r\nContent-Length: 1\r\n\r\nx"),
+    "body of an unknown path": (404, b"POST /nothing HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n"),
+    "huge length": (413, b"POST /v1/classify HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n"),
+    "long header": (431, b"GET /healthz HTTP/1.1\r\nX-Long: " + b"x" * 40000),
+}
+
+
+@pytest.mark.parametrize("case", NO_REQUESTS)
+def test_what_is_no_http_request_is_refused(service: Service, case: str) -> None:
+    status, data = NO_REQUESTS[case]
+    answer = service.raw(data)
+    assert answer.startswith(f"HTTP/1.1 {status} "), answer
+    assert "\r\nConnection: close\r\n" in answer
+    assert answer.count("HTTP/1.1 ") == 1
+    assert "error" in json.loads(answer.partition("\r\n\r\n")[2])
+    assert service.classify(JPEG).status == 200
+
+
+def test_slow_and_silent_clients_are_let_go(service: Service) -> None:
+    """A request must arrive within 1 s here, in all: bytes that trickle do not help. Idle connections have 2 s."""
+
+    def trickle() -> str:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=60) as slow:
+            slow.sendall(b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\n")
+            slow.setblocking(False)
+            answer = b""
+            while not answer:
+                slow.send(b"x")
+                time.sleep(0.1)
+                try:
+                    answer = slow.recv(65536)
+                except BlockingIOError:
+                    continue
+            return answer.decode()
+
+    with ThreadPoolExecutor(3) as pool:
+        trickled = pool.submit(trickle)
+        stalled = pool.submit(service.raw, b"GET /heal", end=False)
+        silent = pool.submit(service.raw, b"", end=False)
+        assert trickled.result().startswith("HTTP/1.1 408 ")
+        assert stalled.result().startswith("HTTP/1.1 408 ")
+        assert silent.result() == ""
+    assert service.classify(JPEG).status == 200
+
+
+def test_clients_that_read_nothing_are_let_go(service: Service) -> None:
+    """Whatever is being written to them, ``100 Continue`` too: that is what often meets the full buffer here."""
+    expect = b"POST /v1/classify HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx"
+    requests = (b"GET /metrics HTTP/1.1\r\n\r\n" + expect) * 2000
+    clients = [service.deaf(requests) for _ in range(4)]
+    wait_for(service, lambda metrics: metrics["lit_service_connections", ""] > 1)
+    wait_for(service, lambda metrics: metrics["lit_service_connections", ""] == 1)  # the one that asks
+    for client in clients:
+        client.close()
+
+
+def test_a_body_beyond_memory_costs_its_own_connection_alone(binary: Path, model: Path) -> None:
+    if sanitized(binary):
+        pytest.skip("sanitizers end a process that is short of memory")
+    huge = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\nx"
+    with Service(binary, model, "--max-body-mib", 1024, "--max-delay-ms", 500) as running, ThreadPoolExecutor() as pool:
+        pages = int(Path(f"/proc/{running.process.pid}/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + (512 << 20)
+        resource.prlimit(running.process.pid, resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+        asked = pool.submit(running.classify, JPEG)
+        wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == 1)
+        assert [running.raw(huge) for _ in range(3)] == [""] * 3
+        assert asked.result().status == 200
+        assert running.metrics()["lit_service_connections", ""] == 1
+        assert running.stop() == 0
+        assert running.log[-1].count("error: a connection was cut") == 3
+
+
+def test_connections_serve_many_requests(service: Service) -> None:
+    connection = service.connect()
+    for method, path, body in (
+        ("POST", "/v1/classify", JPEG),
+        ("POST", "/v1/classify", PNG),
+        ("HEAD", "/healthz", None),
+    ):
+        reply = exchange(connection, method, path, body)
+        assert reply.status == 200
+        assert reply.headers.get("connection", "keep-alive") == "keep-alive"
+    assert (reply.headers["content-length"], reply.body) == ("17", "")
+    connection.close()
+    two = b"GET /healthz HTTP/1.1\r\n\r\nGET /nothing HTTP/1.0\r\n\r\n"
+    assert re.findall(r"HTTP/(1.\d \d+)", service.raw(two)) == ["1.1 200", "1.0 404"]
+    expect = "Expect: 100-continue\r\nConnection: close\r\n"
+    head = f"POST /v1/classify HTTP/1.1\r\n{expect}Content-Length: {len(JPEG)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as patient:
+        patient.sendall(head.encode())
+        assert patient.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        patient.sendall(JPEG)
+        assert patient.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+    assert service.raw(head.replace("HTTP/1.1", "HTTP/1.0").encode() + JPEG).startswith("HTTP/1.0 200 ")
+
+
+def test_a_full_queue_refuses_and_loses_nothing(binary: Path, model: Path) -> None:
+    with Service(binary, model, "--queue", 2, "--max-batch", 1, "--max-delay-ms", 0) as running:
+        with ThreadPoolExecutor(24) as pool:
+            replies = list(pool.map(running.classify, [big()] * 48))
+        statuses = [reply.status for reply in replies]
+        assert set(statuses) == {200, 503}
+        for reply in replies:
+            assert reply.status == 200 or reply.headers["retry-after"] == "1"
+            assert reply.status == 200 or json.loads(reply.body)["error"] == "the queue is full: try again"
+        metrics = running.metrics()
+        done = statuses.count(200)
+        assert metrics["lit_service_accepted_total", ""] == done
+        assert metrics["lit_service_responses_total", "200"] == done
+        assert metrics["lit_service_responses_total", "503"] == 48 - done
+        assert metrics["lit_service_request_seconds_count", ""] == done
+        assert metrics["lit_service_batch_images_sum", ""] == done
+        assert metrics["lit_service_batch_images_bucket", "1"] == done  # --max-batch 1
+        for gauge in ("in_flight", "queue_depth", "undelivered_total"):
+            assert metrics[f"lit_service_{gauge}", ""] == 0
+        assert metrics["process_resident_memory_bytes", ""] > 1e6
+
+
+def test_too_many_connections_are_turned_away(binary: Path, model: Path) -> None:
+    with Service(binary, model, "--max-connections", 2) as running:
+        kept = [running.connect() for _ in range(2)]
+        for connection in kept:
+            assert exchange(connection, "GET", "/healthz").status == 200
+        reply = running.ask("GET", "/healthz")
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        kept[0].close()
+        while running.ask("GET", "/healthz").status == 503:  # until the service has seen that one is free
+            time.sleep(0.01)
+        kept[1].close()
+
+
+def test_sigterm_finishes_what_was_accepted(binary: Path, model: Path) -> None:
+    with Service(binary, model, "--max-batch", 1) as running, ThreadPoolExecutor(12) as pool:
+        idle = running.connect()
+        assert exchange(idle, "GET", "/healthz").status == 200
+        asked = [pool.submit(running.classify, big()) for _ in range(12)]
+        wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == 12)
+        assert running.stop() == 0
+        assert [future.result().status for future in asked] == [200] * 12
+        assert re.search(r"shutting down, [1-9]\d* pictures in flight", "".join(running.log))
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+            exchange(idle, "GET", "/healthz")
+        with pytest.raises(ConnectionRefusedError):
+            running.ask("GET", "/healthz")
+
+
+def test_sigterm_ends_the_wait_for_more_pictures(binary: Path, model: Path) -> None:
+    limits = ("--max-delay-ms", 10000, "--drain-timeout-s", 2)
+    with Service(binary, model, *limits) as running, ThreadPoolExecutor() as pool:
+        asked = pool.submit(running.classify, JPEG)
+        wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == 1)
+        assert running.stop() == 0
+        assert asked.result().status == 200
+
+
+def test_sigterm_is_heard_as_soon_as_the_address_is_known(binary: Path, model: Path) -> None:
+    for _ in range(8):
+        with Service(binary, model) as running:
+            assert running.stop() == 0
+
+
+def test_the_log_may_lose_its_reader(binary: Path, model: Path) -> None:
+    with Service(binary, model) as running:
+        running.process.stdout.close()
+        running.process.stdout = None
+        assert running.classify(JPEG).status == 200
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("pictures", [0, 24])
+def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) -> None:
+    """Clients that send or read no more are no reason to stay; exit code 1 says that accepted pictures were cut off."""
+    with Service(binary, model, "--drain-timeout-s", 1, "--request-timeout-s", 50) as running:
+        with ThreadPoolExecutor(24) as pool, socket.create_connection(("127.0.0.1", running.port), timeout=60) as stuck:
+            stuck.sendall(b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\nx")
+            deaf = running.deaf(b"GET /metrics HTTP/1.1\r\n\r\n" * 2000)
+            asked = [pool.submit(running.classify, slow()) for _ in range(pictures)]
+            wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == pictures)
+            code = running.stop()
+            deaf.close()
+            cut = sum(future.exception() is not None for future in asked)
+        assert (cut > 0) == (pictures > 0)
+        assert code == (1 if cut else 0), "".join(running.log)
+        assert "connections are cut" in running.log[-1]
+        assert all(future.exception() or future.result().status == 200 for future in asked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "nothing.onnx"], "nothing.onnx"),
+        ([], "--model is missing"),
+        (["--modle", "x.onnx"], "--modle is no option"),
+        (["x.onnx"], "'x.onnx' is no option"),
+        (["--model", "x.onnx", "--queue", "many"], "--queue received 'many' where a whole number from 1"),
+        (["--model", "x.onnx", "--port=70000"], "from 0 to 65535"),
+        (["--model", "x.onnx", "--max-batch"], "--max-batch received ''"),
+        (["--model", "x.onnx", "--device", "tpu"], "where cpu or cuda is expected"),
+        (["--model", "MODEL", "--address", "localhost"], "where an IP address is expected"),
+        (["--model", "MODEL", "--port", "BUSY"], "cannot listen on 127.0.0.1 port"),
+    ],
+)
+def test_mistakes_end_it_with_one_sentence(
+    binary: Path, model: Path, service: Service, arguments: list[str], words: str
+) -> None:
+    given = [{"MODEL": str(model), "BUSY": str(service.port)}.get(word, word) for word in arguments]
+    done = subprocess.run([binary, *given], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert re.fullmatch(r"error: [^\n]+\n", done.stderr)
+
+
+def test_too_few_threads_end_it_with_one_sentence(binary: Path, model: Path) -> None:
+    if sanitized(binary):
+        pytest.skip("sanitizers need more address space than is left here")
+    few = ["sh", "-c", 'ulimit -s 8192; ulimit -v 3000000; exec "$@"', "sh"]
+    command = [*few, binary, "--model", model, "--port", "0", "--workers", "1000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: only \d+ threads could be started [^\n]+ lower --workers[^\n]+\n", done.stderr)
+
+
+def test_the_readme_names_no_option_that_does_not_exist(binary: Path) -> None:
+    done = subprocess.run([binary, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    tables = [line for line in (EXAMPLE / "README.md").read_text().splitlines() if line.startswith("|")]
+    named = set(re.findall(r"--[a-z-]*[a-z]", "\n".join(tables)))
+    assert len(named) >= 8
+    assert named <= set(re.findall(r"--[a-z-]*[a-z]", done.stdout))
+
+
+def test_the_load_test_judges_what_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent.parent / "benchmarks"))
+    faults = importlib.import_module("service").faults
+    good = {"lost": 0, "shutdown": {"lost": 0, "exit_code": 0}, "memory_mib": [440.0, 449.0, 449.0, 452.0]}
+    assert faults(good) == []
+    for bad in ({"lost": 1}, {"memory_mib": [440.0, 449.0, 470.0]}, {"shutdown": {"lost": 0, "exit_code": 1}}):
+        assert len(faults(good | bad)) == 1

@@ -1,0 +1,1 @@
+"""What the tests share: fixtures' data, stand-ins, and how commands and libraries are run."""

@@ -1,0 +1,182 @@
+"""``lit_runtime.h`` in ctypes, for the tests of the C API.
+
+The library is ``build/native/liblit_deploy_runtime.so``; the environment variable ``LIT_DEPLOY_RUNTIME`` names another
+one, a sanitizer build for instance.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lit_deploy.core.specs import InputSpec
+from lit_deploy.machine.native import RUNTIME_BUILD_COMMAND, runtime_path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = Path(os.environ.get("LIT_DEPLOY_RUNTIME") or runtime_path())
+
+needs_runtime = pytest.mark.skipif(not LIBRARY.is_file(), reason=f"{LIBRARY} is not built: {RUNTIME_BUILD_COMMAND}")
+
+STATUSES = (
+    "LIT_OK", "LIT_INVALID_ARGUMENT", "LIT_FILE_ERROR", "LIT_BAD_MODEL", "LIT_NOT_SUPPORTED", "LIT_LIBRARY_NOT_FOUND",
+    "LIT_WRONG_VERSION", "LIT_NO_DEVICE", "LIT_OUT_OF_MEMORY", "LIT_RUN_FAILED", "LIT_INTERNAL_ERROR",
+)  # fmt: skip
+"""Names of ``lit_status``, by value."""
+
+TYPES = ("uint8", "float")
+"""``lit_type`` by value, in the words of ``InputSpec.kind``."""
+
+INTERPOLATIONS = ("bicubic", "bilinear")
+"""``lit_interpolation`` by value."""
+
+
+class Options(ctypes.Structure):
+    """``lit_options``."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("device", c_int),
+        ("device_index", c_int32),
+        ("threads", c_int32),
+        ("backend_library", c_char_p),
+        ("operator_library", c_char_p),
+        ("allow_engine_code", c_int32),
+        ("cuda_graph", c_int32),
+    )
+
+
+class Input(ctypes.Structure):
+    """``lit_input_spec``."""
+
+    _fields_ = (
+        ("type", c_int),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("resize", c_int32),
+        ("interpolation", c_int),
+        ("mean", c_float * 3),
+        ("std", c_float * 3),
+    )
+
+
+class ModelInfo(ctypes.Structure):
+    """``lit_model_info``."""
+
+    _fields_ = (
+        ("struct_size", c_size_t),
+        ("task", c_char_p),
+        ("name", c_char_p),
+        ("precision", c_char_p),
+        ("backend", c_char_p),
+        ("manifest", c_char_p),
+        ("input", Input),
+        ("output", c_int),
+        ("num_classes", c_int32),
+        ("min_batch", c_int32),
+        ("max_batch", c_int32),
+    )
+
+
+class Picture(ctypes.Structure):
+    """``lit_image``; ``pixels`` is an address."""
+
+    _fields_ = (("pixels", c_void_p), ("width", c_int32), ("height", c_int32), ("row_stride", c_ssize_t))
+
+
+class Tensor(ctypes.Structure):
+    """``lit_tensor``; ``data`` is an address."""
+
+    _fields_ = (
+        ("type", c_int),
+        ("data", c_void_p),
+        ("batch", c_int64),
+        ("row_stride", c_ssize_t),
+        ("image_stride", c_ssize_t),
+    )
+
+
+class Output(ctypes.Structure):
+    """``lit_output``."""
+
+    _fields_ = (("scores", POINTER(c_float)), ("classes", POINTER(c_int64)), ("batch", c_int64), ("count", c_int64))
+
+
+class Prediction(ctypes.Structure):
+    """``lit_prediction``."""
+
+    _fields_ = (("class_index", c_int64), ("probability", c_float), ("label", c_char_p))
+
+
+# Models and contexts are opaque: addresses. Result first, then the arguments.
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "lit_abi_version": (c_int32,),
+    "lit_version": (c_char_p,),
+    "lit_status_name": (c_char_p, c_int),
+    "lit_last_error": (c_char_p,),
+    "lit_options_init": (c_int, POINTER(Options), c_size_t),
+    "lit_model_open": (c_int, c_char_p, POINTER(Options), POINTER(c_void_p)),
+    "lit_model_close": (None, c_void_p),
+    "lit_model_get_info": (POINTER(ModelInfo), c_void_p),
+    "lit_model_label": (c_char_p, c_void_p, c_int64),
+    "lit_preprocess": (c_int, POINTER(Input), POINTER(Picture), c_void_p),
+    "lit_context_create": (c_int, c_void_p, POINTER(c_void_p)),
+    "lit_context_destroy": (None, c_void_p),
+    "lit_run": (c_int, c_void_p, POINTER(Tensor), POINTER(Output)),
+    "lit_run_images": (c_int, c_void_p, POINTER(Picture), c_size_t, POINTER(Output)),
+    "lit_top_k": (
+        c_int, c_void_p, POINTER(Output), c_int64, c_size_t, POINTER(Prediction), POINTER(c_size_t)
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def runtime() -> ctypes.CDLL:
+    """The library, loaded once, with every function of ``lit_runtime.h`` declared."""
+    library = ctypes.CDLL(str(LIBRARY))
+    for name, (result, *arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class Failure(Exception):
+    """A call that did not return ``LIT_OK``: ``status`` is the name, the text is ``lit_last_error()``."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(runtime().lit_last_error().decode())
+        self.status = STATUSES[status]
+
+
+def check(status: int) -> None:
+    """Raise ``Failure`` for anything but ``LIT_OK``."""
+    if status != 0:
+        raise Failure(status)
+
+
+def input_of(spec: InputSpec) -> Input:
+    """The C form of an input description."""
+    return Input(
+        TYPES.index(spec.kind),
+        spec.height,
+        spec.width,
+        spec.resize,
+        INTERPOLATIONS.index(spec.interpolation),
+        (c_float * 3)(*spec.mean),
+        (c_float * 3)(*spec.std),
+    )
+
+
+def picture_of(pixels: NDArray[np.uint8]) -> Picture:
+    """The C form of uint8 ``[height, width, 3]`` with dense pixels and any row stride; ``pixels`` has to stay alive."""
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[1:] == (pixels.shape[1], 3)
+    assert pixels.shape[1] == 1 or pixels.strides[1:] == (3, 1)
+    return Picture(pixels.ctypes.data, pixels.shape[1], pixels.shape[0], pixels.strides[0])
