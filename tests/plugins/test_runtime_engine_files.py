@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.runtime_engine_worker import MAJOR, VERSION
 from support.runtime_engines import PLUGIN, Play, assert_ran, images, needs_fakes, write_engine
+from support.runtime_library import ROOT
 
 from lit_deploy.artifacts.sidecar import read_sidecar, sidecar_path
 from lit_deploy.core.errors import ArtifactError
@@ -89,9 +90,9 @@ def test_no_sidecar_at_all(text: str, tmp_path: Path, play: Play) -> None:
 @needs_fakes
 def test_missing_files_and_newer_layouts(tmp_path: Path, play: Play) -> None:
     path = write_engine(tmp_path)
-    sidecar_path(path).write_text(sidecar_path(path).read_text().replace('"format": 1', '"format": 2', 1))
+    sidecar_path(path).write_text(sidecar_path(path).read_text().replace('"format": 2', '"format": 3', 1))
     played = play(path)
-    assert (played.status, "has format 2, this library reads 1; use a newer" in played.sentence) == (
+    assert (played.status, "has format 3, this library reads 1 to 2; use a newer" in played.sentence) == (
         "LIT_WRONG_VERSION",
         True,
     )
@@ -159,7 +160,7 @@ REAL = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
-from runtime_library import Failure, check, runtime
+from support.runtime_library import Failure, check, runtime
 import ctypes, os
 model = ctypes.c_void_p()
 try:
@@ -184,7 +185,7 @@ def test_the_real_rtx_without_a_driver(tmp_path: Path) -> None:
     assert found.origin is not None
     path = write_engine(tmp_path, build={**RTX, "backend_version": installed_version("tensorrt_rtx")})
     done = subprocess.run(
-        [sys.executable, "-c", REAL, str(Path(__file__).parent), str(Path(__file__).parents[1]), str(path)],
+        [sys.executable, "-c", REAL, str(ROOT / "tests"), str(ROOT), str(path)],
         env={**os.environ, "LIT_DEPLOY_TENSORRT": str(Path(found.origin).with_name("libtensorrt_rtx.so.1"))},
         capture_output=True,
         text=True,

@@ -102,7 +102,7 @@ def setter(*keys: Any) -> Change:
 @pytest.mark.parametrize(
     ("change", "status", "words"),
     [
-        (setter("format", 2), "LIT_WRONG_VERSION", "format 2, this library reads 1; upgrade"),
+        (setter("format", 3), "LIT_WRONG_VERSION", "format 3, this library reads 1 to 2; "),
         (setter("format", 0), "LIT_WRONG_VERSION", "format 0"),
         (setter("op_version", 2), "LIT_WRONG_VERSION", "version 2 of the operator, this library implements version 1"),
         (setter("model", "in_channels", 4), "LIT_NOT_SUPPORTED", "not RGB"),
@@ -121,7 +121,7 @@ def setter(*keys: Any) -> Change:
         (setter("portable", 1), "LIT_BAD_MODEL", "portable is neither true nor false"),
         (setter("precision", 32), "LIT_BAD_MODEL", "precision is no text"),
         (setter("precision", "fp99"), "LIT_BAD_MODEL", "precision has a value that is not known here"),
-        (setter("quantization", {}), "LIT_BAD_MODEL", "base is missing"),
+        (setter("quantization", {}), "LIT_BAD_MODEL", "quantization.method is missing"),
         (setter("input", "kind", "int8"), "LIT_BAD_MODEL", "kind"),
         (setter("input", "height", 0), "LIT_BAD_MODEL", "height is no whole number from 1"),
         (setter("input", "width", 1 << 20), "LIT_BAD_MODEL", "width"),

@@ -149,12 +149,12 @@ def test_the_library_stays_loaded() -> None:
 MOVED = """
 import os, sys
 os.chdir(sys.argv[1])
-import runtime_library
+import support.runtime_library as runtime_library
 from pathlib import Path
 runtime_library.LIBRARY = Path(sys.argv[2])  # relative, as on a relative LD_LIBRARY_PATH
 runtime_library.runtime()
 os.chdir("/")
-from runtime_models import opened
+from support.runtime_models import opened
 with opened(sys.argv[3]) as model:
     print(model.info.backend.decode())
 """

@@ -176,7 +176,7 @@ def opened(path: Path | str, **fields: Any) -> Iterator[Model]:
 
 def in_new_process(code: str, *arguments: object, **environment: str) -> str:
     """Run Python code that can import these modules, with other variables; its output. For what is once per process."""
-    folders = os.pathsep.join(map(str, (Path(__file__).parent, ROOT / "tests", ROOT)))
+    folders = os.pathsep.join(map(str, (ROOT / "tests", ROOT)))
     kept = {k: v for k, v in os.environ.items() if k not in ("LIT_DEPLOY_ONNXRUNTIME", "LIT_DEPLOY_LIBRARY")}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
