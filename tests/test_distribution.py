@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.golden import DATA
 
 from lit_deploy.machine import native
 
@@ -39,7 +40,12 @@ def test_with_compiler(tmp_path: Path) -> None:
         pytest.skip(f"no ONNX Runtime headers here, so there is no library to package; {native.BUILD_COMMAND}")
     names, _ = wheel(tmp_path)
     assert f"lit_deploy/lib/{native.LIBRARY_NAME}" in names
-    assert {"lit_deploy/py.typed", "lit_deploy/images/imagenet_labels.txt"} <= names
+    assert {
+        "lit_deploy/py.typed",
+        "lit_deploy/images/imagenet_labels.txt",
+        "lit_deploy/artifacts/manifest.schema.json",
+        "lit_deploy/artifacts/sidecar.schema.json",
+    } <= names
     assert not [name for name in names if name.startswith(("tests/", "plugins/", "demo/"))]
 
 
@@ -48,3 +54,44 @@ def test_without_compiler(tmp_path: Path) -> None:
     assert "lit_deploy/cli.py" in names
     assert not [name for name in names if name.endswith(".so")]
     assert "the native library was NOT built" in printed
+
+
+def test_an_installation_without_the_extra_for_exports(tmp_path: Path) -> None:
+    """A serving machine: the wheel and ONNX Runtime, in an environment that has never seen PyTorch."""
+    wheel(tmp_path, CXX="/bin/false")
+    (built,) = tmp_path.glob("*.whl")
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, timeout=120)
+    constraints = str(ROOT / "constraints.txt")
+    python = environment / "bin" / "python"
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "-q", "-c", constraints, f"{built}[ort]"], check=True, timeout=300
+    )
+
+    def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        program = str(environment / "bin" / "lit-deploy")
+        return subprocess.run(
+            [program, *map(str, command)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    file = DATA / "v0.1.0" / "tiny.onnx"
+    absent = subprocess.run([str(python), "-c", "import torch"], capture_output=True, check=False, timeout=60)
+    assert absent.returncode == 1, "this environment has no PyTorch"
+    for command in (
+        ("predict", file, DATA / "v0.1.0" / "picture.png"),
+        ("inspect", file),
+        ("bench", file, "--rounds", "2", "--threads", "1", "--batch", "1"),
+        ("package", file, "--target", "triton", "--out", tmp_path / "repository"),
+        ("models",),
+        ("doctor",),
+    ):
+        done = run(*command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    for refused in (
+        ("export", "--ckpt", DATA / "v0.1.0" / "tiny.pth"),
+        ("verify", file, "--ckpt", DATA / "v0.1.0" / "tiny.pth"),
+    ):
+        done = run(*refused)
+        assert (done.returncode, done.stdout) == (2, ""), (refused, done.stdout, done.stderr)
+        assert "pip install 'lit-deploy[export]'" in done.stderr
+        assert done.stderr.count("\n") == 1
