@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -255,6 +256,26 @@ def test_heavy_packages_are_imported_where_they_are_needed() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_stay_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+
+
+@pytest.mark.parametrize("suffix", [".cc", ".cu", ".h", ".hpp"])
+def test_native_files_stay_short(suffix: str) -> None:
+    files = sorted((PACKAGE.parent / "plugins").rglob(f"*{suffix}"))
+    assert files
+    assert {str(file) for file in files if len(file.read_text(encoding="utf-8").splitlines()) > 400} == set()
+
+
+def test_the_drawn_house_has_these_rooms() -> None:
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawing = page.partition("```mermaid")[2].partition("```")[0]
+    drawn = re.findall(r'(\w+)\["([\w.]+): ', drawing)
+    assert all(name == label.removesuffix(".py") for name, label in drawn)
+    assert sorted(name for name, _ in drawn) == sorted({"cli", *(room for floor in ROOMS for room in floor)})
+    height = {room: floor for floor, rooms in enumerate((*ROOMS, ("cli",))) for room in rooms}
+    arrows = [line.partition("-->") for line in re.sub(r"\[.*?\]", "", drawing).splitlines() if "-->" in line]
+    pairs = [(a.strip(), b.strip()) for above, _, below in arrows for a in above.split("&") for b in below.split("&")]
+    assert len(pairs) >= len(height)
+    assert [(a, b) for a, b in pairs if height[a] <= height[b]] == [], "arrows point down"
 
 
 def loaded_after(code: str) -> set[str]:

@@ -33,7 +33,7 @@ struct CudaDriver {
 // The driver, loaded and initialised by the first call that succeeds. Throws LIT_NO_DEVICE.
 const CudaDriver& cuda_driver();
 
-// What a device is, as lit_deploy.cuda.Gpu.
+// What a device is, as lit_deploy.machine.cuda.Gpu.
 struct Gpu {
   std::string name;
   std::string compute_capability;  // "9.0"

@@ -5,7 +5,7 @@
 // every barrier, that there is one between the loads and a tensor-core product, and, under the sanitizers, that nothing
 // outside the tensors is touched. What it cannot show is speed,
 // and what real hardware does differently: rounding inside the tensor cores, memory ordering within a warp, the
-// compiler's own mistakes. tests/test_cuda_kernel.py runs the kernel itself where there is a GPU.
+// compiler's own mistakes. tests/plugins/test_cuda_kernel.py runs the kernel itself where there is a GPU.
 #ifndef LIT_DEPLOY_TESTS_CUDA_EMULATION_H_
 #define LIT_DEPLOY_TESTS_CUDA_EMULATION_H_
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.command import ROOT, Run, assert_one_sentence, in_process
 from support.exported import export_of
-from support.golden import TINY
+from support.golden import DATA, TINY
 
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
 from lit_deploy.core.errors import UsageError
@@ -184,6 +184,8 @@ def test_a_closed_pipe_is_no_crash(checkpoint_file: CheckpointFile) -> None:
     assert "Traceback" not in done.stderr
 
 
+OLD = DATA / "v0.1.0"
+
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # as if it were not installed
@@ -204,6 +206,15 @@ def test_without_torch(command: list[str], checkpoint_file: Callable[[str], Path
         "error: the package torch is not installed; run: pip install 'lit-deploy[export]'\n",
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pth"]
+
+
+def test_predict_without_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "predict", str(OLD / "tiny.onnx"), str(OLD / "picture.png")],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "class 5" in done.stdout
 
 
 def test_lost_output_is_no_failed_gate(checkpoint_file: Callable[[str], Path]) -> None:

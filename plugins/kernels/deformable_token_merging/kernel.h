@@ -1,7 +1,8 @@
 // Deformable token merging (operator version 1): the kernel that every back end calls.
 //
 // Plain parameters only: nothing here knows ONNX Runtime, TensorRT or a thread pool. The operator is defined in
-// docs/deformable_token_merging.md; `lit_deploy/ops/reference.py` computes the same thing in PyTorch.
+// docs/deformable_token_merging.md; `lit_deploy/ops/deformable_token_merging/reference.py` computes the same thing in
+// PyTorch.
 #ifndef LIT_DEPLOY_KERNELS_DEFORMABLE_TOKEN_MERGING_KERNEL_H_
 #define LIT_DEPLOY_KERNELS_DEFORMABLE_TOKEN_MERGING_KERNEL_H_
 
