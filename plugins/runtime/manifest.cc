@@ -176,6 +176,8 @@ Manifest parse_manifest(const std::string& json, const std::string& path) {
   }
 }
 
-Manifest manifest_of_onnx(const std::string& path) { return parse_manifest(onnx_metadata(path, contract::kManifestKey), path); }
+Manifest manifest_of_onnx(const std::string& path) {
+  return parse_manifest(onnx_metadata(path, contract::kManifestKey), path);
+}
 
 }  // namespace lit_deploy::runtime

@@ -13,7 +13,7 @@ namespace lit_deploy::runtime {
 // lit_preprocess(), with exceptions (Error, std::bad_alloc). Pointers are not NULL; everything else is checked here.
 void preprocess(const lit_input_spec& spec, const lit_image& image, uint8_t* pixels);
 
-// (pixel / 255 - mean) / std, in float32 and in this order, as lit_deploy.images.preprocessing.normalize: one image of RGB
+// (pixel / 255 - mean) / std, in float32 and in this order, as images.preprocessing.normalize: one image of RGB
 // triples with rows `row_stride` bytes apart to `planes` [3, height, width].
 void normalize(const lit_input_spec& spec, const uint8_t* pixels, std::ptrdiff_t row_stride, float* planes);
 

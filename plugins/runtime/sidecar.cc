@@ -31,7 +31,9 @@ std::vector<TensorSpec> parse_tensors(const Fields& fields, const char* key) {
     for (const Json& size : tensor.list("shape")) {
       spec.shape.push_back(size.is_string() ? -1 : Fields::integer(size, tensor.name("shape"), 1, kMostSize));
     }
-    if (spec.shape.empty() || spec.shape.size() > contract::kMaxRank) throw Damaged{tensor.name("shape") + " has a wrong rank"};
+    if (spec.shape.empty() || spec.shape.size() > contract::kMaxRank) {
+      throw Damaged{tensor.name("shape") + " has a wrong rank"};
+    }
     tensors.push_back(std::move(spec));
   }
   return tensors;
@@ -56,6 +58,23 @@ EngineBuild parse_build(const Fields& fields) {
   return build;
 }
 
+// What tells people about the engine: not used here, and checked all the same.
+void check_remarks(const Fields& fields) {
+  for (const char* key : {"onnx", "onnx_sha256"}) fields.text(key);
+  if (const Json& parity = fields.at("parity"); !parity.is_null() && !parity.is_object()) {
+    throw Damaged{"parity is no object"};
+  }
+  for (const Json& item : fields.list("inspections")) {
+    const Fields inspection(item, "inspections[]");
+    const std::string source = inspection.text("source");
+    if (source != "network" && source != "engine") throw Damaged{inspection.name("source") + " is not known here"};
+    for (const char* key : {"plugin_layers", "layers"}) inspection.integer(key, INT64_MIN, INT64_MAX);
+    const Json& products = inspection.at("products");
+    if (!products.is_object()) throw Damaged{"inspections[].products is no object"};
+    for (const Json& count : products) Fields::integer(count, "inspections[].products", INT64_MIN, INT64_MAX);
+  }
+}
+
 Sidecar parse(const Json& document, const std::string& path) {
   const Fields fields(document, "");
   const int64_t format = fields.integer("format", 0, INT64_MAX);
@@ -68,7 +87,7 @@ Sidecar parse(const Json& document, const std::string& path) {
   Sidecar sidecar{};
   sidecar.engine_sha256 = fields.text("engine_sha256");
   sidecar.engine_size = fields.integer("engine_size", 0, INT64_MAX);
-  for (const char* key : {"onnx", "onnx_sha256"}) fields.text(key);  // not used here, and checked all the same
+  check_remarks(fields);
   sidecar.build = parse_build(Fields(fields.at("build"), "build"));
   for (const Json& item : fields.list("profiles")) {
     if (!item.is_array() || item.size() != 3) throw Damaged{"a profile is no list of 3 numbers"};

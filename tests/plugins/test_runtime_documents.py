@@ -10,11 +10,13 @@ import pytest
 from support.documents import Document, documents
 from support.engines import SIDECAR
 from support.golden import DATA
+from support.runtime_engines import Play, needs_fakes, write_engine
 from support.runtime_library import Failure, needs_runtime
 from support.runtime_models import micro, needs_onnxruntime, opened
 from support.runtime_refusals import opens
 
 from lit_deploy.artifacts.manifest import MANIFEST_KEY
+from lit_deploy.artifacts.sidecar import sidecar_path
 
 pytestmark = [needs_runtime, needs_onnxruntime, pytest.mark.usefixtures("backend")]
 
@@ -34,6 +36,15 @@ def test_manifests(document: Document, tmp_path: Path) -> None:
         opens(micro(tmp_path / "micro.onnx", change=put))()
     assert caught.value.status in REFUSALS, caught.value
     assert (ANOTHER_GRAPH in str(caught.value)) == document.good, caught.value
+
+
+@needs_fakes
+@pytest.mark.parametrize("document", documents("sidecar"))
+def test_sidecars(document: Document, tmp_path: Path, play: Play) -> None:
+    path = sidecar_path(write_engine(tmp_path))
+    path.write_text(json.dumps(document.applied(json.loads(path.read_text()))))
+    status = play(path.with_suffix("").with_suffix(".engine")).status
+    assert status in ({"LIT_OK"} if document.good else REFUSALS)
 
 
 @pytest.mark.parametrize("name", ["tiny.onnx", "tiny_int8.onnx"])
