@@ -96,9 +96,9 @@ def test_every_instruction_set_of_this_machine_ran(sanitized: tuple[Path, str]) 
 def test_no_code_for_one_instruction_set_can_replace_another(isa: str, tmp_path: Path) -> None:
     """Each compilation defines its own entry points and no weak function that the linker could share."""
     source = PLUGINS / "kernels" / "deformable_token_merging" / f"{isa}.cc"
-    options = ("-std=c++17", "-O1", "-w", "-fno-exceptions", *ISAS[isa])
+    options = ("-std=c++17", "-O1", "-w", "-fno-exceptions", "-I", PLUGINS / "kernels", *ISAS[isa])
     compiled = run("c++", *options, "-c", source, "-o", tmp_path / "isa.o")
-    if compiled.returncode != 0 and isa != "portable":
+    if compiled.returncode != 0 and re.search(r"(unrecognized|unsupported|unknown).*option", compiled.stdout):
         pytest.skip(f"this compiler does not target {isa}")
     assert compiled.returncode == 0, compiled.stdout
     symbols = run("nm", "-C", "--defined-only", tmp_path / "isa.o").stdout
