@@ -13,6 +13,7 @@ namespace lit_deploy::runtime {
 namespace {
 
 constexpr int64_t kAny = std::numeric_limits<int32_t>::max();
+constexpr const char* kTask = contract::kTasks[0];  // that of this library; lit-deploy may know more
 
 // Three numbers between `least` and `most`, or the default's where there are none.
 void read_channels(const Fields& fields, const char* key, double least, double most,
@@ -101,10 +102,10 @@ Manifest parse(const Json& document, const std::string& path) {
   }
   Manifest manifest;
   // Format 1 knew one task, and did not name it.
-  manifest.task = format == 1 && !fields.has("task") ? contract::kTasks[0] : fields.text("task");
-  if (std::find(contract::kTasks.begin(), contract::kTasks.end(), manifest.task) == contract::kTasks.end()) {
-    throw Error(LIT_NOT_SUPPORTED, path + " is for the task '" + manifest.task +
-                                       "', which this library does not know; upgrade the library");
+  manifest.task = format == 1 && !fields.has("task") ? kTask : fields.text("task");
+  if (manifest.task != kTask) {
+    throw Error(LIT_NOT_SUPPORTED, path + " is for the task '" + manifest.task + "', this library runs " + kTask +
+                                       " models; upgrade the library");
   }
   const int64_t op_version = fields.integer("op_version", 0, kAny);
   if (op_version != contract::kOpVersion) {

@@ -42,7 +42,7 @@ struct Manifest {
   }
   // Name of the output that holds the scores; that of LIT_TOP5's indices is "classes".
   const char* scores_name() const {
-    return output == LIT_LOGITS ? "logits" : output == LIT_PROBABILITIES ? "probabilities" : "scores";
+    return output == LIT_TOP5 ? "scores" : contract::kOutputs[output];
   }
 };
 

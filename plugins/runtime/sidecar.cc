@@ -186,7 +186,7 @@ std::string rebuild(const std::string& engine, const Sidecar& sidecar, const std
     if (rtx) targets.push_back(compute_capability);
   }
   std::vector<std::string> words = {"lit-deploy", "export", "--ckpt", file + ".onnx", "--format", "trt",
-                                    "--out",      file,     "--builder", rtx ? "tensorrt_rtx" : "tensorrt"};
+                                    "--out",      file,     "--builder", contract::kBackends[rtx ? 1 : 0]};
   const auto add = [&](std::initializer_list<std::string> more) { words.insert(words.end(), more); };
   if (!sidecar.profiles.empty()) {
     auto [least, best, most] = sidecar.profiles.front();

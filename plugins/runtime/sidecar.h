@@ -32,7 +32,6 @@ struct EngineBuild {
   bool layers;  // the outputs of all layers are outputs of the engine
 
   const char* title() const { return rtx ? "TensorRT-RTX" : "TensorRT"; }
-  const char* backend() const { return rtx ? "tensorrt_rtx" : "tensorrt"; }
 };
 
 struct Sidecar {

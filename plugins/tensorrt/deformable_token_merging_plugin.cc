@@ -3,8 +3,8 @@
 #include <cstring>
 #include <new>
 
-#include "plugin_contract.h"
 #include "deformable_token_merging/cuda.h"
+#include "deformable_token_merging_contract.h"
 #include "diagnostics.h"
 
 namespace lit_deploy::trt {
@@ -136,6 +136,7 @@ size_t DeformableTokenMergingPlugin::getWorkspaceSize(const DynamicPluginTensorD
 
 // TensorRT adds shapes and formats itself, and there are no attributes. The default, null, would switch the timing
 // cache off for this layer.
+static_assert(contract::kOpVersion == 1, "the name below ends with another version");
 const char* DeformableTokenMergingPlugin::getTimingCacheID() noexcept { return "lit_deploy.DeformableTokenMerging.1"; }
 
 int32_t DeformableTokenMergingPlugin::onShapeChange(const PluginTensorDesc* in, int32_t inputs,

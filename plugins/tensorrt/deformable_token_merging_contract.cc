@@ -1,4 +1,4 @@
-#include "plugin_contract.h"
+#include "deformable_token_merging_contract.h"
 
 #include <cstdio>
 

@@ -1,6 +1,6 @@
 // What the operator demands of its tensors, said in TensorRT's terms. Every check complains in words on stderr.
-#ifndef LIT_DEPLOY_TENSORRT_PLUGIN_CONTRACT_H_
-#define LIT_DEPLOY_TENSORRT_PLUGIN_CONTRACT_H_
+#ifndef LIT_DEPLOY_TENSORRT_DEFORMABLE_TOKEN_MERGING_CONTRACT_H_
+#define LIT_DEPLOY_TENSORRT_DEFORMABLE_TOKEN_MERGING_CONTRACT_H_
 
 #include <NvInferRuntime.h>
 
@@ -32,4 +32,4 @@ bool check_output_size(const nvinfer1::Dims& x, const nvinfer1::Dims& y) noexcep
 
 }  // namespace lit_deploy::trt
 
-#endif  // LIT_DEPLOY_TENSORRT_PLUGIN_CONTRACT_H_
+#endif  // LIT_DEPLOY_TENSORRT_DEFORMABLE_TOKEN_MERGING_CONTRACT_H_
