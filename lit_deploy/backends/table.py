@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
 from dataclasses import dataclass
 
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES
 from lit_deploy.backends.protocol import BackendName
 from lit_deploy.machine import tensorrt
-from lit_deploy.machine.facts import installed_version
 from lit_deploy.machine.packages import PACKAGES
 
 
@@ -20,16 +19,17 @@ class BackEndRecord:
         name: in options and messages; ``title``: in sentences.
         suffixes: endings of the files it runs; empty for whatever no other back end runs: checkpoints and their names.
         session: module and class of its sessions, ``module:Class``.
+        modules: any of them is there where it is installed, whatever the distribution is called: builds of ONNX Runtime
+            have many names.
         install: the command that installs it.
-        version: the version that is installed, read without importing anything; None where it is absent.
     """
 
     name: BackendName
     title: str
     suffixes: tuple[str, ...]
     session: str
+    modules: tuple[str, ...]
     install: str
-    version: Callable[[], str | None]
 
     @property
     def absence(self) -> str:
@@ -37,17 +37,10 @@ class BackEndRecord:
         return f"{self.title} is not installed; run: {self.install}"
 
     def missing(self) -> str | None:
-        """``absence`` where it is missing, None where it is installed."""
-        return None if self.version() else self.absence
-
-
-def _first_version(*distributions: str) -> Callable[[], str | None]:
-    """Tells the version of the first of these packages that is installed."""
-    return lambda: next(filter(None, map(installed_version, distributions)), None)
-
-
-def _tensorrt_version() -> str | None:
-    return next(filter(None, map(tensorrt.installed_version, tensorrt.BACKENDS)), None)
+        """``absence`` where it is missing, None where it is installed; imports nothing."""
+        specs = (importlib.util.find_spec(name) for name in self.modules)
+        # any folder of that name is a package too
+        return None if any(spec is not None and spec.origin for spec in specs) else self.absence
 
 
 BACKENDS: dict[BackendName, BackEndRecord] = {
@@ -58,32 +51,32 @@ BACKENDS: dict[BackendName, BackEndRecord] = {
             title="ONNX Runtime",
             suffixes=(".onnx",),
             session="lit_deploy.backends.onnxruntime:OnnxRuntimeSession",
+            modules=("onnxruntime",),
             install=PACKAGES["onnxruntime"].install,
-            version=_first_version("onnxruntime", "onnxruntime-gpu"),
         ),
         BackEndRecord(
             name="openvino",
             title="OpenVINO",
             suffixes=(".onnx",),
             session="lit_deploy.backends.openvino:OpenVinoSession",
+            modules=("openvino",),
             install=PACKAGES["openvino"].install,
-            version=_first_version("openvino"),
         ),
         BackEndRecord(
             name="tensorrt",
             title="TensorRT",
             suffixes=ENGINE_SUFFIXES,
             session="lit_deploy.backends.tensorrt:TensorRTSession",
+            modules=tuple(name for backend in tensorrt.BACKENDS.values() for name in backend.modules),
             install=tensorrt.BACKENDS["tensorrt"].install,
-            version=_tensorrt_version,
         ),
         BackEndRecord(
             name="torch",
             title="PyTorch",
             suffixes=(),
             session="lit_deploy.backends.torch:TorchSession",
+            modules=("torch",),
             install=PACKAGES["torch"].install,
-            version=_first_version("torch"),
         ),
     )
 }

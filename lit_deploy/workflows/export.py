@@ -164,12 +164,14 @@ def export_engine(
         unchecked = "--no-verify"
     with written_engine(made.artifact, out, engine, progress) as (part, sidecar):
         report = None
-        if verify and not given and (reason := _cannot_run(part, out, sidecar)):
+        if made.checkpoint is None or not verify:
+            pass
+        elif reason := _cannot_run(part, out, sidecar):
             unchecked = reason if made.report is not None else f"{unchecked}; {reason}"
-        elif verify and not given:
+        else:
             progress(Step("verify the engine against PyTorch"))
             session = SessionOptions(threads=threads, allow_engine_code=True)
-            report = _checked(part, source, out, session, quantize)
+            report = _checked(part, made.checkpoint, out, session, quantize)
             sidecar = replace(sidecar, parity=report.summary())
             write_sidecar(part, sidecar)
         size = part.stat().st_size
@@ -209,7 +211,7 @@ class _Job:
                 "--precision int8"
             )
         require("exporting a checkpoint", "torch", "onnxscript")
-        if (self.verify or self.quantize) and BACKENDS["onnxruntime"].version() is None:
+        if (self.verify or self.quantize) and BACKENDS["onnxruntime"].missing():
             raise MissingDependency(
                 "verification and calibration need ONNX Runtime, which is not installed; "
                 f"run: {BACKENDS['onnxruntime'].install}, or export fp32, fp16 or bf16 with --no-verify"
@@ -218,9 +220,10 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Made:
-    """What came of a checkpoint: the model, and what is known about it; see ``ExportResult``."""
+    """What came of a checkpoint, and what is known about it; see ``ExportResult``. An ``.onnx`` source has none."""
 
     artifact: OnnxArtifact
+    checkpoint: Checkpoint | None = None
     report: VerifyReport | None = None
     gates: GateResult | None = None
 
@@ -243,7 +246,7 @@ def _made(job: _Job, part: Path, *, for_engine: bool = False) -> _Made:
         report = _checked(part, checkpoint, job.out, SessionOptions(threads=job.threads), job.quantize)
         artifact = artifact.described(parity=report.summary())
     artifact.seal(part)
-    return _Made(artifact, report, gates)
+    return _Made(artifact, checkpoint, report, gates)
 
 
 def _quantized(
@@ -269,7 +272,7 @@ def _quantized(
 
 def _checked(
     part: Path,
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: Checkpoint,
     out: Path,
     options: SessionOptions,
     quantize: QuantizeOptions | None,

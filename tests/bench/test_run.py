@@ -291,7 +291,7 @@ def test_unusable_contenders(files: dict[str, Path], workers: list[int]) -> None
 
 def test_contenders_for_named_files(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LIT_DEPLOY_LIBRARY", str(tmp_path / "absent.so"))
-    openvino = replace(contenders.BACKENDS["openvino"], version=lambda: None)
+    openvino = replace(contenders.BACKENDS["openvino"], modules=())
     monkeypatch.setitem(contenders.BACKENDS, "openvino", openvino)
     chosen = contenders_for([files["tiny"], files["portable"]], files["checkpoint"])
     assert [(c.label, c.kind) for c in chosen] == [

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,6 @@ from support.quantization import (
 
 import lit_deploy
 from lit_deploy.artifacts.onnx_file import read_manifest
-from lit_deploy.backends.table import BACKENDS
 from lit_deploy.quantize import gates
 from lit_deploy.workflows.export import ExportResult
 
@@ -337,7 +335,6 @@ def test_without_onnx_runtime(
 ) -> None:
     """Told before anything is converted, and with the command that mends it."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setitem(BACKENDS, "onnxruntime", replace(BACKENDS["onnxruntime"], version=lambda: None))
     tiny = checkpoint_file("tiny")
     for command in (
         ("export", "--ckpt", tiny, "--precision", "int8", "--no-verify"),
