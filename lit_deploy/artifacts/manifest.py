@@ -93,20 +93,20 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Header:
-    """What a manifest says before anything else of it is read; a sidecar says only ``format``."""
+    """What is read of a manifest, or of a sidecar and the manifest inside it, before anything else."""
 
     format: int
     task: str | None = None
 
 
-def check_format(what: str, header: Header, remedy: str, task: str | None = None) -> None:
+def check_format(what: str, header: Header, remedy: str) -> None:
     """Raise ArtifactError unless this lit-deploy reads a manifest or sidecar of that layout and task.
 
     Args:
         what: the document, as the first words of a sentence; ``remedy``: the last ones.
-        header: of the document; ``task``: that of the manifest inside it, where the header has none.
+        header: of the document.
     """
-    task = header.task or task
+    task = header.task
     if not OLDEST_FORMAT <= header.format <= FORMAT:
         raise ArtifactError(
             f"{what} has format {header.format}, this lit-deploy reads {OLDEST_FORMAT} to {FORMAT}; "

@@ -185,7 +185,7 @@ def read_sidecar(engine: Path) -> Sidecar:
         ) from None
     try:
         header = msgspec.json.decode(text, type=_Header)
-        check_format(str(path), Header(header.format), "build the engine again", header.manifest.task)
+        check_format(str(path), Header(header.format, header.manifest.task), "build the engine again")
         sidecar = msgspec.json.decode(text, type=Sidecar)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); build the engine again") from None

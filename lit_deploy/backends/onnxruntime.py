@@ -23,6 +23,7 @@ from lit_deploy.core.specs import TensorSpec
 from lit_deploy.core.text import first_line
 from lit_deploy.machine import native
 from lit_deploy.machine.facts import cpu_flags
+from lit_deploy.machine.packages import PACKAGES
 from lit_deploy.tasks.protocol import Arrays
 from lit_deploy.tasks.table import task_of
 
@@ -169,7 +170,7 @@ def _providers(ort: Any, device: str) -> list[Any]:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise MissingDependency(
             f"device cuda was asked for, but ONNX Runtime {ort.__version__} has no CUDA provider here; "
-            "run: pip install 'lit-deploy[ort-gpu]', or use --device cpu"
+            f"run: {PACKAGES['onnxruntime-gpu'].install}, or use --device cpu"
         )
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot find
         ort.preload_dlls()  # CUDA and cuDNN from their pip packages, which nobody else has loaded where torch is not

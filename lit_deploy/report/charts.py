@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_deploy.core.errors import MissingDependency, UsageError
 from lit_deploy.core.files import atomic_path
+from lit_deploy.machine.packages import PACKAGES
 from lit_deploy.models.families import PUBLISHED
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def check_chart(path: Path) -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError:
         raise MissingDependency(
-            "charts need matplotlib, which is not installed; run: pip install 'lit-deploy[plot]'"
+            f"charts need matplotlib, which is not installed; run: {PACKAGES['matplotlib'].install}"
         ) from None
 
 

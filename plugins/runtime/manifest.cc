@@ -94,12 +94,7 @@ std::string parse_base(const Fields& quantization) {
 Manifest parse(const Json& document, const std::string& path) {
   const Fields fields(document, "");
   const int64_t format = fields.integer("format", 0, kAny);
-  if (format < contract::kOldestFormat || format > contract::kFormat) {
-    throw Error(LIT_WRONG_VERSION, "the manifest of " + path + " has format " + std::to_string(format) +
-                                       ", this library reads " + std::to_string(contract::kOldestFormat) + " to " +
-                                       std::to_string(contract::kFormat) +
-                                       "; upgrade the library, or export the file again");
-  }
+  check_format("the manifest of " + path, format, "upgrade the library, or export the file again");
   Manifest manifest;
   // Format 1 knew one task, and did not name it.
   manifest.task = format == 1 && !fields.has("task") ? kTask : fields.text("task");
@@ -165,6 +160,13 @@ std::vector<TensorSpec> promised_outputs(const Manifest& manifest) {
   std::vector<TensorSpec> outputs = {{manifest.scores_name(), "float32", {batch, manifest.scores()}}};
   if (manifest.output == LIT_TOP5) outputs.push_back({"classes", "int64", {batch, manifest.scores()}});
   return outputs;
+}
+
+void check_format(const std::string& what, int64_t format, const char* remedy) {
+  if (format >= contract::kOldestFormat && format <= contract::kFormat) return;
+  throw Error(LIT_WRONG_VERSION, what + " has format " + std::to_string(format) + ", this library reads " +
+                                     std::to_string(contract::kOldestFormat) + " to " +
+                                     std::to_string(contract::kFormat) + "; " + remedy);
 }
 
 Manifest parse_manifest(const std::string& json, const std::string& path) {

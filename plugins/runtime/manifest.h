@@ -50,6 +50,9 @@ struct Manifest {
 TensorSpec promised_input(const Manifest& manifest);
 std::vector<TensorSpec> promised_outputs(const Manifest& manifest);
 
+// Throws LIT_WRONG_VERSION unless this library reads the layout of `what`, a manifest or sidecar.
+void check_format(const std::string& what, int64_t format, const char* remedy);
+
 // Reads a manifest's JSON; `path` is for messages. Throws LIT_BAD_MODEL (damaged, impossible values) or
 // LIT_WRONG_VERSION (a newer layout, another version of the operator).
 Manifest parse_manifest(const std::string& json, const std::string& path);

@@ -78,12 +78,7 @@ void check_remarks(const Fields& fields) {
 Sidecar parse(const Json& document, const std::string& path) {
   const Fields fields(document, "");
   const int64_t format = fields.integer("format", 0, INT64_MAX);
-  if (format < contract::kOldestFormat || format > contract::kFormat) {
-    throw Error(LIT_WRONG_VERSION, path + " has format " + std::to_string(format) + ", this library reads " +
-                                       std::to_string(contract::kOldestFormat) + " to " +
-                                       std::to_string(contract::kFormat) +
-                                       "; use a newer library, or build the engine again");
-  }
+  check_format(path, format, "use a newer library, or build the engine again");
   Sidecar sidecar{};
   sidecar.engine_sha256 = fields.text("engine_sha256");
   sidecar.engine_size = fields.integer("engine_size", 0, INT64_MAX);

@@ -37,7 +37,7 @@ def test_help_is_instant() -> None:
         "heavy = 'torch', 'onnx', 'onnxruntime', 'onnxscript', 'PIL', 'numpy', 'cuda', 'tensorrt_rtx_bindings'\n"
         "print('loaded', *[name for name in heavy if name in sys.modules])"
     )
-    done, _ = in_process("--help", script=script)
+    done = in_process("--help", script=script)
     assert done.stdout.splitlines()[-2:] == ["exit 0", "loaded"], done.stdout[-300:] + done.stderr
     for command in COMMANDS:
         assert command in done.stdout
@@ -134,7 +134,7 @@ def test_verify_exits_with_one_on_a_fault(run: Run, checkpoint_file: CheckpointF
     assert outcome.code == 1
     assert json.loads(outcome.out)["first_departure"] == "layers.1.downsample"
     assert Image.open("layers.png").width > 300
-    done, _ = in_process("verify", path, "--ckpt", checkpoint)
+    done = in_process("verify", path, "--ckpt", checkpoint)
     assert done.returncode == 1, "and so does the process"
 
 

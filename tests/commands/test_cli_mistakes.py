@@ -166,11 +166,11 @@ def test_missing_keys_are_listed(run: Run, tmp_path: Path) -> None:
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done, _ = in_process("--debug", "inspect", tmp_path / "absent.onnx")
+    done = in_process("--debug", "inspect", tmp_path / "absent.onnx")
     assert done.returncode != 0
     assert "Traceback" in done.stderr
     assert "ArtifactError" in done.stderr
-    done, _ = in_process("inspect", tmp_path / "absent.onnx")
+    done = in_process("inspect", tmp_path / "absent.onnx")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,13 +26,11 @@ Run = Callable[..., Outcome]
 """Of the fixture ``run``, which takes the words of a command."""
 
 
-def in_process(*arguments: object, script: str | None = None) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Run a command as a process of its own; the outcome and how long it took, in seconds."""
+def in_process(*arguments: object, script: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command as a process of its own."""
     command = [sys.executable, *(["-c", script] if script else ["-m", "lit_deploy.cli"]), *map(str, arguments)]
-    start = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    return done, time.perf_counter() - start
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
 
 
 def assert_one_sentence(outcome: Outcome, *words: str) -> None:

@@ -10,19 +10,22 @@ from typing import Any
 
 import onnx
 import pytest
+from support.engines import PORTABLE, needs_rtx
 from support.exported import export_of
 from support.quantization import INT8, converted, faster, photos
 
 from lit_deploy.artifacts.manifest import MANIFEST_KEY, Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact, metadata_of, read_manifest
+from lit_deploy.artifacts.sidecar import read_sidecar
 from lit_deploy.backends import torch as torch_backend
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
-from lit_deploy.checkpoints.load import load_checkpoint
+from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
 from lit_deploy.exporters.onnx import OnnxOptions
 from lit_deploy.quantize.run import QuantizeOptions, quantize_file
 from lit_deploy.workflows import export as export_module
-from lit_deploy.workflows.export import export_checkpoint
+from lit_deploy.workflows.export import export_checkpoint, export_engine
+from lit_deploy.workflows.verify import verify_artifact
 
 __all__ = ["converted", "faster", "photos"]  # fixtures
 
@@ -151,6 +154,31 @@ def test_the_checkpoint_is_read_once(
     assert result.report.verdict == "pass"
     with open_session(checkpoint):
         assert len(reads) == 2, "a session on a file reads it, and that is seen here"
+
+
+@needs_rtx
+def test_an_engine_is_compared_with_the_checkpoint_that_was_read(
+    checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a GPU were here: engine and ONNX file are held against the same weights, which are read once."""
+    compared: list[tuple[str, Any]] = []
+
+    def verify(artifact: Path, checkpoint: Any, **options: Any) -> Any:
+        compared.append((artifact.suffix, checkpoint))
+        return report
+
+    checkpoint = checkpoint_file("tiny")
+    report = verify_artifact(export_of(checkpoint), checkpoint)
+    monkeypatch.setattr(export_module, "verify_artifact", verify)
+    monkeypatch.setattr(export_module, "_cannot_run", lambda *_: "")
+    result = export_engine(checkpoint, tmp_path / "a.engine", engine=PORTABLE)
+    (_, first), (_, second) = compared
+    assert [suffix for suffix, _ in compared] == [".onnx", ".engine"]
+    assert isinstance(first, Checkpoint)
+    assert first is second
+    assert result.sidecar is not None
+    assert result.sidecar.parity == report.summary()
+    assert read_sidecar(result.path) == result.sidecar
 
 
 # ------------------------------------------------------------------------------------------------------ the artifact

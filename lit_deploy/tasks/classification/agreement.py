@@ -32,7 +32,6 @@ class _Outputs:
     Attributes:
         logits: the reference's ``[N, all classes]``; ``scores``: the same in the form of the tested output.
         name: of that form; ``value``: the tested output ``[N, k]``, which is about ``given`` ``[N, k]``.
-        ranking: classes as the tested output ranks them, best first.
         disorder: what is wrong with a ranking as such; empty when nothing is.
         comparison: of the values; ``top1``, ``top5``: share of images whose classes agree.
     """
