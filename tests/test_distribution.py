@@ -42,6 +42,8 @@ def test_with_compiler(tmp_path: Path) -> None:
     assert f"lit_deploy/lib/{native.LIBRARY_NAME}" in names
     assert {
         "lit_deploy/py.typed",
+        "lit_deploy/images/ade20k_categories.txt",
+        "lit_deploy/images/coco_categories.txt",
         "lit_deploy/images/imagenet_labels.txt",
         "lit_deploy/artifacts/manifest.schema.json",
         "lit_deploy/artifacts/sidecar.schema.json",

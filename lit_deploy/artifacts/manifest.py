@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from collections.abc import Sized
 from typing import Any, get_args
 
 import msgspec
@@ -12,6 +13,7 @@ from lit_deploy.core.errors import ArtifactError
 from lit_deploy.core.specs import (
     MAX_BATCH,
     OP_VERSION,
+    DenseSpec,
     InputSpec,
     ModelSpec,
     OutputKind,
@@ -47,6 +49,7 @@ class Manifest:
         parity: metrics of the check against PyTorch at export, or None when it was skipped.
         quantization: how an 8-bit file was made, None for the others.
         task: what the network does with an image.
+        dense: how a detector or segmentation network arrives at its results, None for a classifier.
     """
 
     model: ModelSpec
@@ -65,10 +68,13 @@ class Manifest:
     parity: dict[str, Any] | None = None
     quantization: Quantization | None = None
     task: TaskName = "classification"
+    dense: DenseSpec | None = None
 
     def __post_init__(self) -> None:
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise ValueError(f"batch is {self.batch}, expected 1 to {MAX_BATCH}")
+        if (self.dense is None) != (self.task == "classification"):
+            raise ValueError(f"the task is {self.task}, expected 'dense' for all but classification, and for these only")
 
     @property
     def base(self) -> PrecisionName:
@@ -128,6 +134,10 @@ def check_manifest(manifest: Manifest) -> None:
             f"the file uses version {manifest.op_version} of the operator, this lit-deploy implements version "
             f"{OP_VERSION}; use the release that wrote the file, or export again"
         )
-    labels, classes = len(manifest.labels), manifest.model.num_classes
-    if labels != classes:
-        raise ArtifactError(f"the manifest has {labels} labels for {classes} classes; export the file again")
+    classes, dense = manifest.model.num_classes, manifest.dense
+    listed: dict[str, Sized] = {"labels": manifest.labels}
+    if dense is not None:
+        listed |= {"category ids": dense.category_ids, "colours": dense.palette}
+    for name, entries in listed.items():
+        if len(entries) != classes:
+            raise ArtifactError(f"the manifest has {len(entries)} {name} for {classes} classes; export the file again")

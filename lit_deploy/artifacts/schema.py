@@ -12,16 +12,20 @@ import msgspec
 
 from lit_deploy.artifacts.manifest import FORMAT, OLDEST_FORMAT, Manifest
 from lit_deploy.artifacts.sidecar import MAX_RANK, Sidecar
-from lit_deploy.core.specs import MAX_BATCH, MAX_MEAN, MAX_SIDE, MAX_STD, MIN_STD, OP_VERSION
+from lit_deploy.core.specs import MAX_BATCH, MAX_DETECTIONS, MAX_MEAN, MAX_SIDE, MAX_STD, MIN_STD, OP_VERSION
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _FORMAT = {"enum": list(range(OLDEST_FORMAT, FORMAT + 1))}
 
+_SIDE = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_SIDE}, {"type": "null"}]}
+
 _LIMITS: dict[tuple[str, str], dict[str, Any]] = {
     ("Manifest", "op_version"): {"const": OP_VERSION},
     ("Manifest", "batch"): {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_BATCH}, {"type": "null"}]},
-    ("InputSpec", "height"): {"minimum": 1, "maximum": MAX_SIDE},
-    ("InputSpec", "width"): {"minimum": 1, "maximum": MAX_SIDE},
+    ("InputSpec", "height"): _SIDE,
+    ("InputSpec", "width"): _SIDE,
+    ("InputSpec", "longest"): _SIDE,
+    ("InputSpec", "pad_multiple"): {"minimum": 1},
     ("InputSpec", "resize"): {"minimum": 1},
     ("InputSpec", "mean"): {"items": {"type": "number", "minimum": -MAX_MEAN, "maximum": MAX_MEAN}},
     ("InputSpec", "std"): {"items": {"type": "number", "minimum": MIN_STD, "maximum": MAX_STD}},
@@ -41,6 +45,10 @@ _LIMITS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("ModelSpec", "num_classes"): {"minimum": 1},
     ("ModelSpec", "in_channels"): {"minimum": 1},
+    ("DenseSpec", "score_threshold"): {"minimum": 0, "exclusiveMaximum": 1},
+    ("DenseSpec", "iou_threshold"): {"exclusiveMinimum": 0, "maximum": 1},
+    ("DenseSpec", "max_detections"): {"minimum": 1, "maximum": MAX_DETECTIONS},
+    ("DenseSpec", "candidates"): {"minimum": 1, "maximum": MAX_DETECTIONS},
 }
 """What the types alone do not say. That ``labels`` are as many as classes, and ``resize`` at most 16 times the longer
 side, no schema can say."""

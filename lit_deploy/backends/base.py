@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,9 +62,9 @@ class BackEnd:
         self._close()
 
 
-def filled(images: NDArray[Any], least: int) -> NDArray[Any]:
-    """Fill up a batch ``[N, ...]`` that is smaller than a session takes with copies of its last image."""
-    return np.concatenate([images, *[images[-1:]] * (least - len(images))])
+def filled(pictures: Sequence[T], least: int) -> list[T]:
+    """Fill up a batch that is smaller than a session takes with its last picture."""
+    return [*pictures, *[pictures[-1]] * (least - len(pictures))]
 
 
 def check_feeds(feeds: Mapping[str, NDArray[np.generic]], inputs: tuple[TensorSpec, ...]) -> None:

@@ -34,6 +34,7 @@ _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
 

@@ -38,6 +38,8 @@ class SessionOptions:
         layers: also return the output of every layer named in ``manifest.layers``.
         values: ONNX Runtime only: further values of the graph, of float type, to return.
         compiled: PyTorch only: run through ``torch.compile``.
+        like: PyTorch only: manifest of an exported file that this session is to be compared with: it takes the same
+            input and thresholds.
         half: PyTorch only: run in float16, as a peer in benchmarks.
         backend: what runs an ``.onnx`` file; ``openvino`` takes portable files, as a peer in benchmarks.
         allow_engine_code: engines only: let TensorRT run code that lies inside the file (an embedded plugin, or the
@@ -53,6 +55,7 @@ class SessionOptions:
     values: tuple[str, ...] = ()
     compiled: bool = False
     half: bool = False
+    like: Manifest | None = None
     backend: Backend = "onnxruntime"
     allow_engine_code: bool = False
     cuda_graph: bool = False

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.backends.base import BackEnd, check_feeds
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
@@ -18,12 +19,14 @@ from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import MissingDependency
 from lit_deploy.models.build import build
 from lit_deploy.tasks.protocol import Arrays
+from lit_deploy.tasks.table import task_of
 
 
 class TorchSession(BackEnd):
     """A checkpoint on PyTorch, float32 (or, with ``options.half``, float16); see ``Session``.
 
-    With ``options.layers``, ``run`` also returns, for every merging, the sampling offsets in pixels
+    With ``options.like`` it takes and returns what the file of that manifest does, except that the output is the one
+    that comparisons need (``_reference``). With ``options.layers``, ``run`` also returns, for every merging, the sampling offsets in pixels
     ``[B, 8, H//2, W//2]`` under ``<module>.dconv.conv_offset``. On ``cuda``, TensorFloat-32 is turned off for
     the whole process.
     """
@@ -39,14 +42,15 @@ class TorchSession(BackEnd):
     def __enter__(self) -> Self:
         import torch
 
-        from lit_deploy.models import blocks
+        from lit_deploy.models.recording import layer_names
 
         if self._options.device == "cuda" and not torch.cuda.is_available():
             raise MissingDependency("device cuda was asked for, but PyTorch sees no CUDA device; use --device cpu")
         source = self._source
         checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
         model = build(checkpoint.spec, checkpoint.state)
-        self._manifest = manifest_from_checkpoint(checkpoint, layers=blocks.layer_names(model))
+        manifest = manifest_from_checkpoint(checkpoint, layers=layer_names(model))
+        self._manifest = manifest if self._options.like is None else _reference(manifest, self._options.like)
         if self._options.half:
             model.half()
             self._manifest = replace(self._manifest, precision="fp16")
@@ -56,7 +60,8 @@ class TorchSession(BackEnd):
             torch.set_num_threads(self._options.threads)
         if self._options.device == "cuda":
             _float32_only()
-        self._call = torch.compile(self._model) if self._options.compiled else self._model
+        self._graph = task_of(self.manifest).graph(self._model, self.manifest).to(self._options.device)
+        self._call = torch.compile(self._graph) if self._options.compiled else self._graph
         mode = ("compile" if self._options.compiled else "eager") + (", fp16" if self._options.half else "")
         self.description = f"PyTorch {torch.__version__} {self._options.device} ({mode})"
         return self
@@ -71,19 +76,41 @@ class TorchSession(BackEnd):
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         import torch
 
-        from lit_deploy.models.blocks import record_layers
+        from lit_deploy.models.recording import record_layers
 
         check_feeds(feeds, self.inputs)
-        (pixels,) = (feeds[spec.name] for spec in self.inputs)
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._options.device)
-        images = images.half() if self._options.half else images
+        tensors = [torch.from_numpy(np.ascontiguousarray(feeds[spec.name])) for spec in self.inputs]
+        tensors = [tensor.to(self._options.device) for tensor in tensors]
+        if self._options.half:
+            tensors = [tensor.half() if tensor.is_floating_point() else tensor for tensor in tensors]
+        layers: dict[str, Any] = {}
         with torch.inference_mode():
-            if not self._options.layers:
-                return {"logits": self._call(images).float().cpu().numpy()}
-            # The hooks that record hang on the model, which all callers share.
-            with self._recording, record_layers(self._model, self.manifest.layers) as layers:
-                logits = self._model(images)
-        return {name: value.float().cpu().numpy() for name, value in {"logits": logits, **layers}.items()}
+            if self._options.layers:
+                # The hooks that record hang on the model, which all callers share.
+                with self._recording, record_layers(self._model, self.manifest.layers) as layers:
+                    found = self._graph(*tensors)
+            else:
+                found = self._call(*tensors)
+        outputs = dict(zip((spec.name for spec in self.outputs), found, strict=True))
+        return {name: _array(value) for name, value in {**outputs, **layers}.items()}
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """A tensor as an array; floating point as float32."""
+    array: NDArray[Any] = (value.float() if value.is_floating_point() else value).cpu().numpy()
+    return array
+
+
+def _reference(manifest: Manifest, like: Manifest) -> Manifest:
+    """A checkpoint's manifest with what decides over the numbers in that of a file which was made of it.
+
+    A classifier keeps its own form, normalised pixels to logits; a segmentation network gives logits, as label maps
+    alone do not tell which pixels are tied.
+    """
+    if manifest.task == "classification":
+        return manifest
+    output = "logits" if manifest.task == "semantic_segmentation" else manifest.output
+    return replace(manifest, input=like.input, dense=like.dense, output=output)
 
 
 def _float32_only() -> None:

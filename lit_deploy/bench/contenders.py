@@ -17,7 +17,8 @@ from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
 from lit_deploy.core.errors import LitDeployError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.exporters.engine_files import written_engine
-from lit_deploy.exporters.onnx import OnnxOptions, onnx_from_checkpoint
+from lit_deploy.exporters.onnx import onnx_from_checkpoint
+from lit_deploy.exporters.options import OnnxOptions
 from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.machine import native
 from lit_deploy.machine.facts import cpp_compiler

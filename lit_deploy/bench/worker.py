@@ -29,12 +29,10 @@ from numpy.typing import NDArray
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import Phases, Session, SessionOptions, TimedSession
-from lit_deploy.checkpoints.seeded import DEFAULT_SEED, synthetic_image
 from lit_deploy.core import errors
 from lit_deploy.core.errors import LitDeployError
 from lit_deploy.core.processes import die_with_parent, ending, worker_command, worker_environment
 from lit_deploy.core.text import first_line
-from lit_deploy.images.preprocessing import normalize
 from lit_deploy.tasks.table import task_of
 
 COMMAND = worker_command("lit_deploy.bench.worker")
@@ -124,11 +122,17 @@ class Worker:
         return f"{ending(code)} in the middle of the benchmark ({last}); leave this contender out or mend it"
 
 
-def seeded_feed(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
-    """The common input: the same pixels for every contender, in the layout its manifest asks for."""
-    spec = manifest.input
-    pixels = np.stack([synthetic_image(DEFAULT_SEED, f"bench:{i}", spec.height, spec.width) for i in range(batch)])
-    return task_of(manifest).feed(pixels if spec.kind == "uint8" else normalize(pixels, spec))
+def seeded_feed(
+    manifest: Manifest, batch: int, size: tuple[int, int] | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """The common input: the same pixels for every contender, in the layout its manifest asks for.
+
+    Args:
+        size: height and width in pixels, for a file that takes any.
+    """
+    task = task_of(manifest)
+    pictures = task.seeded(manifest, size)
+    return task.feed([pictures[index % len(pictures)] for index in range(batch)], manifest)
 
 
 def peak_memory_mib() -> float:

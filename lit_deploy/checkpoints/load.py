@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "load_checkpoint", "resolve_checkpoint"]
 
 Metadata = dict[str, str | int | float | bool]
+Palette = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A LIT classification checkpoint, checked and ready for the model.
+    """A LIT checkpoint, checked and ready for the model.
 
     Attributes:
         path: the local file.
@@ -47,6 +48,7 @@ class Checkpoint:
             counters.
         metadata: simple values stored beside the weights (epoch, max_accuracy ...).
         classes: class names stored in the file, None when there are none or their number differs.
+        palette: colours of the classes, RGB 0..255; the same.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Checkpoint:
     state: dict[str, Tensor] = field(repr=False)
     metadata: Metadata
     classes: tuple[str, ...] | None
+    palette: Palette | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class _Unpacked:
     state: dict[str, Tensor]
     container: str
     metadata: Metadata
-    classes: tuple[str, ...] | None
+    classes: tuple[str, ...] | None = None
+    palette: Palette | None = None
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:
@@ -90,7 +94,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         raise StateDictMismatch(f"{path}: {error}", error.missing, error.unexpected, error.misshapen) from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    classes = unpacked.classes if unpacked.classes and len(unpacked.classes) == spec.num_classes else None
+    names, palette = unpacked.classes, unpacked.palette
     return Checkpoint(
         path=path,
         sha256=sha256_of(path),
@@ -98,7 +102,8 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         spec=spec,
         state=state,
         metadata=unpacked.metadata,
-        classes=classes,
+        classes=names if names and len(names) == spec.num_classes else None,
+        palette=palette if palette and len(palette) == spec.num_classes else None,
     )
 
 
@@ -155,13 +160,30 @@ def _unpack(kind: ContainerKind, content: Any) -> _Unpacked:
     meta = meta if isinstance(meta, Mapping) else {}
     if meta:
         words.append("meta")
-    names = meta.get("CLASSES")
-    classes = None
-    if isinstance(names, tuple | list) and all(isinstance(name, str) for name in names):
-        classes = tuple(names)
     tensors, note = _plain_tensors(state)
     container = f"{kind}, {' + '.join(words)}{note}"
-    return _Unpacked(tensors, container, _simple(meta) | _simple(beside), classes)
+    return _Unpacked(
+        tensors, container, _simple(meta) | _simple(beside), _names(meta.get("CLASSES")), _palette(meta.get("PALETTE"))
+    )
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    """Class names, without the blanks around them that one of ADE20K's has in official files."""
+    if isinstance(value, tuple | list) and all(isinstance(name, str) for name in value):
+        return tuple(name.strip() for name in value)
+    return None
+
+
+def _palette(value: Any) -> Palette | None:
+    """One colour a class, or None for whatever else a file may hold there."""
+    if not isinstance(value, tuple | list):
+        return None
+    for colour in value:
+        if not isinstance(colour, tuple | list) or len(colour) != 3:
+            return None
+        if not all(isinstance(part, int) and 0 <= part <= 255 for part in colour):
+            return None
+    return tuple((red, green, blue) for red, green, blue in value)
 
 
 def _read_safetensors(path: Path) -> _Unpacked:
@@ -176,7 +198,7 @@ def _read_safetensors(path: Path) -> _Unpacked:
             f"the safetensors file is truncated or damaged ({shown_key(str(error))}); download or copy it again"
         ) from error
     tensors, note = _plain_tensors(state)
-    return _Unpacked(tensors, f"safetensors{note}", _simple(metadata), None)
+    return _Unpacked(tensors, f"safetensors{note}", _simple(metadata))
 
 
 def _simple(values: Mapping[Any, Any]) -> Metadata:
@@ -230,7 +252,7 @@ def _told_spec(state: Mapping[str, Tensor]) -> ModelSpec:
     """Tell the network from the state dict and check every key, shape and index buffer against it."""
     other = other_network(state.keys())
     if other:
-        raise CheckpointError(f"it looks like {other}, expected a LIT classification checkpoint")
+        raise CheckpointError(f"it looks like {other}, expected a LIT classifier, detector or segmentation network")
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     third_stages = tuple(family.stage_prefix(2) for family in FAMILIES.values())
     indices = [key for key in state if key.startswith(third_stages) and key.endswith(INDEX) and state[key].ndim == 2]

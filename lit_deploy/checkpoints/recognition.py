@@ -111,7 +111,7 @@ def _check_torch_zip(path: Path) -> None:
 
 
 def other_network(keys: Collection[str]) -> str | None:
-    """Name the network that these keys belong to when it is not a LIT classifier; None when it may be one.
+    """Name the network that these keys belong to when it is no LIT; None when it may be one.
 
     Args:
         keys: state-dict keys without a ``module.`` prefix.
@@ -126,23 +126,24 @@ def other_network(keys: Collection[str]) -> str | None:
     def starts(*prefixes: str) -> bool:
         return any(key.startswith(prefixes) for key in keys)
 
-    dense = "detection and segmentation are not in this release"
     lit = has("dconv.conv_offset.")
-    behind = " with a LIT backbone; " + dense if lit else " with a foreign backbone"
-    if starts("roi_head.", "rpn_head."):
-        return "a Mask R-CNN detector" + behind
-    if starts("bbox_head."):
-        return "a RetinaNet detector" + behind
-    if starts("decode_head."):
-        return "a Semantic FPN segmentation network" + behind
+    foreign = " with a foreign backbone, which is another architecture"
+    if not lit and starts("roi_head.", "rpn_head."):
+        return "a Mask R-CNN detector" + foreign
+    if not lit and starts("bbox_head."):
+        return "a RetinaNet detector" + foreign
+    if not lit and starts("decode_head."):
+        return "a segmentation network" + foreign
     if has("attn.h_qkv", "attn.l_kv", "attn.l_q."):
         return "a LITv2 network (HiLo attention), which is another architecture"
+    if lit and starts("roi_head.", "rpn_head.", "bbox_head.", "decode_head."):
+        return None
     if lit:
         stems = {key.removeprefix("backbone.") for key in keys}
         norms = {"norm1.weight", "norm2.weight", "norm3.weight"} <= stems
         headless = not any(stem.startswith(("head.", "norm.", "cls_token")) for stem in stems)
         if norms or headless or starts("backbone."):
-            return "a dense LIT backbone; " + dense
+            return "the backbone of a LIT detector without neck and head"
         return None
     if starts("layers.") and has("relative_position_bias_table", "downsample.reduction"):
         return "a Swin Transformer, which is another architecture"

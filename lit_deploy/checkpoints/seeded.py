@@ -22,7 +22,7 @@ import re
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import atomic_path
 from lit_deploy.core.specs import ModelSpec
+from lit_deploy.images.synthetic import DEFAULT_SEED, random_state, synthetic_image
 from lit_deploy.models.keys import COUNTER, INDEX, relative_position_index
 from lit_deploy.models.layout import state_entries
 
-DEFAULT_SEED = 2105
-"""Seed of the golden files."""
+__all__ = ["DEFAULT_SEED", "make_state", "make_tensor", "random_state", "save_checkpoint", "state_sha256", "synthetic_image"]
 
 Form = Literal["bare", "model", "model+cfgnode", "model+namespace", "state_dict"]
 Array = NDArray[Any]
@@ -45,7 +45,11 @@ Array = NDArray[Any]
 # (pattern on the key, distribution, its parameters); the first match wins.
 #   normal mean std | uniform low high | fan gain: gain * N(0, 1) / sqrt(fan in)
 #   fan0: fan, then every output channel's mean removed, because GELU's positive mean would drown the input behind it
-_NORM = r"(^|\.)(norm\d*|norm_layer)"
+#   fan_t: fan of a transposed convolution, whose input channels are its weight's first axis
+# In front of a ReLU the gain is the square root of 2, and the pyramid's gains bring its levels to one strength, so that
+# every level can win detections.
+_NORM = r"(^|\.)(norm\d*|norm_layer|bn)"
+_RELU = math.sqrt(2.0)
 _RULES: tuple[tuple[re.Pattern[str], str, tuple[float, ...]], ...] = tuple(
     (re.compile(pattern + "$"), kind, parameters)
     for pattern, kind, parameters in (
@@ -61,17 +65,27 @@ _RULES: tuple[tuple[re.Pattern[str], str, tuple[float, ...]], ...] = tuple(
         (r"attn\.proj\.weight", "fan", (0.6,)),
         (r"pos_embed\d", "normal", (0.0, 0.1)),
         (r"cls_token", "normal", (0.0, 0.5)),
-        (r"mlp\.fc2\.weight", "fan0", (1.0,)),
+        (r"neck\.fpn_convs\.0\.conv\.weight", "fan", (0.55,)),
+        (r"neck\.fpn_convs\.1\.conv\.weight", "fan", (0.65,)),
+        (r"neck\.fpn_convs\.4\.conv\.weight", "fan", (1.25,)),
+        (r"bbox_head\.(cls|reg)_convs\.\d\.conv\.weight", "fan0", (_RELU,)),
+        (r"bbox_head\.retina_cls\.weight", "fan0", (1.3,)),
+        (r"bbox_head\.retina_cls\.bias", "normal", (-3.8, 0.2)),
+        (r"bbox_head\.retina_reg\.weight", "fan0", (0.3,)),
+        (r"rpn_head\.rpn_conv\.weight", "fan", (_RELU,)),
+        (r"rpn_head\.rpn_cls\.weight", "fan0", (0.8,)),
+        (r"rpn_head\.rpn_reg\.weight", "fan0", (0.4,)),
+        (r"rpn_head\.rpn_reg\.bias", "normal", (0.0, 0.3)),
+        (r"bbox_head\.shared_fcs\.\d\.weight", "fan0", (_RELU,)),
+        (r"bbox_head\.fc_cls\.weight", "fan0", (2.2,)),
+        (r"bbox_head\.fc_reg\.weight", "fan0", (0.8,)),
+        (r"mask_head\.convs\.\d\.conv\.weight", "fan0", (_RELU,)),
+        (r"mask_head\.upsample\.weight", "fan_t", (_RELU,)),
+        (r"(mask_head\.conv_logits|decode_head\.conv_seg|mlp\.fc2)\.weight", "fan0", (1.0,)),
         (r"\.bias", "normal", (0.0, 0.05)),
         (r"\.weight", "fan", (1.0,)),
     )
 )
-
-
-def random_state(seed: int, key: str) -> np.random.RandomState:
-    """Return the frozen generator that belongs to one key."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    return np.random.RandomState(np.frombuffer(digest, dtype="<u4").astype(np.uint32))
 
 
 def make_tensor(key: str, shape: tuple[int, ...], seed: int) -> Array:
@@ -85,7 +99,8 @@ def make_tensor(key: str, shape: tuple[int, ...], seed: int) -> Array:
         mean, std = parameters
         value = mean + std * rng.standard_normal(shape)
     else:
-        value = rng.standard_normal(shape) * (parameters[0] / math.sqrt(float(math.prod(shape[1:]))))
+        fan = math.prod(shape[1:]) if kind != "fan_t" else shape[0]
+        value = rng.standard_normal(shape) * (parameters[0] / math.sqrt(float(fan)))
         if kind == "fan0":  # the mean is rounded to float32 so that the summation order cannot matter
             mean_per_output = value.reshape(shape[0], -1).mean(axis=1).astype(np.float32).astype(np.float64)
             value = value - mean_per_output.reshape((-1,) + (1,) * (len(shape) - 1))
@@ -113,29 +128,6 @@ def state_sha256(state: Mapping[str, Array]) -> str:
         digest.update(f"{key}|{array.dtype.name}|{','.join(map(str, array.shape))}|".encode())
         digest.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
-
-
-def synthetic_image(
-    seed: int, name: str, height: int, width: int, cell: int = 16, noise: int = 24
-) -> NDArray[np.uint8]:
-    """Draw a smooth image with noise, in integers only and so the same on every platform.
-
-    A coarse grid of uniform values (a node every ``cell`` pixels) is interpolated bilinearly; uniform noise of
-    ``-noise..noise`` is added.
-
-    Returns:
-        uint8 RGB ``[height, width, 3]``.
-    """
-    rng = random_state(seed, name)
-    grid = rng.randint(0, 256, size=(height // cell + 2, width // cell + 2, 3)).astype(np.int64)
-    added = rng.randint(-noise, noise + 1, size=(height, width, 3)).astype(np.int64)
-    y, x = np.arange(height), np.arange(width)
-    y0, x0 = y // cell, x // cell
-    fy, fx = (y % cell)[:, None, None], (x % cell)[None, :, None]
-    top = grid[y0][:, x0] * (cell - fx) + grid[y0][:, x0 + 1] * fx
-    bottom = grid[y0 + 1][:, x0] * (cell - fx) + grid[y0 + 1][:, x0 + 1] * fx
-    smooth = (top * (cell - fy) + bottom * fy) // (cell * cell)
-    return np.clip(smooth + added, 0, 255).astype(np.uint8)
 
 
 class _CfgNode(dict[str, Any]):
@@ -174,6 +166,7 @@ def save_checkpoint(
     form: Form = "bare",
     prefix: str = "",
     classes: tuple[str, ...] | None = None,
+    palette: Sequence[tuple[int, int, int]] | None = None,
     legacy: bool = False,
 ) -> None:
     """Write a state as a torch file in one of the forms that official code writes.
@@ -185,7 +178,7 @@ def save_checkpoint(
             LIT-S/M/B), ``model+namespace`` (training file of LIT-Ti), ``state_dict`` (with ``meta``, as runners
             of detection and segmentation write it).
         prefix: put before every key, e.g. ``module.``.
-        classes: class names for ``meta``; only with ``state_dict``.
+        classes, palette: class names and their colours for ``meta``; only with ``state_dict``.
         legacy: the file format of torch before 1.6.
     """
     import torch
@@ -210,6 +203,8 @@ def save_checkpoint(
         meta: dict[str, Any] = {"epoch": 12, "iter": 87960, "mmcv_version": "1.3.7", "seed": None, "exp_name": "seeded"}
         if classes is not None:
             meta["CLASSES"] = tuple(classes)
+        if palette is not None:
+            meta["PALETTE"] = [list(colour) for colour in palette]
         content = {"meta": meta, "state_dict": tensors, "optimizer": optimizer}
     with _yacs_name():
         torch.save(content, path, _use_new_zipfile_serialization=not legacy)
@@ -226,7 +221,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         with atomic_path(arguments.out) as part:
-            save_checkpoint(make_state(OFFICIAL_SPECS[arguments.name], arguments.seed), part, "model")
+            spec = OFFICIAL_SPECS[arguments.name]
+            form: Form = "state_dict" if spec.neck_channels else "model"
+            save_checkpoint(make_state(spec, arguments.seed), part, form)
     except UsageError as error:
         parser.error(str(error))
 

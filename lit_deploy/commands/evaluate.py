@@ -20,7 +20,7 @@ Artifacts = Annotated[
 Images = Annotated[
     Path,
     typer.Option(
-        help="Folder with one sub-folder of images per class, or, with --labels-file, of images.",
+        help="Folder of images; a classifier's hold one sub-folder per class, unless there is a --labels-file.",
         show_default=False,
         rich_help_panel=EVALUATE_IMAGES,
     ),
@@ -52,6 +52,24 @@ Folders = Annotated[
         rich_help_panel=EVALUATE_IMAGES,
     ),
 ]
+Annotations = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of detectors: the true objects, in COCO's JSON (instances_val2017.json).",
+        metavar="JSON",
+        show_default=False,
+        rich_help_panel=EVALUATE_IMAGES,
+    ),
+]
+LabelsDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of semantic segmentation: folder of the true label maps, PNG files named as the images, with the class's "
+        "number at every pixel, as ADE20K's.",
+        show_default=False,
+        rich_help_panel=EVALUATE_IMAGES,
+    ),
+]
 Limit = Annotated[
     int | None,
     typer.Option(
@@ -62,11 +80,13 @@ Limit = Annotated[
     ),
 ]
 Batch = Annotated[
-    int,
+    int | None,
     typer.Option(
-        help="Images per batch; a file of a fixed batch gets its own number.",
+        help="Classifiers: images per batch, 32 when left out; a file of a fixed batch gets its own number. All others "
+        "take one image at a time.",
         min=1,
         max=MAX_BATCH,
+        show_default=False,
         rich_help_panel="Run",
     ),
 ]
@@ -89,6 +109,18 @@ State = Annotated[
         rich_help_panel="Run",
     ),
 ]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of detectors: also write what FILE detected to this file, in COCO's JSON of results.",
+        metavar="JSON",
+        show_default=False,
+    ),
+]
+PerClass = Annotated[
+    bool,
+    typer.Option("--per-class", help="Of detectors and segmentation: also print a table of all classes."),
+]
 MinTop1 = Annotated[
     float | None,
     typer.Option(
@@ -101,11 +133,47 @@ MinTop1 = Annotated[
         rich_help_panel=GATES,
     ),
 ]
+MinAp = Annotated[
+    float | None,
+    typer.Option(
+        "--min-ap",
+        help="Least average precision of boxes (COCO's AP) of every FILE, as --min-top1; in percent, e.g. 41.",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        show_default=False,
+        rich_help_panel=GATES,
+    ),
+]
+MinMaskAp = Annotated[
+    float | None,
+    typer.Option(
+        "--min-mask-ap",
+        help="The same of masks.",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        show_default=False,
+        rich_help_panel=GATES,
+    ),
+]
+MinMiou = Annotated[
+    float | None,
+    typer.Option(
+        "--min-miou",
+        help="Least mean intersection over union of every FILE, as --min-top1; in percent, e.g. 41.",
+        metavar="PERCENT",
+        min=0,
+        max=100,
+        show_default=False,
+        rich_help_panel=GATES,
+    ),
+]
 MinAgreement = Annotated[
     float | None,
     typer.Option(
-        help="Least share of images on which every FILE predicts as --ckpt does, or without it as the first FILE; in "
-        "percent, e.g. 99.",
+        help="Least share of images (of detections, of pixels) on which every FILE says what --ckpt does, or without "
+        "it the first FILE; in percent, e.g. 99.",
         metavar="PERCENT",
         min=0,
         max=100,
@@ -121,8 +189,10 @@ def evaluate(
     ckpt: Ckpt = None,
     labels_file: LabelsFile = None,
     folders: Folders = "auto",
+    annotations: Annotations = None,
+    labels_dir: LabelsDir = None,
     limit: Limit = None,
-    batch: Batch = 32,
+    batch: Batch = None,
     workers: Workers = None,
     state: State = None,
     device: Device = "cpu",
@@ -130,28 +200,41 @@ def evaluate(
     library: Library = None,
     allow_engine_code: EngineCode = False,
     min_top1: MinTop1 = None,
+    min_ap: MinAp = None,
+    min_mask_ap: MinMaskAp = None,
+    min_miou: MinMiou = None,
     min_agreement: MinAgreement = None,
+    results: Results = None,
+    per_class: PerClass = False,
     json: Json = False,
     markdown: Markdown = False,
 ) -> None:
-    """Measure accuracy on a folder of images, and how far files agree. Goes on where it was killed."""
+    """Measure accuracy on a folder of images, and how far files agree. Goes on where it was killed.
+
+    Top-1 and top-5 of classifiers, COCO's AP of detectors and instance segmentation, mIoU of semantic segmentation.
+    """
     from lit_deploy.evaluate.result import check_gates
     from lit_deploy.evaluate.run import evaluate_artifacts
     from lit_deploy.report.evaluate import evaluate_markdown, evaluate_table
     from lit_deploy.report.terminal import as_json, show, steps
 
     one_form(json, markdown)
-    top1, agreement = share("--min-top1", min_top1), share("--min-agreement", min_agreement)
+    given = {"min_top1": min_top1, "min_ap": min_ap, "min_mask_ap": min_mask_ap, "min_miou": min_miou}
+    gates = {
+        name: share(f"--{name.replace('_', '-')}", percent) for name, percent in given.items() if percent is not None
+    }
+    agreement = share("--min-agreement", min_agreement)
     if agreement is not None and len(artifacts) + (ckpt is not None) < 2:
         raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
     options = session_options(artifacts, device, threads, library, allow_engine_code)
     with steps() as progress:
         result = evaluate_artifacts(
-            artifacts, images, ckpt, labels_file=labels_file, folders=folders, batch=batch, workers=workers,
-            limit=limit, state=state, options=options, progress=progress,
+            artifacts, images, ckpt, labels_file=labels_file, folders=folders, annotations=annotations,
+            labels_dir=labels_dir, results=results, batch=batch, workers=workers, limit=limit, state=state,
+            options=options, progress=progress, asked=[*gates, *(["per_class"] if per_class else [])],
         )  # fmt: skip
     if json:
         show(as_json(result))
     else:
-        show(evaluate_markdown(result) if markdown else evaluate_table(result))
-    check_gates(result, top1, agreement)
+        show((evaluate_markdown if markdown else evaluate_table)(result, per_class=per_class))
+    check_gates(result, min_agreement=agreement, **gates)

@@ -19,7 +19,7 @@ from lit_deploy.commands.quantize_options import (
     Force,
     Keep,
 )
-from lit_deploy.commands.values import batch_of, quantize_options, refuse, targets
+from lit_deploy.commands.values import batch_of, height_width, quantize_options, refuse, targets
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import EIGHT_BIT, InputKind, OutputKind, PrecisionName
 
@@ -28,7 +28,11 @@ ENGINE_OPTIONS = (
     "builder", "plugin", "embed_plugin", "target", "hardware_compatible", "version_compatible", "workspace",
     "optimization_level", "timing_cache", "layers",
 )  # fmt: skip
-GRAPH_OPTIONS = ("precision", "input", "output", "portable", "labels", "resize", "mean", "std")
+GRAPH_OPTIONS = (
+    "precision", "input", "output", "portable", "labels", "resize", "mean", "std", "size", "score_threshold",
+    "iou_threshold", "max_det",
+)  # fmt: skip
+DENSE = "Detection and segmentation"
 Source = Annotated[
     str,
     typer.Option(
@@ -68,15 +72,61 @@ Batch = Annotated[
     ),
 ]
 Input = Annotated[
-    InputKind,
+    InputKind | None,
     typer.Option(
-        help="float: float32 NCHW, normalised. uint8: raw RGB pixels NHWC, normalised inside the graph.",
+        help="float: float32 NCHW, normalised. uint8: raw RGB pixels NHWC, normalised inside the graph. float for a "
+        "classifier, uint8 for others when left out.",
+        show_default=False,
         rich_help_panel="Graph",
     ),
 ]
 Output = Annotated[
-    OutputKind,
-    typer.Option(help="top5 gives scores and class indices.", rich_help_panel="Graph"),
+    OutputKind | None,
+    typer.Option(
+        help="Of a classifier logits, probabilities or top5 (scores and class indices); of others results, or logits "
+        "of a segmentation network. The first of these when left out.",
+        show_default=False,
+        rich_help_panel="Graph",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="A fixed input size in pixels, to which pictures are resized; any when left out.",
+        show_default=False,
+        rich_help_panel=DENSE,
+    ),
+]
+ScoreThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Detections score above this; 0.05 when left out.",
+        min=0.0,
+        max=1.0,
+        show_default=False,
+        rich_help_panel=DENSE,
+    ),
+]
+IouThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Of two boxes of a class that overlap by more, the better one stays; 0.5 when left out.",
+        min=0.0,
+        max=1.0,
+        show_default=False,
+        rich_help_panel=DENSE,
+    ),
+]
+MaxDetections = Annotated[
+    int | None,
+    typer.Option(
+        "--max-det",
+        help="Detections of a picture, and rows of the outputs; 100 when left out.",
+        min=1,
+        show_default=False,
+        rich_help_panel=DENSE,
+    ),
 ]
 Portable = Annotated[
     bool,
@@ -89,7 +139,7 @@ Portable = Annotated[
 Labels = Annotated[
     Path | None,
     typer.Option(
-        help="Class names, one a line; ImageNet's for 1000 classes when left out.",
+        help="Class names, one a line; the checkpoint's own, or those of the data set with as many classes when left out.",
         show_default=False,
         rich_help_panel="Input",
     ),
@@ -97,7 +147,7 @@ Labels = Annotated[
 Resize = Annotated[
     int | None,
     typer.Option(
-        help="Shorter side in pixels before the centre crop; 256/224 of the input size when left out.",
+        help="Shorter side in pixels after resizing, before a classifier's centre crop; the official evaluation's when left out.",
         min=1,
         rich_help_panel="Input",
     ),
@@ -198,13 +248,17 @@ def export(
     format: Format = "onnx",
     precision: Precision = "fp32",
     batch: Batch = "dynamic",
-    input: Input = "float",
-    output: Output = "logits",
+    input: Input = None,
+    output: Output = None,
     portable: Portable = False,
     labels: Labels = None,
     resize: Resize = None,
     mean: Mean = None,
     std: Std = None,
+    size: Size = None,
+    score_threshold: ScoreThreshold = None,
+    iou_threshold: IouThreshold = None,
+    max_det: MaxDetections = None,
     verify: Proof = True,
     threads: Threads = None,
     calib: Calib = None,
@@ -226,7 +280,7 @@ def export(
     layers: Layers = False,
 ) -> None:
     """Write a checkpoint as a file that runs elsewhere, and prove that it computes the same."""
-    from lit_deploy.exporters.onnx import OnnxOptions
+    from lit_deploy.exporters.options import OnnxOptions
     from lit_deploy.exporters.tensorrt import EngineOptions
     from lit_deploy.report.export import export_summary
     from lit_deploy.report.terminal import show, steps
@@ -244,10 +298,11 @@ def export(
         )  # fmt: skip
     if format == "onnx":
         refuse(given, ENGINE_OPTIONS, "is for engines; add --format trt")
-    size, profile = batch_of(batch, engine=format == "trt")
+    images, profile = batch_of(batch, engine=format == "trt")
     options: OnnxOptions | None = OnnxOptions(
-        input=input, output=output, precision=precision, batch=size, portable=portable, labels=labels, resize=resize,
-        mean=mean, std=std,
+        input=input, output=output, precision=precision, batch=images, portable=portable, labels=labels, resize=resize,
+        mean=mean, std=std, size=height_width("--size", size), score_threshold=score_threshold,
+        iou_threshold=iou_threshold, max_detections=max_det,
     )  # fmt: skip
     stem = Path(ckpt).stem or "model"
     with steps() as progress:
@@ -261,7 +316,7 @@ def export(
                 refuse(given, ("calib",), "is for checkpoints: an .onnx file is built as it is, quantised or not")
                 decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
                 refuse(given, GRAPH_OPTIONS, decided)
-                if size is not None:
+                if images is not None:
                     raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
                 options, stem = None, stem.removesuffix(".engine")
             build = EngineOptions(

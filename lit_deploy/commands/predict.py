@@ -10,25 +10,51 @@ import typer
 from lit_deploy.commands.options import Artifact, Device, EngineCode, Json, Library, Threads
 from lit_deploy.commands.values import session_options
 
-Images = Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...", show_default=False)]
-Top = Annotated[int, typer.Option(help="Classes per image.", min=1)]
+Images = Annotated[
+    list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...", show_default=False)
+]
+Top = Annotated[
+    int | None,
+    typer.Option(
+        help="Classes or detections per image; 5 classes of a classifier and all that others find when left out.",
+        min=1,
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for a picture of every result, and for the map of labels of semantic segmentation.",
+        metavar="DIR",
+        show_default=False,
+        rich_help_panel="Report",
+    ),
+]
+ScoreThreshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Hide detections that do not score above this, 0 to 1; the file's own when left out.", show_default=False
+    ),
+]
 
 
 def predict(
     artifact: Artifact,
     images: Images,
-    top: Top = 5,
+    top: Top = None,
+    score_threshold: ScoreThreshold = None,
+    out: Out = None,
     json: Json = False,
     device: Device = "cpu",
     threads: Threads = None,
     library: Library = None,
     allow_engine_code: EngineCode = False,
 ) -> None:
-    """Print the most probable classes of images, by the resize rule the file carries."""
-    from lit_deploy.report.predict import predictions_table
-    from lit_deploy.report.terminal import as_json, show
-    from lit_deploy.workflows.predict import predict_images
+    """Print, and draw, what a file finds in images, by the resize rule it carries."""
+    from lit_deploy.report.predict import predictions_json, predictions_table
+    from lit_deploy.report.terminal import show
+    from lit_deploy.workflows.predict import predicted
 
     options = session_options([artifact], device, threads, library, allow_engine_code)
-    predictions = predict_images(artifact, images, top, options)
-    show(as_json(predictions) if json else predictions_table(predictions))
+    predictions = predicted(artifact, images, top, options, out, score_threshold)
+    show(predictions_json(predictions) if json else predictions_table(predictions))

@@ -102,6 +102,16 @@ def batch_size(option: str, text: str, expected: str) -> int:
     return int(text)
 
 
+def height_width(option: str, text: str | None) -> tuple[int, int] | None:
+    """``HxW`` in pixels."""
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise UsageError(f"{option} is '{text}', expected height x width in pixels, e.g. 800x1216")
+    return int(height), int(width)
+
+
 def share(option: str, percent: float | None) -> float | None:
     """A gate as a share; one that was meant as a share already would let everything pass."""
     if percent is not None and 0 < percent <= 1:

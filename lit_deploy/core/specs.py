@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-TaskName = Literal["classification"]
-FamilyName = Literal["lit", "lit_ti"]
+TaskName = Literal["classification", "detection", "instance_segmentation", "semantic_segmentation"]
+FamilyName = Literal[
+    "lit", "lit_ti", "retinanet_lit", "retinanet_lit_ti", "mask_rcnn_lit", "mask_rcnn_lit_ti", "sem_fpn_lit",
+    "sem_fpn_lit_ti",
+]  # fmt: skip
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 EightBit = Literal["int8", "fp8"]
 CalibrationMethod = Literal["minmax", "percentile", "entropy"]
 InputKind = Literal["float", "uint8"]
-OutputKind = Literal["logits", "probabilities", "top5"]
+OutputKind = Literal["logits", "probabilities", "top5", "results"]
 Interpolation = Literal["bicubic", "bilinear"]
+ResizeRule = Literal["centre_crop", "keep_ratio"]
 
 IMAGES = "images"
 """Name of a classifier's input."""
+
+IMAGE, ORIGINAL_SIZE = "image", "original_size"
+"""Names of the inputs of detectors and segmentation networks."""
 
 BEST_CLASSES = 5
 """Classes that a ``top5`` output holds, and that top-5 accuracy looks at."""
@@ -32,6 +39,9 @@ MAX_THREADS = 1024
 MAX_SIDE = 1 << 14
 """Largest height and width of an input in pixels."""
 
+MAX_DETECTIONS = 1000
+"""Largest number of detections of one image."""
+
 MAX_RESIZE = 16
 """Largest ``resize``, as a multiple of the input's longer side."""
 
@@ -44,20 +54,24 @@ OP_VERSION = 1
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The dimensions of a LIT classification network.
+    """The dimensions of a LIT network.
 
     Attributes:
         name: official name (``lit_s``) or ``custom``.
-        family: ``lit`` (S, M, B: relative position bias, mean pooling) or ``lit_ti`` (position embeddings,
-            class token).
+        family: backbone and head; ``lit`` (S, M, B: relative position bias, mean pooling) and ``lit_ti`` (position
+            embeddings, class token) classify, the others add a neck and a head to one of these backbones.
         embed_dims: channels of the four stages.
         depths: blocks of the four stages.
         num_heads: attention heads of stages 3 and 4.
         mlp_ratios: hidden width of the MLP over the channels, per stage.
-        image_size: input height and width in pixels; multiples of ``patch_size``.
-        num_classes: classes of the classifier.
+        image_size: input height and width in pixels, multiples of ``patch_size``; of detectors and segmentation
+            networks, which take any size, that at which bias tables or position embeddings are stored.
+        num_classes: classes of the classifier or head, without background.
         in_channels: image channels.
         patch_size: pixels per side of one input token.
+        neck_channels: channels of the feature pyramid; 0 where there is none.
+        head_channels: width of the head: of RetinaNet's convolutions, of Mask R-CNN's hidden layers, of Semantic
+            FPN's branches; 0 for a classifier.
 
     Source: paper table 1; official configurations at commit 742e961.
     """
@@ -72,6 +86,8 @@ class ModelSpec:
     num_classes: int = 1000
     in_channels: int = 3
     patch_size: int = 4
+    neck_channels: int = 0
+    head_channels: int = 0
 
     def __post_init__(self) -> None:
         if min(self.num_classes, self.in_channels) < 1:
@@ -96,10 +112,17 @@ class InputSpec:
     Attributes:
         kind: ``float`` (float32 ``[B, 3, H, W]``, normalised) or ``uint8`` (``[B, H, W, 3]``, raw RGB; the
             normalisation is inside the graph).
-        height, width: network input size in pixels.
-        resize: shorter side in pixels after resizing, before the centre crop.
+        height, width: network input size in pixels; None where the file takes any.
+        resize: shorter side in pixels after resizing, before the centre crop; for ``keep_ratio``, what the shorter side
+            may have at most.
         mean, std: per RGB channel, for pixel values scaled to 0..1.
-        interpolation: resize filter; always antialiased, as Pillow does.
+        interpolation: resize filter; for ``centre_crop`` always antialiased, as Pillow does, for ``keep_ratio`` never,
+            as OpenCV does.
+        rule: ``centre_crop`` ignores EXIF, resizes the shorter side and cuts out the centre; ``keep_ratio`` turns a
+            picture as EXIF says and makes it as large as ``resize`` and ``longest`` allow.
+        longest: what the longer side may have at most, for ``keep_ratio``; else None.
+        pad_multiple: zeros that the graph adds, right and below, make both sides a multiple of this; pictures are handed
+            in without them.
 
     Raises:
         ValueError: a size that is no size, or a mean or std that is not usable.
@@ -108,23 +131,75 @@ class InputSpec:
     """
 
     kind: InputKind
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     resize: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: Interpolation = "bicubic"
+    rule: ResizeRule = "centre_crop"
+    longest: int | None = None
+    pad_multiple: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width, self.resize) < 1:
+        sides = [side for side in (self.height, self.width, self.longest) if side is not None]
+        if min(*sides, self.resize, self.pad_multiple) < 1:
             raise ValueError(f"input {self.height} x {self.width} with resize {self.resize}, expected at least 1 pixel")
-        if max(self.height, self.width) > MAX_SIDE:
+        if max(sides) > MAX_SIDE:
             raise ValueError(f"input {self.height} x {self.width}, expected at most {MAX_SIDE} pixels a side")
-        if self.resize > MAX_RESIZE * max(self.height, self.width):
+        if (self.rule == "keep_ratio") != (self.longest is not None):
+            raise ValueError(f"the rule {self.rule} with a longest side of {self.longest}, expected one for keep_ratio")
+        if self.rule == "centre_crop" and (self.height is None or self.width is None):
+            raise ValueError("the rule centre_crop without height and width, expected both")
+        if self.resize > MAX_RESIZE * max(sides):
             raise ValueError(f"resize is {self.resize} pixels, expected at most {MAX_RESIZE} times the input's size")
         if not all(abs(m) <= MAX_MEAN for m in self.mean) or not all(MIN_STD <= s <= MAX_STD for s in self.std):
             raise ValueError(
                 f"mean {self.mean} and std {self.std} are unusable; expected values for pixels in 0..1, std above 0"
+            )
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width in pixels, of a file that takes one size only."""
+        if self.height is None or self.width is None:
+            raise ValueError("the input has no fixed size")
+        return self.height, self.width
+
+
+@dataclass(frozen=True)
+class DenseSpec:
+    """What a detector or segmentation network does with what it finds; see ``docs/dense.md``.
+
+    Attributes:
+        category_ids: the data set's number of every label, e.g. COCO's, which have gaps, or ADE20K's, from 1 on.
+        palette: colour of every label, RGB 0..255.
+        score_threshold: detections score above this.
+        iou_threshold: of two boxes of one class that overlap more, the lower score is dropped.
+        max_detections: most detections of an image, and the fixed number of rows of the outputs.
+        candidates: most candidates of every pyramid level, and, in Mask R-CNN, most proposals of an image.
+        mask_size: rows and columns of a mask inside its box; 0 where there are none.
+
+    The thresholds say nothing for semantic segmentation.
+    """
+
+    category_ids: tuple[int, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.5
+    max_detections: int = 100
+    candidates: int = 1000
+    mask_size: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.score_threshold < 1 and 0 < self.iou_threshold <= 1):
+            raise ValueError(
+                f"score threshold {self.score_threshold} and IoU threshold {self.iou_threshold}, expected both within "
+                "0 to 1"
+            )
+        if not 1 <= self.max_detections <= MAX_DETECTIONS or not 1 <= self.candidates <= MAX_DETECTIONS:
+            raise ValueError(
+                f"at most {self.max_detections} detections of {self.candidates} candidates, expected 1 to "
+                f"{MAX_DETECTIONS} of each"
             )
 
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES
 from lit_deploy.backends.protocol import Session
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import sha256_of
-from lit_deploy.core.specs import InputSpec
-from lit_deploy.images.labels import default_labels, imagenet_labels
+from lit_deploy.core.specs import DenseSpec, InputSpec, TaskName
+from lit_deploy.images.categories import default_categories
+from lit_deploy.images.labels import default_labels
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,15 @@ class Entry:
     spec: InputSpec
     sha256: str
 
+    @property
+    def manifest(self) -> Manifest:
+        """What the network is, and how its images are prepared here."""
+        return replace(self.session.manifest, input=self.spec)
 
-def _is_checkpoint(entry: Entry) -> bool:
+
+def is_checkpoint(source: str | Path) -> bool:
     """Whether it has no input rule of its own: whatever is no exported file is a checkpoint (see ``open_session``)."""
-    return Path(entry.path).suffix.lower() not in (".onnx", *ENGINE_SUFFIXES)
+    return Path(source).suffix.lower() not in (".onnx", *ENGINE_SUFFIXES)
 
 
 def unique_labels(sources: Sequence[str | Path]) -> list[str]:
@@ -50,15 +57,30 @@ def entry_of(label: str, source: str | Path, session: Session) -> Entry:
     return Entry(label=label, path=str(source), session=session, spec=session.manifest.input, sha256=sha256)
 
 
+def task_of_all(entries: Sequence[Entry]) -> TaskName:
+    """The task of the files, which must be one; UsageError otherwise."""
+    tasks = {entry.session.manifest.task: entry.label for entry in reversed(entries)}
+    if len(tasks) > 1:
+        told = ", ".join(f"{label} is made for {task.replace('_', ' ')}" for task, label in tasks.items())
+        raise UsageError(f"the files have different tasks ({told}); evaluate them one by one")
+    (task,) = tasks
+    return task
+
+
+def geometry(spec: InputSpec) -> InputSpec:
+    """What decides over the pixels, without what is done to them afterwards; files that share it share pictures."""
+    return replace(spec, kind="uint8", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
 def with_inputs_of_exports(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
     """A checkpoint knows neither mean nor resize rule; it gets those of the first file that was exported from it."""
     exported: dict[str, InputSpec] = {}
     for entry in entries:
-        if not _is_checkpoint(entry):
+        if not is_checkpoint(entry.path):
             exported.setdefault(entry.session.manifest.source_sha256, entry.spec)
     fed = []
     for entry in entries:
-        if _is_checkpoint(entry):
+        if is_checkpoint(entry.path):
             spec = exported.get(entry.session.manifest.source_sha256)
             if spec is None:
                 notes.append(
@@ -78,9 +100,11 @@ def class_names(entries: Sequence[Entry], notes: list[str]) -> tuple[str, ...]:
         told = ", ".join(f"{label} has {count}" for count, label in counts.items())
         raise UsageError(f"the files have different numbers of classes ({told}); evaluate them one by one")
     (count,) = counts
-    given = [entry for entry in entries if entry.session.manifest.labels != default_labels(count)]
+    task = entries[0].session.manifest.task
+    default = default_labels(count) if task == "classification" else default_categories(task, count).labels
+    given = [entry for entry in entries if entry.session.manifest.labels != default]
     if not given:
-        return imagenet_labels() if count == 1000 else default_labels(count)
+        return default
     first, *others = given
     names = first.session.manifest.labels
     for other in others:
@@ -97,6 +121,47 @@ def class_names(entries: Sequence[Entry], notes: list[str]) -> tuple[str, ...]:
                     "outputs stand in different orders, so evaluate them one by one"
                 )
     return names
+
+
+def category_ids(entries: Sequence[Entry]) -> tuple[int, ...]:
+    """The data set's number of every class, as the files say, which must agree.
+
+    A checkpoint does not know them; its manifest holds guesses, which count where there is nothing else.
+    """
+    told = [entry for entry in entries if not is_checkpoint(entry.path)] or list(entries)
+    first = told[0]
+    for other in told[1:]:
+        if _dense(other).category_ids != _dense(first).category_ids:
+            raise UsageError(
+                f"{other.label} numbers its classes otherwise than {first.label} (category_ids); evaluate them one by "
+                "one"
+            )
+    return _dense(first).category_ids
+
+
+def threshold_notes(entries: Sequence[Entry]) -> list[str]:
+    """Files that leave out detections by another rule than the reference."""
+    reference, *others = entries
+    notes = []
+    for entry in others:
+        told = [
+            f"{name} {mine:g} and {theirs:g}"
+            for name, mine, theirs in (
+                ("score thresholds", _dense(entry).score_threshold, _dense(reference).score_threshold),
+                ("IoU thresholds", _dense(entry).iou_threshold, _dense(reference).iou_threshold),
+                ("most detections", _dense(entry).max_detections, _dense(reference).max_detections),
+            )
+            if mine != theirs
+        ]
+        if told:
+            notes.append(f"{entry.label} and {reference.label} differ for a reason of their own: {', '.join(told)}")
+    return notes
+
+
+def _dense(entry: Entry) -> DenseSpec:
+    spec = entry.session.manifest.dense
+    assert spec is not None, "the manifest of every task but classification has one"
+    return spec
 
 
 def origin_notes(entries: Sequence[Entry], checked: bool) -> list[str]:

@@ -1,7 +1,7 @@
-"""Accuracy on images: how often files are right, and how often they agree with PyTorch and with each other.
+"""Accuracy on images: how good files are, and how far they agree with PyTorch and with each other.
 
-All files see the same images, prepared by the rule in the file's own manifest. An image that cannot be read is named
-and left out for all of them.
+All files see the same images. One that cannot be used is named and left out for all of them. What is done with an image
+is the task's (``table.py``); here is what all have in common: sessions, threads, the state, the report.
 """
 
 from __future__ import annotations
@@ -12,44 +12,44 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lit_deploy.backends.base import filled
+from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import BEST_CLASSES, MAX_BATCH, InputSpec
+from lit_deploy.core.specs import MAX_BATCH
 from lit_deploy.core.text import shown_name
 from lit_deploy.evaluate.entries import (
     Entry,
-    class_names,
     entry_of,
+    is_checkpoint,
     origin_notes,
+    task_of_all,
     unique_labels,
     with_inputs_of_exports,
 )
-from lit_deploy.evaluate.result import EvaluateReport, Score
+from lit_deploy.evaluate.protocol import Evaluation, Request, refuse_strangers
+from lit_deploy.evaluate.result import EvaluateReport
 from lit_deploy.evaluate.state import BatchRecord, State, StateKey, open_state
-from lit_deploy.images.datasets import Folders, LabelledImages, Skipped, labelled_images
-from lit_deploy.images.decoding import load_image
-from lit_deploy.images.preprocessing import normalize, resize_and_crop
-from lit_deploy.tasks.classification.ranking import best_classes, same_prediction
-from lit_deploy.tasks.classification.scores import accuracy
-from lit_deploy.tasks.table import task_of
-
-Pixels = NDArray[np.uint8]
-
-BATCH = 32
-"""Images per batch where the files take that many, and between two writes of the state."""
+from lit_deploy.evaluate.table import EVALUATIONS
+from lit_deploy.images.datasets import Folders, Skipped
 
 BATCHES_AHEAD = 2
-"""Batches that are prepared while another one runs."""
+"""Batches, at least, that are prepared while another one runs."""
+
+FOR_ALL = {"images", "limit", "against_checkpoint"}
+"""Fields of ``Request`` that every task knows."""
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    """Why an image does not count."""
+
+    reason: str
 
 
 def evaluate_artifacts(
@@ -59,28 +59,40 @@ def evaluate_artifacts(
     *,
     labels_file: str | Path | None = None,
     folders: Folders = "auto",
-    batch: int = BATCH,
+    annotations: str | Path | None = None,
+    labels_dir: str | Path | None = None,
+    results: str | Path | None = None,
+    batch: int | None = None,
     workers: int | None = None,
     limit: int | None = None,
     state: str | Path | None = None,
     options: SessionOptions | None = None,
     progress: Progress = unseen,
-) -> EvaluateReport:
-    """Measure top-1 and top-5 accuracy of files on a folder of images, and how far their predictions agree.
+    asked: Sequence[str] = (),
+) -> EvaluateReport[Any]:
+    """Measure how good files are on a folder of images, and how far what they find agrees.
 
-    The same call after a kill goes on where it stopped, with the numbers it would have had. For that, finished batches
-    are kept in the cache folder until the evaluation is complete, or in ``state``, which stays.
+    Top-1 and top-5 accuracy of classifiers, COCO's average precision of detectors, mean intersection over union of
+    semantic segmentation. The same call after a kill goes on where it stopped, with the numbers it would have had. For
+    that, finished batches are kept in the cache folder until the evaluation is complete, or in ``state``, which stays.
 
     Args:
         artifacts: exported files, engines or checkpoints; the first is the reference where ``checkpoint`` is None.
-        images, labels_file, folders: see ``datasets.labelled_images``.
+        images: folder of images.
         checkpoint: what PyTorch runs as the reference. Every checkpoint is fed as the first file exported from it.
-        batch: images per batch; a file that takes fewer gets it in parts, one that takes more gets its own number.
+        labels_file, folders: of a classifier's images, see ``datasets.labelled_images``.
+        annotations: of a detector's images: COCO's JSON, see ``coco.annotated_images``.
+        labels_dir: of images to be segmented: folder of label maps, see ``label_maps.mapped_images``.
+        results: file to write a detector's results to, in COCO's JSON.
+        batch: images per batch, 32 when None; a file that takes fewer gets it in parts, one that takes more gets its
+            own number. Classifiers only, the others take one image at a time.
         workers: threads that decode and resize; None for all cores.
         limit: most images, evenly spaced over the sorted list.
         state: file to go on from and to add to.
         options: device, threads and library of every session.
         progress: called with each step, and with the share done and images per second.
+        asked: what will be asked of the report, gates and tables, by name (``min_ap``, ``per_class``): refused at once
+            where the files are of a task that has no such thing.
 
     Raises:
         UsageError: arguments, files or classes that do not fit together; a state of another evaluation.
@@ -88,31 +100,37 @@ def evaluate_artifacts(
         ArtifactError, CheckpointError, MissingDependency: as the name says.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if not 1 <= batch <= MAX_BATCH or workers < 1 or (limit is not None and limit < 1):
+    if (batch is not None and not 1 <= batch <= MAX_BATCH) or workers < 1 or (limit is not None and limit < 1):
         raise UsageError(
             f"got batch {batch}, workers {workers} and limit {limit}, expected 1 to {MAX_BATCH} and at least 1"
         )
     sources = [*([] if checkpoint is None else [checkpoint]), *artifacts]
+    request = Request(
+        Path(images), _path(labels_file), folders, _path(annotations), _path(labels_dir), _path(results), batch, limit,
+        checkpoint is not None,
+    )  # fmt: skip
     names = unique_labels(sources)
     options = options or SessionOptions()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        sessions = []
-        for name, source in zip(names, sources, strict=True):
-            progress(Step(f"open {name}"))
-            sessions.append(stack.enter_context(open_session(source, options)))
-        entries = [entry_of(*entry) for entry in zip(names, sources, sessions, strict=True)]
+        entries, like = _opened(names, sources, options, stack, progress)
+        task = task_of_all(entries)
+        refuse_strangers(
+            task, entries[-1].label, [*_given(request), *asked],
+            {name: evaluation.OPTIONS for name, evaluation in EVALUATIONS.items()},
+        )  # fmt: skip
         notes = origin_notes(entries, checked=checkpoint is not None)
-        entries = with_inputs_of_exports(entries, notes)
+        if like is None:
+            entries = with_inputs_of_exports(entries, notes)
         progress(Step("list the images"))
-        dataset = labelled_images(images, class_names(entries, notes), labels_file, folders).limited(limit)
-        size = max(batch, *(entry.session.batch_range[0] for entry in entries))
-        saved = stack.enter_context(_state(state, _key(dataset, entries, size, options), notes))
-        parts = [range(start, min(start + size, len(dataset.files))) for start in range(0, len(dataset.files), size)]
+        evaluation = EVALUATIONS[task](entries, request, notes)
+        files, size = evaluation.dataset.files, evaluation.batch
+        saved = stack.enter_context(_state(state, _key(evaluation, entries, options), evaluation.RECORD, notes))
+        parts = [range(start, min(start + size, len(files))) for start in range(0, len(files), size)]
         records = dict(enumerate(saved.records))
         # what could not be read then may be readable now
         todo = [number for number in range(len(parts)) if number not in records or records[number].unreadable]
-        running = _run_batches(entries, dataset, parts, todo, workers, progress)
+        running = _run_batches(evaluation, parts, todo, workers, len(entries), progress)
         for record in stack.enter_context(contextlib.closing(running)):
             records[record.batch] = record
             try:
@@ -122,31 +140,65 @@ def evaluate_artifacts(
                     raise
                 notes.append(f"a kill would have lost the later batches, as {error}")
         result = _result(
-            entries, dataset, parts, [records[number] for number in range(len(parts))], notes, batch=size,
-            workers=workers, resumed=len(dataset.files) - sum(len(parts[number]) for number in todo),
-            started=started, against_checkpoint=checkpoint is not None,
+            evaluation, entries, parts, [records[number] for number in range(len(parts))], notes, workers=workers,
+            resumed=len(files) - sum(len(parts[number]) for number in todo), started=started,
+            against_checkpoint=checkpoint is not None,
         )  # fmt: skip
         if state is None:
             saved.forget()
         return result
 
 
-def _key(dataset: LabelledImages, entries: Sequence[Entry], size: int, options: SessionOptions) -> StateKey:
-    common = f"batches of {size}, {options.threads or 'all'} threads"
+def _opened(
+    names: Sequence[str],
+    sources: Sequence[str | Path],
+    options: SessionOptions,
+    stack: contextlib.ExitStack,
+    progress: Progress,
+) -> tuple[list[Entry], Manifest | None]:
+    """The files, open, and what checkpoints were opened like.
+
+    A detector or segmentation network has its normalisation and thresholds inside: PyTorch is given those of the first
+    exported file, which for that is opened before any checkpoint. A classifier has none, so None.
+    """
+    like: Manifest | None = None
+    entries: dict[str, Entry] = {}
+    for name, source in sorted(zip(names, sources, strict=True), key=lambda pair: is_checkpoint(pair[1])):
+        progress(Step(f"open {name}"))
+        session = stack.enter_context(
+            open_session(source, replace(options, like=like) if is_checkpoint(source) else options)
+        )
+        entries[name] = entry_of(name, source, session)
+        if like is None and not is_checkpoint(source) and session.manifest.dense is not None:
+            like = session.manifest
+    return [entries[name] for name in names], like
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _given(request: Request) -> list[str]:
+    """Fields of a request that are not for all tasks, and not as they are when nobody asks."""
+    return [f.name for f in fields(request) if f.name not in FOR_ALL and getattr(request, f.name) != f.default]
+
+
+def _key(evaluation: Evaluation, entries: Sequence[Entry], options: SessionOptions) -> StateKey:
+    common = f"batches of {evaluation.batch}, {options.threads or 'all'} threads"
     settings = tuple(f"{entry.session.description}, {entry.spec}, {common}" for entry in entries)
-    return StateKey(dataset.sha256(), tuple(entry.sha256 for entry in entries), settings)
+    return StateKey(evaluation.dataset.sha256(), tuple(entry.sha256 for entry in entries), settings)
 
 
 @contextlib.contextmanager
-def _state(path: str | Path | None, key: StateKey, notes: list[str]) -> Iterator[State]:
+def _state(path: str | Path | None, key: StateKey, record: Any, notes: list[str]) -> Iterator[State]:
     """The state that was asked for, or the one in the cache folder; none where that folder cannot be written."""
     if path is not None:
-        with open_state(Path(path), key) as state:
+        with open_state(Path(path), key, record) as state:
             yield state
         return
     with contextlib.ExitStack() as stack:
         try:
-            state = stack.enter_context(open_state(key.default_path(), key))
+            state = stack.enter_context(open_state(key.default_path(), key, record))
         except UsageError as error:
             notes.append(f"a kill would have lost everything, as {error}")
             state = State()
@@ -154,44 +206,40 @@ def _state(path: str | Path | None, key: StateKey, notes: list[str]) -> Iterator
 
 
 def _run_batches(
-    entries: Sequence[Entry],
-    dataset: LabelledImages,
+    evaluation: Evaluation,
     parts: Sequence[range],
     todo: Sequence[int],
     workers: int,
+    count: int,
     progress: Progress,
-) -> Generator[BatchRecord, None, None]:
-    """Prepare and run the batches of these numbers."""
-    total = len(dataset.files)
+) -> Generator[BatchRecord[Any], None, None]:
+    """Prepare the batches of these numbers and run them on ``count`` files."""
+    total = len(evaluation.dataset.files)
     done = begin = total - sum(len(parts[number]) for number in todo)
     progress(Step(f"{begin} of {total} images", begin / max(total, 1)))
-    geometries = sorted({_geometry(entry.spec) for entry in entries}, key=repr)
-    warm: set[str] = set()
     started = time.monotonic()
-    with _prepared(dataset, [parts[number] for number in todo], geometries, workers) as batches:
+    with _prepared(evaluation, [parts[number] for number in todo], workers) as batches:
         for number, prepared in zip(todo, batches, strict=True):
-            readable = [crops for crops in prepared if not isinstance(crops, str)]
-            unreadable = tuple((place, crops) for place, crops in enumerate(prepared) if isinstance(crops, str))
-            pixels = {geometry: [crops[i] for crops in readable] for i, geometry in enumerate(geometries)}
-            found, seconds = _run_all(entries, pixels, len(readable), parts[0], warm)
-            yield BatchRecord(number, unreadable, found, seconds)
+            usable = [entry for entry in prepared if not isinstance(entry, _Unusable)]
+            unusable = tuple((i, entry.reason) for i, entry in enumerate(prepared) if isinstance(entry, _Unusable))
+            found, seconds = evaluation.run(usable) if usable else ([()] * count, (0.0,) * count)
+            yield BatchRecord(number, unusable, tuple(map(tuple, found)), seconds)
             done += len(prepared)
             rate = (done - begin) / max(time.monotonic() - started, 1e-9)
             progress(Step(f"{done} of {total} images, {rate:.1f} images/s", done / total))
 
 
 @contextlib.contextmanager
-def _prepared(
-    dataset: LabelledImages, parts: Sequence[range], geometries: Sequence[InputSpec], workers: int
-) -> Iterator[Iterator[list[list[Pixels] | str]]]:
-    """Batches in order, a few of them prepared ahead; per image its crops, or why it cannot be read."""
+def _prepared(evaluation: Evaluation, parts: Sequence[range], workers: int) -> Iterator[Iterator[list[Any]]]:
+    """Batches in order, a few of them prepared ahead; an image is ``_Unusable`` where it cannot be used."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+    ahead = max(BATCHES_AHEAD, -(-workers // evaluation.batch))  # enough for every thread where a batch is one image
 
-    def batches() -> Iterator[list[list[Pixels] | str]]:
-        waiting: deque[list[Future[list[Pixels] | str]]] = deque()
+    def batches() -> Iterator[list[Any]]:
+        waiting: deque[list[Future[Any]]] = deque()
         for part in parts:
-            waiting.append([pool.submit(_crops, dataset.root / dataset.files[i], geometries) for i in part])
-            if len(waiting) > BATCHES_AHEAD:
+            waiting.append([pool.submit(_prepare, evaluation, index) for index in part])
+            if len(waiting) > ahead:
                 yield [future.result() for future in waiting.popleft()]
         while waiting:
             yield [future.result() for future in waiting.popleft()]
@@ -202,105 +250,50 @@ def _prepared(
         pool.shutdown(cancel_futures=True)
 
 
-def _crops(path: Path, geometries: Sequence[InputSpec]) -> list[Pixels] | str:
-    """One image, decoded once, cut to every size that is needed; a text says why it cannot be read."""
+def _prepare(evaluation: Evaluation, index: int) -> Any:
     try:
-        image = load_image(path)
-        return [resize_and_crop(image, geometry) for geometry in geometries]
+        return evaluation.prepare(index)
     except ImageError as error:
-        text = str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")
-        return shown_name(text)
-
-
-def _geometry(spec: InputSpec) -> InputSpec:
-    """What decides over the pixels, without what is done to them afterwards; files that share it share crops."""
-    return replace(spec, kind="uint8", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-
-
-def _run_all(
-    entries: Sequence[Entry], pixels: dict[InputSpec, list[Pixels]], count: int, full: range, warm: set[str]
-) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], tuple[float, ...]]:
-    """Predicted classes ``[files][count][k]`` and seconds of every file for one batch."""
-    if not count:
-        return tuple(() for _ in entries), tuple(0.0 for _ in entries)
-    feeds: dict[InputSpec, NDArray[Any]] = {}
-    found, seconds = [], []
-    for entry in entries:
-        if entry.spec not in feeds:
-            stacked = np.stack(pixels[_geometry(entry.spec)])
-            feeds[entry.spec] = stacked if entry.spec.kind == "uint8" else normalize(stacked, entry.spec)
-        feed, manifest = feeds[entry.spec], entry.session.manifest
-        low, high = entry.session.batch_range
-        size = max(low, min(len(full), high))
-        parts, spent = [], 0.0
-        for start in range(0, count, size):
-            part = feed[start : start + size]
-            whole = filled(part, low)
-            if entry.label not in warm:  # the first run allocates and, on a GPU, loads kernels
-                entry.session.run(task_of(manifest).feed(whole))
-                warm.add(entry.label)
-            began = time.perf_counter()
-            outputs = entry.session.run(task_of(manifest).feed(whole))
-            spent += time.perf_counter() - began
-            parts += best_classes(outputs, manifest.output, manifest.model.num_classes)[: len(part)].tolist()
-        found.append(tuple(map(tuple, parts)))
-        seconds.append(spent)
-    return tuple(found), tuple(seconds)
+        path = evaluation.dataset.root / evaluation.dataset.files[index]
+        return _Unusable(shown_name(str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")))
 
 
 def _result(
+    evaluation: Evaluation,
     entries: Sequence[Entry],
-    dataset: LabelledImages,
     parts: Sequence[range],
-    records: Sequence[BatchRecord],
+    records: Sequence[BatchRecord[Any]],
     notes: Sequence[str],
     *,
-    batch: int,
     workers: int,
     resumed: int,
     started: float,
     against_checkpoint: bool,
-) -> EvaluateReport:
-    skipped = list(dataset.skipped)
-    unreadable = {part[place]: why for part, rec in zip(parts, records, strict=True) for place, why in rec.unreadable}
-    skipped += [Skipped(shown_name(dataset.files[index]), why) for index, why in unreadable.items()]
-    truth = np.array([c for index, c in enumerate(dataset.classes) if index not in unreadable], dtype=np.int64)
-    if not len(truth):
+) -> EvaluateReport[Any]:
+    dataset = evaluation.dataset
+    unusable = {part[place]: why for part, rec in zip(parts, records, strict=True) for place, why in rec.unreadable}
+    skipped = [*dataset.skipped, *(Skipped(shown_name(dataset.files[index]), why) for index, why in unusable.items())]
+    places = [index for index in range(len(dataset.files)) if index not in unusable]
+    if not places:
         first = skipped[-1]
         raise ImageError(
             f"none of the {len(dataset.files)} images in {dataset.root} can be read, e.g. {first.image} {first.reason}"
         )
-    found = [np.array([row for rec in records for row in rec.classes[i]], dtype=np.int64) for i in range(len(entries))]
-    agreement = tuple(tuple(float(same_prediction(a, b).mean()) for b in found) for a in found)
-    classes = entries[0].session.manifest.model.num_classes
-    scores = tuple(
-        Score(
-            label=entry.label,
-            path=entry.path,
-            description=entry.session.description,
-            precision=entry.session.manifest.precision,
-            sha256=entry.sha256,
-            top1=accuracy(classes_[:, 0] == truth),
-            top5=accuracy((classes_ == truth[:, None]).any(axis=1)) if classes > BEST_CLASSES else None,
-            differing=int((~same_prediction(found[0], classes_)).sum()),
-            agreement=agreement[0][i],
-            not_finite=int((classes_[:, 0] < 0).sum()),
-            images_per_second=len(truth) / max(sum(record.seconds[i] for record in records), 1e-9),
-        )
-        for i, (entry, classes_) in enumerate(zip(entries, found, strict=True))
-    )
+    found = [[kept for record in records for kept in record.found[i]] for i in range(len(entries))]
+    seconds = [sum(record.seconds[i] for record in records) for i in range(len(entries))]
+    scores, agreement = evaluation.scores(places, found, seconds)
     return EvaluateReport(
         source=str(dataset.root),
         mapping=dataset.mapping,
-        images=len(truth),
+        images=len(places),
         listed=len(dataset.files),
-        classes=classes,
+        classes=entries[0].session.manifest.model.num_classes,
         reference=entries[0].label,
         against_checkpoint=against_checkpoint,
         scores=scores,
         agreement=agreement,
         skipped=tuple(skipped),
-        batch=batch,
+        batch=evaluation.batch,
         workers=workers,
         seconds=time.monotonic() - started,
         resumed=resumed,

@@ -16,15 +16,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Generic, TypeVar
 
 import msgspec
 
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import cache_dir
 
-FORMAT = "lit-deploy evaluate 1"
-"""First word of every state file: what it is, and the version of its layout."""
+FORMAT = "lit-deploy evaluate 2"
+"""First word of every state file: what it is, and the version of its layout. 2 keeps what any task records."""
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class StateKey:
     """What an evaluation computes; two evaluations with equal keys get equal numbers.
 
     Attributes:
-        images: hash of the list of images and classes; ``artifacts``: SHA-256 of every file that is run.
+        images: hash of the list of images and of their truth; ``artifacts``: SHA-256 of every file that is run.
         settings: one line for every artifact on how it is run (back end, input), and the batch size and threads.
     """
 
@@ -51,31 +53,33 @@ class StateKey:
 
 
 @dataclass(frozen=True)
-class BatchRecord:
+class BatchRecord(Generic[R]):
     """What came out of one batch of the list.
 
     Attributes:
         batch: its number, from 0.
         unreadable: position within the batch, and the reason, of the images that could not be read.
-        classes: ``[artifacts][readable images][k]``: predicted classes, best first; -1 where the output was not finite.
+        found: ``[artifacts][readable images]``: what the task keeps of an image, ``Evaluation.RECORD``.
         seconds: per artifact, spent in its runs.
     """
 
     batch: int
     unreadable: tuple[tuple[int, str], ...]
-    classes: tuple[tuple[tuple[int, ...], ...], ...]
+    found: tuple[tuple[R, ...], ...]
     seconds: tuple[float, ...]
 
 
 class State:
     """An open state file, or, without a file, an evaluation that cannot be resumed."""
 
-    def __init__(self, records: tuple[BatchRecord, ...] = (), path: Path | None = None, file: IO[bytes] | None = None):
+    def __init__(
+        self, records: tuple[BatchRecord[Any], ...] = (), path: Path | None = None, file: IO[bytes] | None = None
+    ) -> None:
         self.records = records
         self._path = path
         self._file = file
 
-    def append(self, record: BatchRecord) -> None:
+    def append(self, record: BatchRecord[Any]) -> None:
         """Write one batch through to the disk; UsageError when that is impossible, and then no more is written."""
         if self._file is not None and self._path is not None:
             file, self._file = self._file, None  # nothing may follow half a line
@@ -90,8 +94,12 @@ class State:
 
 
 @contextlib.contextmanager
-def open_state(path: Path, key: StateKey) -> Iterator[State]:
+def open_state(path: Path, key: StateKey, record: Any) -> Iterator[State]:
     """Open or begin the state file of one evaluation, for this process alone.
+
+    Args:
+        path: of the file; ``key``: what is evaluated.
+        record: type of what is kept of an image.
 
     Raises:
         UsageError: the file is something else, belongs to another evaluation, is in use, or cannot be written.
@@ -119,7 +127,7 @@ def open_state(path: Path, key: StateKey) -> Iterator[State]:
             raise UsageError(f"{path} is no state file of lit-deploy evaluate; give another --state")
         if lines:
             _check_key(path, lines[0], key)
-        records = _records(path, lines[1:])
+        records = _records(path, lines[1:], record)
         file.truncate(len(whole))  # only now is it known to be ours
         file.seek(len(whole))
         if not lines:
@@ -146,12 +154,13 @@ def _check_key(path: Path, line: bytes, key: StateKey) -> None:
             )
 
 
-def _records(path: Path, lines: list[bytes]) -> tuple[BatchRecord, ...]:
+def _records(path: Path, lines: list[bytes], kept: Any) -> tuple[BatchRecord[Any], ...]:
     """The last record of every batch; each comes after those before it, or again after one with unreadable images."""
-    records: dict[int, BatchRecord] = {}
+    decoder = msgspec.json.Decoder(BatchRecord[kept])
+    records: dict[int, BatchRecord[Any]] = {}
     for number, line in enumerate(lines, start=2):
         try:
-            record = msgspec.json.decode(line, type=BatchRecord)
+            record: BatchRecord[Any] | None = decoder.decode(line)
         except msgspec.MsgspecError:
             record = None
         if record is None or not (

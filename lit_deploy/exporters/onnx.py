@@ -6,33 +6,28 @@ import datetime
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import ExportError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import (
-    EIGHT_BIT,
-    MAX_BATCH,
-    OP_VERSION,
-    InputKind,
-    InputSpec,
-    ModelSpec,
-    OutputKind,
-    PrecisionName,
-)
+from lit_deploy.core.specs import EIGHT_BIT, MAX_BATCH, MAX_SIDE, OP_VERSION, ORIGINAL_SIZE
 from lit_deploy.core.text import first_line
-from lit_deploy.images.labels import read_labels
+from lit_deploy.exporters.options import OnnxOptions, described
 from lit_deploy.models.build import build
-from lit_deploy.models.families import FAMILIES, default_input
-from lit_deploy.tasks.protocol import Task
-from lit_deploy.tasks.table import TASKS, task_of
+from lit_deploy.models.families import FAMILIES
+from lit_deploy.ops.deformable_token_merging import schema as merging_schema
+from lit_deploy.ops.domain import DOMAIN
+from lit_deploy.ops.table import OPERATORS, Operator
+from lit_deploy.tasks.table import task_of
 
 if TYPE_CHECKING:
     import onnx
@@ -45,63 +40,8 @@ OPSET = 20
 
 IR_VERSION = 10
 
-
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class OnnxOptions:
-    """What to write.
-
-    Attributes:
-        input: ``float`` (float32 NCHW, normalised) or ``uint8`` (raw RGB NHWC, normalised inside the graph).
-        output: ``logits``, ``probabilities`` (softmax) or ``top5`` (probabilities and class indices).
-        precision: type of weights and activations; inputs and outputs stay float32. ``int8`` and ``fp8`` need images as
-            well, and are made by the export workflow from a graph of fp32 or fp16.
-        batch: a fixed batch size, or None for a dynamic one.
-        portable: inline the operator, for runtimes that do not know model-local functions.
-        labels: class names, or the path of a file of them; None for the checkpoint's own,
-            ImageNet's (1000 classes) or numbers.
-        resize, mean, std: preprocessing the network was trained with; None for the official evaluation's.
-    """
-
-    input: InputKind = "float"
-    output: OutputKind = "logits"
-    precision: PrecisionName = "fp32"
-    batch: int | None = None
-    portable: bool = False
-    labels: tuple[str, ...] | Path | str | None = None
-    resize: int | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
-
-    def __post_init__(self) -> None:
-        for name, kind in (("input", InputKind), ("output", OutputKind), ("precision", PrecisionName)):
-            value, allowed = getattr(self, name), get_args(kind)
-            if value not in allowed:
-                raise UsageError(f"{name} is '{value}', expected one of {', '.join(allowed)}")
-        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
-            raise UsageError(f"batch is {self.batch}, expected 1 to {MAX_BATCH}, or a dynamic one")
-
-
-def input_spec(model: ModelSpec, options: OnnxOptions) -> InputSpec:
-    """The input that the exported file will have; UsageError when the options make none."""
-    given: dict[str, Any] = {"resize": options.resize, "mean": options.mean, "std": options.std}
-    try:
-        return replace(
-            default_input(model, options.input),
-            **{k: v for k, v in given.items() if v is not None},
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def _labels(options: OnnxOptions, classes: int) -> tuple[str, ...] | None:
-    if isinstance(options.labels, str | Path):
-        return read_labels(options.labels, classes)
-    if options.labels is not None and len(options.labels) != classes:
-        raise UsageError(f"got {len(options.labels)} labels for {classes} classes; give one name for each class")
-    return options.labels
+EXAMPLE_SIZE = (150, 206)
+"""Height and width in pixels that networks which take any are traced with: no size of a map may look like another."""
 
 
 def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions, progress: Progress = unseen) -> OnnxArtifact:
@@ -121,97 +61,92 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions, progress:
     """
     import torch
 
-    from lit_deploy.models import blocks
+    from lit_deploy.models.recording import layer_names, record_layers
 
     family = FAMILIES[checkpoint.spec.family]
     if options.precision in EIGHT_BIT:
         raise UsageError(f"a checkpoint alone gives no {options.precision}: its ranges come from images")
-    if checkpoint.spec.num_classes == 1 and options.output != "logits":
-        raise UsageError(f"the network has one class, so {options.output} say nothing; use --output logits")
-    if checkpoint.spec.in_channels != 3:
-        raise UsageError(f"the checkpoint takes {checkpoint.spec.in_channels} channels; only RGB (3) is exported")
-    spec = input_spec(checkpoint.spec, options)
-    labels = _labels(options, checkpoint.spec.num_classes)
+    manifest = described(checkpoint, options)
+    task = task_of(manifest)
 
     progress(Step("fold and lower"))
     model = build(checkpoint.spec, checkpoint.state)
-    names = blocks.layer_names(model)
-    with torch.no_grad(), blocks.record_layers(model, names) as record:
-        model(torch.zeros(1, 3, spec.height, spec.width))
-    layers = tuple(name for name in record if name in names)  # in the order they run
-    family.lower(model, spec, options.precision)
-    graph = _export_graph(model, layers, TASKS[family.task], options.output)
-    rows = options.batch or 2  # torch.export would take a size of 1 for a constant
-    if spec.kind == "uint8":
-        example = torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8).expand(rows, -1, -1, -1)
-    else:
-        example = torch.zeros(1, 3, spec.height, spec.width).expand(rows, -1, -1, -1)
-    fields: dict[str, Any] = {"labels": labels} if labels is not None else {}
-    manifest = manifest_from_checkpoint(
-        checkpoint,
-        input=spec,
-        output=options.output,
-        precision=options.precision,
-        batch=options.batch,
-        portable=options.portable,
+    names = layer_names(model)
+    # Before lowering, the network takes what a checkpoint's session takes.
+    plain = replace(manifest, input=replace(manifest.input, kind=manifest_from_checkpoint(checkpoint).input.kind))
+    with torch.no_grad(), record_layers(model, names) as record:
+        task.graph(model, plain)(*_example(plain, rows=1))
+    layers = tuple(name for name in record if name.partition("@")[0] in names)  # in the order they run
+    family.lower(model, manifest.input, options.precision)
+    manifest = replace(
+        manifest,
         layers=layers,
         versions=_versions(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **fields,
     )
     progress(Step("trace and convert"))
-    proto = _convert(graph, example, manifest)
+    # torch.export would take a size of 1 for a constant
+    proto = _convert(_export_graph(model, names, manifest), _example(manifest, manifest.batch or 2), manifest)
     progress(Step("name and check"))
-    _rename(proto, prefix="model.")
+    _rename(proto, prefix="session.model.")
     return OnnxArtifact(_finish(proto, manifest), manifest)
 
 
-def _export_graph(model: nn.Module, names: tuple[str, ...], task: Task, output: OutputKind) -> nn.Module:
+def _example(manifest: Manifest, rows: int) -> tuple[Tensor, ...]:
+    """Tensors as a session of this manifest takes them, with ``rows`` where the batch is dynamic."""
+    import torch
+
+    sizes = {"batch": rows, "height": EXAMPLE_SIZE[0], "width": EXAMPLE_SIZE[1]}
+    return tuple(
+        torch.full([sizes.get(str(side), side) for side in spec.shape], 1 + 89 * (spec.name == ORIGINAL_SIZE)).to(
+            getattr(torch, spec.dtype)
+        )
+        for spec in task_of(manifest).input_specs(manifest)
+    )
+
+
+def _export_graph(model: nn.Module, names: tuple[str, ...], manifest: Manifest) -> nn.Module:
     """Wrap the network so that it returns its outputs and, by module name, every layer."""
     import torch
 
-    from lit_deploy.models.blocks import record_layers
+    from lit_deploy.models.recording import record_layers
 
     class ExportGraph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            self.session = task_of(manifest).graph(model, manifest)
 
-        def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-            with record_layers(self.model, names) as layers:
-                features = self.model(images).float()
-            return task.graph_outputs(features, output), layers
+        def forward(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+            with record_layers(model, names) as layers:
+                outputs = self.session(*inputs)
+            return outputs, layers
 
     return ExportGraph().eval()
 
 
-def _convert(graph: nn.Module, example: Tensor, manifest: Manifest) -> onnx.ModelProto:
+def _convert(graph: nn.Module, example: tuple[Tensor, ...], manifest: Manifest) -> onnx.ModelProto:
     """Run PyTorch's exporter; layer values keep their names although they are no outputs."""
-    import onnxscript
     import torch
 
-    from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE, register_onnx_schema
-
-    register_onnx_schema()
-    operator = getattr(onnxscript.values.Opset(DOMAIN, OP_VERSION), OP_TYPE)
-
-    def translate(x: Any, offset_weight: Any, offset_bias: Any) -> Any:
-        # TensorRT finds its plugin by these two attributes.
-        return operator(x, offset_weight, offset_bias, plugin_namespace=DOMAIN, plugin_version=str(OP_VERSION))
-
+    for operator in OPERATORS.values():
+        operator.register()
     task = task_of(manifest)
     inputs, outputs = ([spec.name for spec in specs(manifest)] for specs in (task.input_specs, task.output_specs))
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph,
-                (example,),
+                example,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=inputs,
                 output_names=[*outputs, *manifest.layers],
-                dynamic_shapes=None if manifest.batch else ({0: torch.export.Dim("batch")},),
-                custom_translation_table={torch.ops.lit_deploy.deformable_token_merging.default: translate},
+                dynamic_shapes=(_dynamic(manifest),),
+                custom_translation_table={
+                    getattr(torch.ops.lit_deploy, operator.name).default: _translation(operator)
+                    for operator in OPERATORS.values()
+                    if hasattr(torch.ops.lit_deploy, operator.name)
+                },
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
@@ -224,7 +159,47 @@ def _convert(graph: nn.Module, example: Tensor, manifest: Manifest) -> onnx.Mode
     del proto.graph.output[len(outputs) :]
     described = {value.name for value in proto.graph.value_info}
     proto.graph.value_info.extend(value for value in hidden if value.name not in described)
+    _name_sizes(proto.graph, manifest)
     return proto
+
+
+def _name_sizes(graph: onnx.GraphProto, manifest: Manifest) -> None:
+    """Give sizes that are not fixed the names in the manifest, in place of the tracer's."""
+    names = {
+        dim.dim_param: side
+        for value, spec in zip(graph.input, task_of(manifest).input_specs(manifest), strict=True)
+        for dim, side in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True)
+        if isinstance(side, str)
+    }
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), dim.dim_param)
+
+
+def _dynamic(manifest: Manifest) -> tuple[dict[int, Any], ...]:
+    """For every input, the axes whose size is not fixed."""
+    import torch
+
+    return tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, side in enumerate(spec.shape) if isinstance(side, str)}
+        for spec in task_of(manifest).input_specs(manifest)
+    )
+
+
+def _translation(operator: Operator) -> Any:
+    """How a torch operator of ours becomes a node: its last arguments become attributes."""
+    import onnxscript
+
+    make = getattr(onnxscript.values.Opset(DOMAIN, OP_VERSION), operator.op_type)
+    # TensorRT finds its plugin by these two attributes.
+    plugin = {"plugin_namespace": DOMAIN, "plugin_version": str(OP_VERSION)} if operator.plugin else {}
+
+    def translate(*arguments: Any) -> Any:
+        inputs = len(arguments) - len(operator.attributes)
+        return make(*arguments[:inputs], **dict(zip(operator.attributes, arguments[inputs:], strict=True)), **plugin)
+
+    return translate
 
 
 def _rename(proto: onnx.ModelProto, prefix: str) -> None:
@@ -270,14 +245,16 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
     import onnx.inliner
 
     from lit_deploy import __version__
-    from lit_deploy.ops.deformable_token_merging.onnx_function import onnx_function
-    from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 
-    count, wanted = sum(node.op_type == OP_TYPE for node in proto.graph.node), manifest.model.mergings
-    if count != wanted:
-        raise ExportError(f"the converted graph holds {count} {OP_TYPE} nodes, expected {wanted}; this is a bug")
-    proto.functions.append(onnx_function())
+    counts = Counter(node.op_type for node in proto.graph.node if node.domain == DOMAIN)
+    wanted, merging = manifest.model.mergings, merging_schema.OP_TYPE
+    if counts[merging] != wanted:
+        raise ExportError(
+            f"the converted graph holds {counts[merging]} {merging} nodes, expected {wanted}; this is a bug"
+        )
+    proto.functions.extend(OPERATORS[name].function(proto.graph) for name in OPERATORS if counts[name])
     if manifest.portable:
+        _suppress_from_threshold_on(proto)
         proto = onnx.inliner.inline_local_functions(proto)
         kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
         del proto.opset_import[:]
@@ -287,6 +264,18 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
     proto.graph.name = manifest.model.name
     check_model(proto)
     return proto
+
+
+def _suppress_from_threshold_on(proto: onnx.ModelProto) -> None:
+    """Raise the IoU threshold of portable files by its last bit.
+
+    OpenVINO drops a box whose overlap is the threshold, where ONNX Runtime and the official code keep it. With the next
+    larger number both keep it.
+    """
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if node.domain == DOMAIN and attribute.name == "iou_threshold":
+                attribute.f = float(np.nextafter(np.float32(attribute.f), np.float32(2)))
 
 
 def check_model(proto: onnx.ModelProto) -> None:

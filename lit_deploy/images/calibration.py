@@ -150,7 +150,7 @@ def _from_npz(path: Path, spec: InputSpec, limit: int) -> tuple[NDArray[Any], in
     """The images that are taken from an ``.npz`` file, and how many it holds."""
     name = shown_name(str(path))
     images = _array_of_npz(path)
-    raw, normalised = (spec.height, spec.width, 3), (3, spec.height, spec.width)
+    raw, normalised = (*spec.crop, 3), (3, *spec.crop)
     expected = f"uint8 {['N', *raw]} of raw RGB".replace("'", "")
     if spec.kind == "float":
         expected += f" or float32 {['N', *normalised]} of normalised pixels".replace("'", "")

@@ -41,6 +41,20 @@ def even_parts(total: int, limit: int) -> list[range]:
     return [range(index * total // parts, (index + 1) * total // parts) for index in range(parts)]
 
 
+def evenly(total: int, limit: int | None) -> list[int]:
+    """At most ``limit`` of the indices below ``total``, evenly spaced; all of them for None."""
+    return list(range(total)) if limit is None else [part.start for part in even_parts(total, limit)]
+
+
+def file_state(path: Path) -> str:
+    """Size and time of change of a file, which differ when it was written anew; ``absent`` where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return "absent"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """The images of a folder and their classes.
@@ -60,9 +74,7 @@ class LabelledImages:
 
     def limited(self, limit: int | None) -> LabelledImages:
         """At most ``limit`` images, evenly spaced, so that all classes of a sorted list are among them."""
-        if limit is None or limit >= len(self.files):
-            return self
-        taken = [part.start for part in even_parts(len(self.files), limit)]
+        taken = evenly(len(self.files), limit)
         return replace(
             self, files=tuple(self.files[i] for i in taken), classes=tuple(self.classes[i] for i in taken)
         )  # fmt: skip
@@ -71,12 +83,7 @@ class LabelledImages:
         """Hash of names, classes, sizes and times of change; where ``root`` lies does not count."""
         digest = hashlib.sha256()
         for name, index in zip(self.files, self.classes, strict=True):
-            try:
-                status = (self.root / name).stat()
-                state = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                state = "absent"
-            digest.update(os.fsencode(name) + f"\0{index} {state}\n".encode())
+            digest.update(os.fsencode(name) + f"\0{index} {file_state(self.root / name)}\n".encode())
         return digest.hexdigest()
 
 
@@ -231,7 +238,7 @@ def _from_labels_file(root: Path, labels: Sequence[str], file: Path) -> Labelled
     present = [path.relative_to(root).as_posix() for path in images_in(root)]
     lines = _lines_of(file)
     rows: list[tuple[int, str, str]]
-    known, places = _Names(labels), _places(present)
+    known, places = _Names(labels), places_of(present)
     if all(known.index(text) is not None or text.isdecimal() for _, text in lines):
         if len(lines) != len(present):
             raise UsageError(
@@ -247,7 +254,7 @@ def _from_labels_file(root: Path, labels: Sequence[str], file: Path) -> Labelled
     found: dict[str, int] = {}
     missing: list[Skipped] = []
     for (number, name, text), index in zip(rows, classes, strict=True):
-        place = _place(name, places)
+        place = place_of(name, places)
         if place is None:
             missing.append(Skipped(shown_name(name), f"is listed on line {number} of the labels file and not there"))
         elif found.setdefault(place, index) != index:
@@ -318,7 +325,7 @@ def _words(line: str, places: Mapping[str, str]) -> list[str]:
     """Name and class of a line without separators: both may contain blanks, so the files that are there decide."""
     parts = line.split(" ")
     for cut in range(1, len(parts)):
-        if _place(" ".join(parts[:cut]), places) is not None:
+        if place_of(" ".join(parts[:cut]), places) is not None:
             return [" ".join(parts[:cut]), " ".join(parts[cut:])]
     return line.split(None, 1)
 
@@ -356,7 +363,7 @@ def _classes_of_rows(
     return numbers, "by index"
 
 
-def _places(present: Sequence[str]) -> Mapping[str, str]:
+def places_of(present: Sequence[str]) -> Mapping[str, str]:
     """The path of every image by itself and, where that is one file's only, by its last part."""
     last = [name.rpartition("/")[2] for name in present]
     count = Counter(last)
@@ -364,7 +371,7 @@ def _places(present: Sequence[str]) -> Mapping[str, str]:
             **{name: name for name in present}}  # fmt: skip
 
 
-def _place(name: str, places: Mapping[str, str]) -> str | None:
+def place_of(name: str, places: Mapping[str, str]) -> str | None:
     """The image that a labels file means: lists often carry a folder in front that is another one here."""
     tidy = name.replace("\\", "/").removeprefix("./")
     return places.get(tidy, places.get(tidy.rpartition("/")[2]))

@@ -5,6 +5,7 @@ Pillow and NumPy, no torch.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -12,7 +13,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lit_deploy.core.errors import ImageError
 
@@ -25,25 +26,41 @@ _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 FORMATS_TEXT = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 """What can be read, in words."""
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation; 1 is upright."""
+
 # Pillow warns about large or odd headers; our own limit and errors say it instead. The filter list is one per
 # process and catch_warnings is not thread-safe, hence the lock; decoding runs outside it.
 _header_lock = threading.Lock()
 
 
-def load_image(path: str | Path | bytes, name: str | None = None, max_pixels: int | None = None) -> Image.Image:
+def load_image(
+    path: str | Path | bytes, name: str | None = None, max_pixels: int | None = None, *, exif: bool = False
+) -> Image.Image:
     """Decode one image.
 
     Grayscale, palette, CMYK and alpha images are converted as Pillow converts them (alpha is dropped, not blended).
     16-bit grayscale keeps its high byte, which is also what Pillow does to 16-bit RGB, so that a picture
-    looks the same in either form. The EXIF orientation is ignored, as in the official evaluation.
+    looks the same in either form. The EXIF orientation is ignored, as in the official evaluation of classifiers; that
+    of detectors and segmentation networks follows it (``exif``), and reads the pixels of every format as OpenCV does,
+    but CMYK, where it rounds otherwise.
 
     Args:
         path: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or the bytes of one; of several frames the first is taken.
         name: for messages; the path, where there is one.
         max_pixels: largest width x height; ``MAX_PIXELS`` when None.
+        exif: turn and mirror the picture as its EXIF orientation says.
 
     Returns:
-        RGB image of the stored size.
+        RGB image of the stored size, with ``exif`` perhaps lying on its side.
 
     Raises:
         ImageError: there is no such file, it is no image of these formats, it is damaged or truncated, has
@@ -60,7 +77,8 @@ def load_image(path: str | Path | bytes, name: str | None = None, max_pixels: in
             _check_size(name, image.width, image.height, limit)
             image.load()
             _check_size(name, image.width, image.height, limit)  # some headers are corrected by the data
-            return _rgb(name, image)
+            rgb = _rgb(name, image)
+            return rgb.transpose(turn) if exif and (turn := _turn(image)) is not None else rgb
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -96,8 +114,7 @@ def _check_size(name: str, width: int, height: int, limit: int) -> None:
         raise ImageError(f"{name} has no pixels ({width} x {height}): replace the file.")
     if width * height > limit:
         raise ImageError(
-            f"{name} has {width} x {height} pixels where at most {limit} are accepted, the limit against"
-            " decompression bombs: scale it down."
+            f"{name} has {width} x {height} pixels where at most {limit} are accepted here: scale it down."
         )
 
 
@@ -110,3 +127,10 @@ def _rgb(name: str, image: Image.Image) -> Image.Image:
         raise ImageError(f"{name} holds 32-bit or floating-point samples: convert it to 8 or 16 bits per channel.")
     image.info.pop("transparency", None)  # dropped anyway; left in, Pillow warns about it
     return image.convert("RGB")
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a picture upright; None where it is, or where nothing that can be read says otherwise."""
+    with contextlib.suppress(Exception):  # a damaged EXIF block raises anything, and the picture beside it is whole
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return None

@@ -24,6 +24,7 @@ from PIL import Image
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.specs import InputSpec
 from lit_deploy.images.decoding import MAX_PIXELS, load_image
+from lit_deploy.images.picture import Picture
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -45,7 +46,8 @@ def resized_size(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
     Source: official code at commit 742e961 for square crops; the covering rule is ours.
     """
     # Exact fractions: a factor in floating point would now and then lose the last row or column.
-    factor = max(Fraction(spec.resize, min(width, height)), Fraction(spec.height, height), Fraction(spec.width, width))
+    rows, columns = spec.crop
+    factor = max(Fraction(spec.resize, min(width, height)), Fraction(rows, height), Fraction(columns, width))
     return int(width * factor), int(height * factor)
 
 
@@ -82,8 +84,9 @@ def resize_and_crop(image: Image.Image, spec: InputSpec, max_pixels: int = MAX_P
     method = _FILTERS[spec.interpolation]
     resized = image.resize((width, image.height), method).resize((width, height), method)
     # round() goes to the even neighbour at .5, as the official crop does.
-    top, left = round((height - spec.height) / 2), round((width - spec.width) / 2)
-    return np.array(resized.crop((left, top, left + spec.width, top + spec.height)), dtype=np.uint8)
+    rows, columns = spec.crop
+    top, left = round((height - rows) / 2), round((width - columns) / 2)
+    return np.array(resized.crop((left, top, left + columns, top + rows)), dtype=np.uint8)
 
 
 def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
@@ -118,12 +121,27 @@ def batch_from_images(
     """Prepare image files as one batch, in the layout that the exported file takes.
 
     Args:
-        paths: one or more image files, or their bytes; messages count the latter from 0.
-        spec: the input description of the exported file.
-        max_pixels: largest width x height of an image, as it is and resized; decoding takes up to 16 bytes of each.
+        paths, spec, max_pixels: see ``crops_from_images``.
 
     Returns:
         uint8 ``[B, H, W, 3]`` for ``kind="uint8"``, normalised float32 ``[B, 3, H, W]`` for ``kind="float"``.
+
+    Raises:
+        ImageError, UsageError: see ``crops_from_images``.
+    """
+    pixels = np.stack([crop.pixels for crop in crops_from_images(paths, spec, max_pixels)])
+    return pixels if spec.kind == "uint8" else normalize(pixels, spec)
+
+
+def crops_from_images(
+    paths: Sequence[str | Path | bytes], spec: InputSpec, max_pixels: int = MAX_PIXELS
+) -> list[Picture]:
+    """Decode image files, resize them and cut out their centres.
+
+    Args:
+        paths: one or more image files, or their bytes; messages count the latter from 0.
+        spec: the input description of the exported file.
+        max_pixels: largest width x height of an image, as it is and resized; decoding takes up to 16 bytes of each.
 
     Raises:
         ImageError: a file cannot be used; the message names it.
@@ -132,13 +150,12 @@ def batch_from_images(
     if not paths:
         raise UsageError("no image was given: give at least one image file.")
     names = (f"image {index}" if isinstance(path, bytes) else os.fspath(path) for index, path in enumerate(paths))
-    pixels = np.stack([_crop_of_file(path, name, spec, max_pixels) for path, name in zip(paths, names, strict=True)])
-    return pixels if spec.kind == "uint8" else normalize(pixels, spec)
+    return [_crop_of_file(path, name, spec, max_pixels) for path, name in zip(paths, names, strict=True)]
 
 
-def _crop_of_file(path: str | Path | bytes, name: str, spec: InputSpec, max_pixels: int) -> NDArray[np.uint8]:
+def _crop_of_file(path: str | Path | bytes, name: str, spec: InputSpec, max_pixels: int) -> Picture:
     image = load_image(path, name, max_pixels)
     try:
-        return resize_and_crop(image, spec, max_pixels)
+        return Picture(resize_and_crop(image, spec, max_pixels), (image.height, image.width))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None

@@ -50,6 +50,7 @@ PACKAGES: dict[str, Package] = {
         Package("openvino", "2025.0", "openvino", "runs portable .onnx files: a peer in benchmarks"),
         Package("cuda-bindings", "12.8", "trt", "runs engines"),
         Package("matplotlib", "3.8", "plot", "draws --plot"),
+        Package("hotcoco", "1.3", "evaluate", "scores detectors"),
     )
 }
 """By name, in the order in which ``doctor`` shows them."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lit_deploy.models.keys import relative_position_index
 from lit_deploy.ops.deformable_token_merging.library import deformable_token_merging
 from lit_deploy.ops.deformable_token_merging.reference import tap_major_from_conv
+from lit_deploy.ops.relative_position_attention.library import relative_position_attention
 
 
 class PatchEmbedding(nn.Module):
@@ -93,20 +94,57 @@ class Attention(nn.Module):
         return self.proj((logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 
-class AttentionBlock(nn.Module):
-    """Block of stages 3 and 4: ``x + Attention(LN(x))``, then ``x + MLP(LN(x))``."""
+class ResizedAttention(nn.Module):
+    """Global self-attention over a map of any size, with a bias table that is stored for one size, or none.
 
-    def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: int, eps: float, map_size: tuple[int, int] | None = None
-    ) -> None:
+    The table ``[(2R-1)^2, heads]`` is resized bicubically to ``2H-1 x 2W-1`` at every call: relative positions are
+    scaled with the map. Source: official detection and segmentation code at commit 742e961.
+    """
+
+    def __init__(self, dim: int, num_heads: int, stored: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.stored = stored
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.relative_position_bias_table: nn.Parameter | None = None
+        if stored is not None:
+            table = torch.zeros((2 * stored[0] - 1) * (2 * stored[1] - 1), num_heads)
+            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+
+    def stored_table(self) -> Tensor:
+        """The table ``[1, heads, 2R-1, 2R-1]`` as it is stored, float32."""
+        assert self.stored is not None and self.relative_position_bias_table is not None
+        rows, cols = (2 * side - 1 for side in self.stored)
+        return self.relative_position_bias_table.float().t().reshape(1, self.num_heads, rows, cols)
+
+    def table(self, size: tuple[int, int]) -> Tensor:
+        """The table ``[heads, 2H-1, 2W-1]`` of a map, float32; an empty one where the family has none."""
+        if self.stored is None:
+            return torch.zeros(self.num_heads, 0, 0, device=self.proj.bias.device)
+        target = (2 * size[0] - 1, 2 * size[1] - 1)
+        return F.interpolate(self.stored_table(), target, mode="bicubic", align_corners=False)[0]
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.proj(relative_position_attention(self.qkv(x), self.table(size), self.num_heads, self.scale))
+
+
+class AttentionBlock(nn.Module):
+    """Block of stages 3 and 4: ``x + Attention(LN(x))``, then ``x + MLP(LN(x))``.
+
+    ``size`` is what the attention takes beside the tokens: nothing, or height and width of the map.
+    """
+
+    def __init__(self, dim: int, attention: nn.Module, mlp_ratio: int, eps: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = Attention(dim, num_heads, map_size)
+        self.attn = attention
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, dim * mlp_ratio)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, *size: tuple[int, int]) -> Tensor:
+        x = x + self.attn(self.norm1(x), *size)
         return x + self.mlp(self.norm2(x))
 
 
@@ -127,11 +165,12 @@ class DeformableConvParameters(nn.Conv2d):
 class DeformableTokenMerging(nn.Module):
     """Stage transition ``[B, H*W, Cin]`` to ``[B, (H//2)*(W//2), Cout]``.
 
-    The operator samples, a linear projection mixes the four taps, then BatchNorm and exact GELU.
+    The operator samples, a linear projection mixes the four taps, then BatchNorm and exact GELU. Without a ``map_size``
+    the size of the map is handed in beside the tokens.
     Source: paper section 3.3.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, map_size: tuple[int, int]) -> None:
+    def __init__(self, in_dim: int, out_dim: int, map_size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.map_size = map_size
         self.dconv = DeformableConvParameters(in_dim, out_dim)
@@ -147,14 +186,20 @@ class DeformableTokenMerging(nn.Module):
         weight = tap_major_from_conv(self.dconv.weight) * scale[:, None]
         return weight, scale * (self.dconv.bias - norm.running_mean) + norm.bias
 
-    def offsets(self, x: Tensor) -> Tensor:
-        """Sampling offsets in pixels ``[B, 8, H//2, W//2]``: dy, dx of tap 0, 1, 2, 3. For inspection only."""
-        return self.dconv.conv_offset(x.unflatten(1, self.map_size).permute(0, 3, 1, 2))
+    def as_map(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Tokens ``[B, H*W, C]`` as ``[B, H, W, C]``."""
+        size = self.map_size or size
+        assert size is not None
+        return x.unflatten(1, size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def offsets(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Sampling offsets in pixels ``[B, 8, H//2, W//2]``: dy, dx of tap 0, 1, 2, 3. For inspection only."""
+        return self.dconv.conv_offset(self.as_map(x, size).permute(0, 3, 1, 2))
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         conv = self.dconv.conv_offset
         assert conv.bias is not None
-        tokens = x.unflatten(1, self.map_size)
+        tokens = self.as_map(x, size)
         patches = deformable_token_merging(tokens, tap_major_from_conv(conv.weight), conv.bias).flatten(1, 2)
         if self.training:  # BatchNorm needs the statistics of this batch, so nothing can be folded
             merged = F.linear(patches, tap_major_from_conv(self.dconv.weight), self.dconv.bias)
@@ -162,31 +207,3 @@ class DeformableTokenMerging(nn.Module):
         return F.gelu(F.linear(patches, *self.projection()))
 
 
-def layer_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the modules that parity is compared at: embeddings, blocks, merges and the final norm."""
-    kinds = (PatchEmbedding, MlpBlock, AttentionBlock, DeformableTokenMerging)
-    return tuple(name for name, module in model.named_modules() if isinstance(module, kinds) or name == "norm")
-
-
-@contextlib.contextmanager
-def record_layers(model: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the named modules, in the order they run, while the context is open.
-
-    A merging also leaves its sampling offsets, under ``<name>.dconv.conv_offset``.
-    """
-    record: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(module, DeformableTokenMerging):
-                record[f"{name}.dconv.conv_offset"] = module.offsets(args[0])
-            record[name] = output
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        yield record
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -6,7 +6,7 @@ Needs neither torch nor a checkpoint. Source: official code at commit 742e961.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lit_deploy.core.errors import CheckpointError, StateDictMismatch
@@ -33,17 +33,22 @@ def linear_entries(prefix: str, *weight: int) -> Iterator[Entry]:
     yield prefix + "bias", weight[:1]
 
 
+def norm_entries(prefix: str, dim: int) -> Iterator[Entry]:
+    """A BatchNorm with its statistics."""
+    yield from linear_entries(prefix, dim)
+    yield prefix + "running_mean", (dim,)
+    yield prefix + "running_var", (dim,)
+    yield prefix + COUNTER, ()
+
+
 def merge_entries(prefix: str, dim: int, out: int) -> Iterator[Entry]:
     """A deformable token merging from ``dim`` to ``out`` channels."""
     yield from linear_entries(prefix + "dconv.", out, dim, 2, 2)
     yield from linear_entries(prefix + "dconv.conv_offset.", 8, dim, 2, 2)
-    yield from linear_entries(prefix + "norm_layer.", out)
-    yield prefix + "norm_layer.running_mean", (out,)
-    yield prefix + "norm_layer.running_var", (out,)
-    yield prefix + "norm_layer." + COUNTER, ()
+    yield from norm_entries(prefix + "norm_layer.", out)
 
 
-def attention_entries(prefix: str, dim: int, bias: tuple[Entry, ...] = ()) -> Iterator[Entry]:
+def attention_entries(prefix: str, dim: int, bias: Iterable[Entry] = ()) -> Iterator[Entry]:
     """The attention half of a block, with the entries of a position bias where the family has one."""
     yield from linear_entries(prefix + "norm1.", dim)
     yield from bias
@@ -102,6 +107,6 @@ class Votes:
         if hidden % dim:
             raise CheckpointError(
                 f"the MLP of stage {stage + 1} is {hidden} wide, expected a multiple of its {dim} channels; "
-                "such a network is not a LIT classifier"
+                "such a network is not a LIT"
             )
         return hidden // dim

@@ -35,23 +35,33 @@ def parameter_count(spec: ModelSpec) -> int:
     return sum(math.prod(shape) for key, shape in state_entries(spec).items() if not key.endswith(buffers))
 
 
+def input_size(spec: ModelSpec) -> tuple[int, int]:
+    """Height and width in pixels that ``mac_count`` counts for: the network's own, or, where it takes any, those of an
+    ordinary picture."""
+    return FAMILIES[spec.family].input_size or spec.image_size
+
+
 def mac_count(spec: ModelSpec) -> int:
     """Count the multiply-accumulates of one image: convolutions, matrix products and attention.
+
+    Of an image of ``input_size``.
 
     Bias, norms, GELU, softmax and bilinear sampling are left out, as in the paper.
     Source: official code at commit 742e961.
     """
     dims, family = spec.embed_dims, FAMILIES[spec.family]
-    total = math.prod(spec.map_sizes[0]) * dims[0] * spec.in_channels * spec.patch_size**2
+    height, width = (side // spec.patch_size for side in input_size(spec))
+    maps = [(height >> stage, width >> stage) for stage in range(4)]
+    total = math.prod(maps[0]) * dims[0] * spec.in_channels * spec.patch_size**2
     for stage, (dim, depth, ratio) in enumerate(zip(dims, spec.depths, spec.mlp_ratios, strict=True)):
-        tokens = math.prod(spec.map_sizes[stage]) + family.further_tokens(stage)
+        tokens = math.prod(maps[stage]) + family.further_tokens(stage)
         block = tokens * 2 * ratio * dim**2
         if stage >= 2:
             block += tokens * 4 * dim**2 + 2 * tokens**2 * dim
         total += depth * block
         if stage < spec.mergings:
-            total += math.prod(spec.map_sizes[stage + 1]) * 4 * dim * (dims[stage + 1] + 8)
-    return total + spec.num_classes * dims[3]
+            total += math.prod(maps[stage + 1]) * 4 * dim * (dims[stage + 1] + 8)
+    return total + family.head_macs(spec, maps)
 
 
 def check_keys(shapes: Mapping[str, Shape], spec: ModelSpec) -> None:
@@ -143,9 +153,9 @@ def spec_from_shapes(shapes: Mapping[str, Shape], stage3_column: Sequence[int] |
         num_heads=(family.num_heads(votes, 2, dims[2]), family.num_heads(votes, 3, dims[3])),
         mlp_ratios=_four(lambda stage: votes.mlp_ratio(stage, dims[stage], blocks[stage])),
         image_size=_image_size(family.first_map(votes, stage3_column), patch),
-        num_classes=votes.size("number of classes", ("head.weight", 2, 0), ("head.bias", 1, 0)),
         in_channels=votes.size("number of image channels", (proj, 4, 1)),
         patch_size=patch,
+        **family.head_sizes(votes),
     )
     for official in PUBLISHED.values():
         named = replace(spec, name=official.spec.name)

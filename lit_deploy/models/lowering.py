@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_deploy.core.specs import InputSpec, PrecisionName
-from lit_deploy.models.blocks import Attention, DeformableTokenMerging, PatchEmbedding
+from lit_deploy.models.blocks import Attention, DeformableTokenMerging, PatchEmbedding, ResizedAttention
+from lit_deploy.models.convolutions import Convolution
 from lit_deploy.ops.deformable_token_merging.library import deformable_token_merging
 from lit_deploy.ops.deformable_token_merging.reference import tap_major_from_conv
 
@@ -35,19 +36,36 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Mod
             replacement = LoweredMerging(module)
         elif isinstance(module, Attention):
             replacement = LoweredAttention(module)
+        elif isinstance(module, ResizedAttention):
+            replacement = LoweredResizedAttention(module)
+        elif isinstance(module, Convolution) and module.bn is not None:
+            replacement = _folded(module)
         elif isinstance(module, nn.Linear):
             replacement = LoweredLinear(module.weight, module.bias)
         parent, _, child = name.rpartition(".")
-        if replacement is not None and not isinstance(model.get_submodule(parent), LoweredAttention):
+        if replacement is not None and not isinstance(model.get_submodule(parent), _LOWERED):
             setattr(model.get_submodule(parent), child, replacement)
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     if half is not None:
-        model.to(half)
+        for parameter in model.parameters():  # not the buffers: anchors and bias tables stay float32
+            parameter.data = parameter.data.to(half)
         for module in model.modules():
             if isinstance(module, LoweredPatchEmbedding):
                 module.float()
                 module.output_dtype = half
     return model.requires_grad_(False)
+
+
+def _folded(module: Convolution) -> Convolution:
+    """A convolution with its BatchNorm in weight and bias; float64, as the statistics may be small."""
+    conv, norm = module.conv, module.bn
+    assert norm is not None and norm.running_mean is not None and norm.running_var is not None
+    folded = Convolution(conv.in_channels, conv.out_channels, conv.kernel_size[0], relu=module.relu)
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    folded.conv.weight.data = (conv.weight.double() * scale.view(-1, 1, 1, 1)).float()
+    assert folded.conv.bias is not None
+    folded.conv.bias.data = (norm.bias.double() - norm.running_mean.double() * scale).float()
+    return folded.eval()
 
 
 class LoweredLinear(nn.Module):
@@ -114,6 +132,24 @@ class LoweredAttention(nn.Module):
         return self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
 
 
+class LoweredResizedAttention(ResizedAttention):
+    """The same operator behind a lowered projection; the table ``[heads, 2R-1, 2R-1]`` is a float32 buffer."""
+
+    def __init__(self, module: ResizedAttention) -> None:
+        nn.Module.__init__(self)
+        self.num_heads, self.scale, self.stored = module.num_heads, module.scale, module.stored
+        self.qkv = LoweredLinear(module.qkv.weight, module.qkv.bias)
+        self.proj = LoweredLinear(module.proj.weight, module.proj.bias)
+        if self.stored is not None:
+            self.register_buffer("relative_position_bias_table", module.stored_table().detach().contiguous())
+
+    def stored_table(self) -> Tensor:
+        return self.get_buffer("relative_position_bias_table")
+
+
+_LOWERED = (LoweredAttention, LoweredResizedAttention)
+
+
 class LoweredOffsets(nn.Module):
     """The operator's own parameters: ``weight`` [8, 4*C] and ``bias`` [8]."""
 
@@ -140,7 +176,9 @@ class LoweredMerging(nn.Module):
         self.map_size = module.map_size
         self.dconv = LoweredProjection(module)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         offsets = self.dconv.conv_offset
-        patches = deformable_token_merging(x.unflatten(1, self.map_size), offsets.weight, offsets.bias)
+        size = self.map_size or size
+        assert size is not None
+        patches = deformable_token_merging(x.unflatten(1, size), offsets.weight, offsets.bias)
         return F.gelu(self.dconv(patches.flatten(1, 2)))

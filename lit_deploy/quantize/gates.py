@@ -21,13 +21,12 @@ from lit_deploy.bench.contenders import Contender, Kind
 from lit_deploy.bench.run import run_bench
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import TOLERANCES, PrecisionName
+from lit_deploy.core.specs import IMAGES, TOLERANCES, PrecisionName
 from lit_deploy.evaluate.result import SLACK
 from lit_deploy.images.calibration import CalibrationImages
 from lit_deploy.machine import native
 from lit_deploy.tasks.classification.ranking import Classes, Floats, best_classes, logits_of, same_prediction
 from lit_deploy.tasks.comparison import cosines
-from lit_deploy.tasks.table import task_of
 
 Feeds = Callable[[int], Iterable[NDArray[Any]]]
 """Gives all images in batches of at most that many, in a session's layout; see ``CalibrationImages.feeds``."""
@@ -232,9 +231,9 @@ def predictions(
         low, high = session.batch_range
         done = 0
         for feed in feeds(max(low, min(BATCH, high))):
-            batch = filled(feed, low)
+            batch = np.stack(filled(feed, low))
             begin = perf_counter()
-            outputs = session.run(task_of(manifest).feed(batch))
+            outputs = session.run({IMAGES: batch})
             times.append((perf_counter() - begin) * 1000 / len(batch))
             classes.append(best_classes(outputs, manifest.output, manifest.model.num_classes)[: len(feed)])
             scores = logits_of(outputs, manifest.output)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from lit_deploy import __version__
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
@@ -16,14 +18,13 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import GateFailed, UsageError
 from lit_deploy.core.files import atomic_path, check_target
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import CalibrationMethod, EightBit, Quantization
+from lit_deploy.core.specs import IMAGES, CalibrationMethod, EightBit, Quantization
 from lit_deploy.exporters import qdq
 from lit_deploy.exporters.onnx import check_model
 from lit_deploy.images.calibration import CalibrationImages, calibration_images
 from lit_deploy.quantize.gates import GateResult, check_budget, check_gates, within
 from lit_deploy.quantize.ranges import Ranges
 from lit_deploy.quantize.sensitivity import Scan, check_scannable, scan
-from lit_deploy.tasks.table import task_of
 
 BATCH = 4
 """Images per run while activations are observed, where the file takes as few: all values are held at once."""
@@ -224,8 +225,8 @@ def observe(
     with open_session(artifact, SessionOptions(threads=threads, values=tuple(values))) as session:
         low, high = session.batch_range
         for feed in images.feeds(max(low, min(BATCH, high))):
-            batch = filled(feed, low)
-            outputs = session.run(task_of(session.manifest).feed(batch))
+            batch = np.stack(filled(feed, low))
+            outputs = session.run({IMAGES: batch})
             # what fills up a batch would count twice; images are the slowest axis of every value
             ranges.add({name: outputs[name][: len(outputs[name]) * len(feed) // len(batch)] for name in values})
             done += len(feed)

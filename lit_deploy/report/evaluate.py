@@ -1,55 +1,77 @@
-"""The report of an evaluation as a terminal table and as Markdown. Measures nothing."""
+"""The report of an evaluation as terminal tables and as Markdown. Measures nothing.
+
+Columns, rows and words of a task come with its scores (``FileScore``); how they are laid out is the same for all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lit_deploy.evaluate.result import EvaluateReport, Score
-from lit_deploy.tasks.classification.scores import Accuracy
+from lit_deploy.evaluate.result import EvaluateReport
 
-COLUMNS = ("file", "top-1", "wrong", "differ", "95 % interval", "top-5", "images/s")
+Report = EvaluateReport[Any]
+Rows = Sequence[Sequence[str]]
 
 SKIPPED_SHOWN = 10
 """Skipped images and folders that a table names; JSON has all of them."""
 
 
-def evaluate_table(report: EvaluateReport) -> RenderableType:
-    """Accuracy, differing predictions and speed of every file, their agreement, and the images that do not count."""
-    table = Table(title=Text(_title(report)), title_justify="left")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "file" else "right", overflow="fold")
-    for score in report.scores:
-        table.add_row(*map(Text, _row(report, score)))
-    parts: list[RenderableType] = [table]
-    if len(report.scores) > 2:  # of two files, the column above says it
-        matrix = Table(title="Share of images with the same prediction", title_justify="left")
-        for column in ("", *_labels(report)):
-            matrix.add_column(Text(column), justify="right" if column else "left", overflow="fold")
-        for row in _agreement_rows(report):
-            matrix.add_row(*map(Text, row))
-        parts.append(matrix)
+def evaluate_table(report: Report, *, per_class: bool = False) -> RenderableType:
+    """What every file reached, how far they agree, and the images that do not count.
+
+    Args:
+        report: of an evaluation.
+        per_class: also what every file reached in every class, a table a file.
+    """
+    parts: list[RenderableType] = []
+    for title, columns, rows in _tables(report, per_class):
+        table = Table(title=Text(title), title_justify="left")
+        for column in columns:
+            table.add_column(Text(column), justify=_justified(columns, column), overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        parts.append(table)
     parts += [Text(line, "yellow") for line in _warnings(report)]
     parts += [Text(line, "dim") for line in _captions(report)]
     return Group(*parts)
 
 
-def evaluate_markdown(report: EvaluateReport) -> str:
+def evaluate_markdown(report: Report, *, per_class: bool = False) -> str:
     """The same as Markdown."""
-    lines = [f"**{_escaped(_title(report))}**", ""]
-    lines += _markdown_table(COLUMNS, [_row(report, score) for score in report.scores])
-    if len(report.scores) > 2:
-        lines += ["", "**Share of images with the same prediction**", ""]
-        lines += _markdown_table(("", *_labels(report)), list(_agreement_rows(report)))
+    lines: list[str] = []
+    for title, columns, rows in _tables(report, per_class):
+        lines += [*([""] if lines else []), f"**{_escaped(title)}**", "", *_markdown_table(columns, rows)]
     if warnings := list(_warnings(report)):
         lines += ["", *(f"* {_escaped(line)}" for line in warnings)]
     return "\n".join([*lines, "", *(_escaped(line) for line in _captions(report))]) + "\n"
 
 
-def _markdown_table(columns: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+def _tables(report: Report, per_class: bool) -> Iterator[tuple[str, Sequence[str], Rows]]:
+    """Title, headings and rows of every table."""
+    first = report.scores[0]
+    rows = [row for score in report.scores for row in score.rows(report.images)]
+    yield f"{report.images:,} images, {report.classes:,} classes: {report.source}", first.COLUMNS, rows
+    if len(report.scores) > 2:  # of two files, the columns above say it
+        labels = [score.label for score in report.scores]
+        matrix = [
+            [label, *(f"{share:.2%}" for share in row)] for label, row in zip(labels, report.agreement, strict=True)
+        ]
+        yield first.MATRIX, ("", *labels), matrix
+    if per_class:
+        for score in report.scores:
+            yield f"By class: {score.label}", score.CLASS_COLUMNS, score.class_rows()
+
+
+def _justified(columns: Sequence[str], column: str) -> Any:
+    return "left" if column in (columns[0], "of") else "right"
+
+
+def _markdown_table(columns: Sequence[str], rows: Rows) -> list[str]:
     shown = [columns, *rows]
     header, *body = [f"| {' | '.join(_escaped(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in shown]
     return [header, f"|-|{'-:|' * (len(columns) - 1)}", *body]
@@ -60,36 +82,7 @@ def _escaped(text: str) -> str:
     return "".join(f"\\{char}" if char in "\\*_`<[" else char for char in " ".join(text.split()))
 
 
-def _title(report: EvaluateReport) -> str:
-    return f"{report.images:,} images, {report.classes:,} classes: {report.source}"
-
-
-def _labels(report: EvaluateReport) -> list[str]:
-    return [score.label for score in report.scores]
-
-
-def _row(report: EvaluateReport, score: Score) -> list[str]:
-    return [
-        score.label,
-        _percent(score.top1),
-        str(report.images - score.top1.right),
-        str(score.differing),
-        f"{score.top1.low:.2%} to {score.top1.high:.2%}",
-        "-" if score.top5 is None else _percent(score.top5),
-        f"{score.images_per_second:.1f}",
-    ]
-
-
-def _percent(accuracy: Accuracy) -> str:
-    return f"{accuracy.share:.2%}"
-
-
-def _agreement_rows(report: EvaluateReport) -> Iterator[list[str]]:
-    for label, row in zip(_labels(report), report.agreement, strict=True):
-        yield [label, *(f"{share:.2%}" for share in row)]
-
-
-def _warnings(report: EvaluateReport) -> Iterator[str]:
+def _warnings(report: Report) -> Iterator[str]:
     """What a reader must not overlook."""
     yield from report.notes
     for score in report.scores:
@@ -102,8 +95,8 @@ def _warnings(report: EvaluateReport) -> Iterator[str]:
             yield f"  and {len(report.skipped) - SKIPPED_SHOWN} more; --json lists all"
 
 
-def _captions(report: EvaluateReport) -> Iterator[str]:
-    yield f"Classes: {report.mapping}. 'differ' counts predictions other than those of {report.reference}."
+def _captions(report: Report) -> Iterator[str]:
+    yield report.scores[0].CAPTION.format(mapping=report.mapping, reference=report.reference)
     yield "; ".join(f"{score.label}: {score.description}, {score.precision}" for score in report.scores) + "."
     resumed = f", of which {report.resumed:,} images were done by an earlier run" if report.resumed else ""
     threads = "1 thread" if report.workers == 1 else f"{report.workers} threads"

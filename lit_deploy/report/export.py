@@ -35,10 +35,10 @@ def export_summary(result: ExportResult) -> RenderableType:
             table.add_row(key, text(value))
     for what, report in (("parity", result.report), ("engine parity", result.engine_report)):
         if report is not None:
+            told = [f"{metric.title} {metric.text} ({metric.limit})" for metric in report.metrics if metric.limit]
             line = Text(report.verdict, VERDICT_STYLES[report.verdict])
             line.append(
-                f"  relative error {report.output.relative:.1e} (limit {report.tolerance.relative:.0e}), "
-                f"top-1 {report.top1:.0%} on {report.images} images, {report.tested} against {report.reference}",
+                f"  {'; '.join(told)}; {report.images} images, {report.tested} against {report.reference}",
                 "not bold default",
             )
             table.add_row(what, line)

@@ -1,24 +1,31 @@
-"""What a file found in images, as a terminal table."""
+"""What a file found in images, as a terminal table or JSON; one prediction after the other is taken in and let go."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
+import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 
-from lit_deploy.report.terminal import text
+from lit_deploy.report.terminal import as_json, text
 from lit_deploy.tasks.protocol import Prediction
 
 
-def predictions_table(predictions: Sequence[Prediction]) -> RenderableType:
+def predictions_table(predictions: Iterable[Prediction]) -> RenderableType:
     """What was found in every image, in the columns of its task."""
     table = Table()
     table.add_column("image", overflow="fold")
-    for column in predictions[0].COLUMNS:
-        table.add_column(column, justify="left" if column == "class" else "right")
     for prediction in predictions:
-        for rank, cells in enumerate(prediction.rows()):
+        if len(table.columns) == 1:
+            for column in prediction.COLUMNS:
+                table.add_column(column, justify="left" if column == "class" else "right")
+        for rank, cells in enumerate(prediction.rows() or [("nothing",)]):
             table.add_row(text("" if rank else prediction.image), *map(text, cells))
         table.add_section()
     return table
+
+
+def predictions_json(predictions: Iterable[Prediction]) -> str:
+    """What was found in every image, as a JSON array; the fields of a prediction are its members."""
+    return as_json([msgspec.Raw(msgspec.json.encode(prediction, enc_hook=str)) for prediction in predictions])

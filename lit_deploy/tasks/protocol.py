@@ -7,18 +7,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.specs import OutputKind, TensorSpec, Tolerance
+from lit_deploy.images.picture import Picture
+from lit_deploy.tasks.arrays import Arrays
 from lit_deploy.tasks.comparison import Comparison
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import nn
 
-Arrays = dict[str, NDArray[np.generic]]
-"""Inputs or outputs of a session by name."""
+__all__ = ["Arrays", "Metric", "OutputAgreement", "Prediction", "Task"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a comparison.
+
+    Attributes:
+        key: in a manifest and in JSON; ``title``: in tables.
+        value: the number; ``text``: as it is printed.
+        limit: what it is held to, as it is printed; empty where it is told for information only.
+    """
+
+    key: str
+    title: str
+    value: float
+    text: str
+    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -26,15 +44,14 @@ class OutputAgreement:
     """How a session's outputs compare with the reference's.
 
     Attributes:
-        output: the numbers.
-        top1, top5: share of images whose predictions agree (a tie of the reference counts as agreement).
+        output: error of the output that says most: a classifier's logits, a detector's boxes in pixels.
+        metrics: everything that is worth telling.
         faults: one sentence for every check that was not met.
         blind: one sentence for every reason why a fault could not have been noticed.
     """
 
     output: Comparison
-    top1: float
-    top5: float
+    metrics: tuple[Metric, ...]
     faults: tuple[str, ...]
     blind: tuple[str, ...]
 
@@ -56,34 +73,49 @@ class Prediction(Protocol):
 class Task(Protocol):
     """One task. Importing it loads neither torch nor onnx."""
 
+    OUTPUTS: tuple[OutputKind, ...]
+    """Forms of its output that a file can have, the usual one first."""
+
     def input_specs(self, manifest: Manifest) -> tuple[TensorSpec, ...]:
         """The inputs that a manifest promises."""
 
     def output_specs(self, manifest: Manifest) -> tuple[TensorSpec, ...]:
         """The outputs that a manifest promises, without layers."""
 
-    def graph_outputs(self, features: Tensor, output: OutputKind) -> tuple[Tensor, ...]:
-        """What an exported graph returns, in the order of ``output_specs``, from what the network returns."""
+    def graph(self, model: nn.Module, manifest: Manifest) -> nn.Module:
+        """A network of this task as a session: from tensors in the order of ``input_specs`` to those of
+        ``output_specs``."""
 
-    def feed(self, images: NDArray[Any]) -> Arrays:
-        """What a session takes, of a batch in its layout."""
+    def pictures(self, images: Sequence[str | Path | bytes], manifest: Manifest) -> list[Picture]:
+        """Image files, decoded and resized by the rule in the manifest."""
 
-    def prepare(self, images: Sequence[str | Path | bytes], manifest: Manifest) -> NDArray[Any]:
-        """A batch in a session's layout, of image files, by the rule in the manifest."""
+    def seeded(self, manifest: Manifest, size: tuple[int, int] | None = None) -> list[Picture]:
+        """Synthetic pictures for verification and benchmarks, of a height and width where any will do."""
+
+    def feed(self, pictures: Sequence[Picture], manifest: Manifest) -> Arrays:
+        """What a session takes, of a batch of pictures."""
 
     def predictions(
-        self, outputs: Mapping[str, NDArray[Any]], manifest: Manifest, images: Sequence[str], top: int
+        self,
+        outputs: Mapping[str, NDArray[Any]],
+        manifest: Manifest,
+        images: Sequence[str],
+        pictures: Sequence[Picture],
+        top: int,
     ) -> Sequence[Prediction]:
         """What outputs say about the images of a batch."""
 
+    def drawn(self, prediction: Any, image: Image.Image, manifest: Manifest) -> Image.Image:
+        """A picture with what was found in it."""
+
     def difference(self, reference: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> float:
-        """Largest difference of two sessions' outputs over the reference's largest magnitude; infinite for NaN."""
+        """How far two sessions' outputs are apart, over the reference's scale; infinite for NaN."""
 
     def agreement(
         self,
         manifest: Manifest,
         tolerance: Tolerance,
-        expected: Mapping[str, NDArray[Any]],
-        got: Mapping[str, NDArray[Any]],
+        expected: Sequence[Mapping[str, NDArray[Any]]],
+        got: Sequence[Mapping[str, NDArray[Any]]],
     ) -> OutputAgreement:
-        """Compare the outputs of a file with those of the float32 reference on the same images."""
+        """Compare the outputs of a file with those of the float32 reference, batch by batch of the same images."""

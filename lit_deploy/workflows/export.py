@@ -22,7 +22,8 @@ from lit_deploy.core.files import atomic_path, check_target
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import EIGHT_BIT
 from lit_deploy.exporters.engine_files import write_sidecar, written_engine
-from lit_deploy.exporters.onnx import OnnxOptions, input_spec, onnx_from_checkpoint
+from lit_deploy.exporters.onnx import onnx_from_checkpoint
+from lit_deploy.exporters.options import OnnxOptions, input_spec
 from lit_deploy.exporters.tensorrt import EngineOptions, ready_to_build
 from lit_deploy.images.calibration import calibration_images
 from lit_deploy.machine import tensorrt as trt
@@ -256,7 +257,7 @@ def _quantized(
     precision = job.options.precision
     assert precision == "int8" or precision == "fp8"
     job.progress(Step("load the calibration images"))
-    images = calibration_images(quantize.calib, input_spec(checkpoint.spec, job.options), quantize.limit)
+    images = calibration_images(quantize.calib, input_spec(checkpoint, job.options), quantize.limit)
     reference = onnx_from_checkpoint(checkpoint, replace(job.options, precision="fp32"), job.progress)
     base = reference
     if for_engine or precision == "fp8":  # what surrounds the products is for a GPU; a CPU is fastest in float32

@@ -6,7 +6,7 @@ sampling offsets, an output that ignores the input) is refused rather than passe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,19 +19,16 @@ from lit_deploy.backends.base import filled
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import Session, SessionOptions, Source
 from lit_deploy.checkpoints.load import Checkpoint
-from lit_deploy.checkpoints.seeded import DEFAULT_SEED, synthetic_image
 from lit_deploy.core.errors import GateFailed, UsageError
 from lit_deploy.core.specs import TOLERANCES, Tolerance
 from lit_deploy.images.datasets import even_parts
-from lit_deploy.images.decoding import load_image
 from lit_deploy.images.folders import images_in
-from lit_deploy.images.preprocessing import normalize, resize_and_crop
+from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.comparison import Comparison, RunningComparison
-from lit_deploy.tasks.protocol import Arrays
+from lit_deploy.tasks.protocol import Arrays, Metric
 from lit_deploy.tasks.table import task_of
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-Pixels = NDArray[np.uint8]
 
 MIN_OFFSET_STD = 1e-3
 """Pixels. Offsets that vary less than this between positions cannot reveal swapped or permuted taps."""
@@ -48,8 +45,8 @@ class VerifyReport:
         artifact: path of the file; ``tested`` and ``reference``: descriptions of the two sessions.
         precision, tolerance: which limits applied.
         images: number of images; ``source``: ``seeded`` or the directory they came from.
-        output: the compared output: logits, or the logarithm of probabilities or scores.
-        top1, top5: share of images whose predictions agree (a tie of the reference counts as agreement).
+        output: error of the output that says most: logits, the logarithm of probabilities or scores, boxes.
+        metrics: all that the file's task tells about the outputs.
         offset_std: least standard deviation, over merges, of the sampling offsets in pixels.
         layers: comparisons per layer in execution order; empty unless asked for.
         first_departure: first layer outside the tolerance, None when all are inside.
@@ -65,8 +62,7 @@ class VerifyReport:
     images: int
     source: str
     output: Comparison
-    top1: float
-    top5: float
+    metrics: tuple[Metric, ...]
     offset_std: float
     layers: tuple[Comparison, ...]
     first_departure: str | None
@@ -78,11 +74,7 @@ class VerifyReport:
         return {
             "verdict": self.verdict,
             "images": self.images,
-            "max_abs": self.output.max_abs,
-            "relative": self.output.relative,
-            "cosine": self.output.cosine,
-            "top1": self.top1,
-            "top5": self.top5,
+            **{metric.key: metric.value for metric in self.metrics},
         }
 
 
@@ -124,83 +116,83 @@ def verify_artifact(
         ImageError, ArtifactError, CheckpointError, MissingDependency: as the name says.
     """
     base = options or SessionOptions()
-    with (
-        open_session(checkpoint, SessionOptions(threads=base.threads, layers=True)) as reference,
-        open_session(artifact, replace(base, layers=layers)) as tested,
-    ):
-        manifest = tested.manifest
-        if manifest.source_sha256 != reference.manifest.source_sha256:
-            raise UsageError(
-                f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
-                f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
+    with open_session(artifact, replace(base, layers=layers)) as tested:
+        manifest, task = tested.manifest, task_of(tested.manifest)
+        like = SessionOptions(threads=base.threads, layers=True, like=manifest)
+        with open_session(checkpoint, like) as reference:
+            if manifest.source_sha256 != reference.manifest.source_sha256:
+                raise UsageError(
+                    f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
+                    f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
+                )
+            pictures, source = _pictures(manifest, images, limit)
+            # The reference may take another layout, but what is done to the pixels is up to the tested file.
+            spec = replace(manifest.input, kind=reference.manifest.input.kind)
+            feeds = {"tested": manifest, "reference": replace(reference.manifest, input=spec)}
+            expected: list[Arrays] = []
+            got: list[Arrays] = []
+            compared = {name: RunningComparison(name) for name in manifest.layers if layers}
+            for batch, count in _batches(pictures, tested.batch_range, seeded=images is None):
+                # Layers are compared batch by batch and dropped: those of many images would not fit in memory.
+                wanted, found = (
+                    _cut(session.run(task.feed(batch, feeds[which])), count, len(batch))
+                    for session, which in ((reference, "reference"), (tested, "tested"))
+                )
+                for name, running in compared.items():
+                    running.add(wanted[name], found[name])
+                expected.append({name: wanted[name] for name in wanted if name not in reference.manifest.layers})
+                got.append({name: found[name] for name in found if name not in compared})
+            comparisons = tuple(running.comparison() for running in compared.values())
+            return _judged(
+                artifact=str(artifact),
+                source=source,
+                images=len(pictures),
+                tested=tested,
+                reference=reference,
+                expected=expected,
+                got=got,
+                layers=comparisons,
             )
-        pixels, source = _pixels(manifest, images, limit)
-        expected: list[Arrays] = []
-        got: list[Arrays] = []
-        compared = {name: RunningComparison(name) for name in manifest.layers if layers}
-        for batch, count in _batches(pixels, tested.batch_range, seeded=images is None):
-            # Layers are compared batch by batch and dropped: those of many images would not fit in memory.
-            wanted, found = (
-                {name: value[:count] for name, value in session.run(_feed(session, batch, manifest)).items()}
-                for session in (reference, tested)
-            )
-            for name, running in compared.items():
-                running.add(wanted[name], found[name])
-            expected.append({name: wanted[name] for name in wanted if name not in reference.manifest.layers})
-            got.append({name: found[name] for name in found if name not in compared})
-        comparisons = tuple(running.comparison() for running in compared.values())
-        return _judged(
-            artifact=str(artifact),
-            source=source,
-            tested=tested,
-            reference=reference,
-            expected=_joined(expected),
-            got=_joined(got),
-            layers=comparisons,
-        )
 
 
-def _pixels(manifest: Manifest, images: str | Path | None, limit: int) -> tuple[Pixels, str]:
-    """Uint8 ``[N, H, W, 3]`` crops and where they came from; every session is fed the same pixels."""
-    spec = manifest.input
+def _pictures(manifest: Manifest, images: str | Path | None, limit: int) -> tuple[list[Picture], str]:
+    """Pictures and where they came from; every session is fed the same pixels."""
+    task = task_of(manifest)
     if images is None:
-        names = [f"verify:{index}" for index in range(sum(BATCHES))]
-        return np.stack([synthetic_image(DEFAULT_SEED, name, spec.height, spec.width) for name in names]), "seeded"
+        return task.seeded(manifest), "seeded"
     paths = images_in(Path(images))
     taken = [paths[part.start] for part in even_parts(len(paths), limit)]
     source = f"{images} ({len(taken)} of {len(paths)})" if len(taken) < len(paths) else str(images)
-    return np.stack([resize_and_crop(load_image(path), spec) for path in taken]), source
+    return task.pictures(taken, manifest), source
 
 
-def _batches(pixels: Pixels, limits: tuple[int, int], seeded: bool) -> list[tuple[Pixels, int]]:
+def _batches(pictures: list[Picture], limits: tuple[int, int], seeded: bool) -> list[tuple[list[Picture], int]]:
     """Batches and how many of their images count."""
     low, high = limits
+    starts = [0]
     if seeded and low < high and max(BATCHES) <= high:
-        parts = np.split(pixels, np.cumsum(BATCHES)[:-1])
+        starts += np.cumsum(BATCHES)[:-1].tolist()
     else:
         size = max(low, min(8, high))
-        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        starts = list(range(0, len(pictures), size))
+    parts = [pictures[start:stop] for start, stop in zip(starts, [*starts[1:], len(pictures)], strict=True)]
     return [(filled(part, low), len(part)) for part in parts]
 
 
-def _feed(session: Session, pixels: Pixels, tested: Manifest) -> Arrays:
-    """Pixels in a session's layout; the normalisation is that of the tested file."""
-    layout = pixels if session.manifest.input.kind == "uint8" else normalize(pixels, tested.input)
-    return task_of(tested).feed(layout)
-
-
-def _joined(outputs: list[Arrays]) -> Arrays:
-    return {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+def _cut(outputs: Arrays, count: int, batch: int) -> Arrays:
+    """The rows of those images that count; what has another number of rows belongs to one picture."""
+    return {name: value[:count] if len(value) == batch else value for name, value in outputs.items()}
 
 
 def _judged(
     *,
     artifact: str,
     source: str,
+    images: int,
     tested: Session,
     reference: Session,
-    expected: Mapping[str, NDArray[Any]],
-    got: Mapping[str, NDArray[Any]],
+    expected: Sequence[Arrays],
+    got: Sequence[Arrays],
     layers: tuple[Comparison, ...],
 ) -> VerifyReport:
     """Ask the task about the outputs, and add what every LIT has: layers and sampling offsets."""
@@ -217,11 +209,10 @@ def _judged(
         reference=reference.description,
         precision=manifest.precision,
         tolerance=tolerance,
-        images=len(next(iter(got.values()))),
+        images=images,
         source=source,
         output=outputs.output,
-        top1=outputs.top1,
-        top5=outputs.top5,
+        metrics=outputs.metrics,
         offset_std=offset_std,
         layers=layers,
         first_departure=departed,
@@ -230,10 +221,15 @@ def _judged(
     )
 
 
-def _offset_std(expected: Mapping[str, NDArray[Any]]) -> float:
+def _offset_std(expected: Sequence[Mapping[str, NDArray[Any]]]) -> float:
     """Least standard deviation, over mergings, of the reference's sampling offsets in pixels."""
-    offsets = [value for name, value in expected.items() if name.endswith(".conv_offset")]
-    return min(float(value.astype(np.float64).std(axis=(0, 2, 3)).max()) for value in offsets)
+    spreads: dict[str, list[NDArray[np.float64]]] = {}
+    for outputs in expected:
+        for name, value in outputs.items():
+            if name.endswith(".conv_offset"):
+                channels = value.astype(np.float64).transpose(1, 0, 2, 3).reshape(value.shape[1], -1)
+                spreads.setdefault(name, []).append(channels)
+    return min(float(np.concatenate(parts, axis=1).std(axis=1).max()) for parts in spreads.values())
 
 
 def _still(offset_std: float) -> list[str]:

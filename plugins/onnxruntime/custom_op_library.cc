@@ -7,27 +7,53 @@
 #include <new>
 
 #include "deformable_token_merging_op.h"
+#include "detection_ops.h"
+#include "operator.h"
+#include "relative_position_attention_op.h"
 
 namespace lit_deploy::ort {
 namespace {
+
+// Every operator of the library, once for each provider: how many element types it comes in, and what fills them in.
+struct Entry {
+  int types;
+  void (*fill)(const OrtApi* api, Operator* ops);
+};
+
+constexpr Entry kOperators[] = {
+    {kCpuOpCount, make_cpu_ops},
+    {kAttentionOpCount, make_attention_ops},
+    {kNmsOpCount, make_nms_ops},
+    {kRoiAlignOpCount, make_roi_align_ops},
+#ifdef LIT_DEPLOY_HAS_CUDA
+    // Whether this ONNX Runtime has the provider or not: where it has none, no node is ever assigned to these.
+    {kCudaOpCount, make_cuda_ops},
+#endif
+};
+
+constexpr int count_ops() {
+  int count = 0;
+  for (const Entry& entry : kOperators) count += entry.types;
+  return count;
+}
 
 // What one ONNX Runtime needs from us. A process may hold two of them (a Python wheel and a service's own), so the
 // registrations are kept per API table. They live as long as the process: sessions point into them.
 struct Registration {
   const OrtApi* api;
-  MergingOp ops[kCpuOpCount + kCudaOpCount];
+  Operator ops[count_ops()];
   OrtCustomOpDomain* domain;
 };
 
 OrtStatus* create_domain(Registration& registration) {
   const OrtApi* api = registration.api;
-  make_cpu_ops(api, registration.ops);
-#ifdef LIT_DEPLOY_HAS_CUDA
-  // Whether this ONNX Runtime has the provider or not: where it has none, no node is ever assigned to these.
-  make_cuda_ops(api, registration.ops + kCpuOpCount);
-#endif
+  Operator* next = registration.ops;
+  for (const Entry& entry : kOperators) {
+    entry.fill(api, next);
+    next += entry.types;
+  }
   LIT_RETURN_IF_ERROR(api->CreateCustomOpDomain(kDomain, &registration.domain));
-  for (const MergingOp& op : registration.ops) {
+  for (const Operator& op : registration.ops) {
     if (OrtStatus* status = api->CustomOpDomain_Add(registration.domain, &op)) {
       api->ReleaseCustomOpDomain(registration.domain);
       return status;

@@ -23,7 +23,7 @@ OrtStatus* ORT_API_CALL compute(void* kernel, OrtKernelContext* context) {
 }
 
 template <typename T>
-void fill_cpu_op(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& op) {
+void fill_cpu_op(const OrtApi* api, ONNXTensorElementDataType type, Operator& op) {
   fill_schema(api, type, op);
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
   op.KernelComputeV2 = compute<T>;
@@ -31,7 +31,7 @@ void fill_cpu_op(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& o
 
 }  // namespace
 
-void make_cpu_ops(const OrtApi* api, MergingOp* ops) {
+void make_cpu_ops(const OrtApi* api, Operator* ops) {
   fill_cpu_op<float>(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ops[0]);
   fill_cpu_op<uint16_t>(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ops[1]);
 }

@@ -32,7 +32,7 @@ OrtStatus* ORT_API_CALL compute(void* kernel, OrtKernelContext* context) {
 }
 
 template <CudaElement Element>
-void fill_cuda_op(const OrtApi* api, ONNXTensorElementDataType type, MergingOp& op) {
+void fill_cuda_op(const OrtApi* api, ONNXTensorElementDataType type, Operator& op) {
   fill_schema(api, type, op);
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CUDAExecutionProvider"; };
   op.KernelComputeV2 = compute<Element>;
@@ -46,7 +46,7 @@ bool cuda_kernel_fits() {
   return !is_cuda_mismatch(check_deformable_token_merging_cuda());
 }
 
-void make_cuda_ops(const OrtApi* api, MergingOp* ops) {
+void make_cuda_ops(const OrtApi* api, Operator* ops) {
   fill_cuda_op<CudaElement::kFloat32>(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ops[0]);
   fill_cuda_op<CudaElement::kFloat16>(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ops[1]);
   fill_cuda_op<CudaElement::kBFloat16>(api, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16, ops[2]);

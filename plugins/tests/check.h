@@ -29,6 +29,9 @@ inline Counts& counts() {
 
 // The groups of tests that main() offers.
 void test_merging();
+void test_attention();
+void test_nms();
+void test_roi_align();
 void test_cpu_isa();
 void test_cuda();
 void test_golden(const char* path);

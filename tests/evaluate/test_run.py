@@ -22,7 +22,7 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint, synthetic_image
 from lit_deploy.core.errors import ImageError, LitDeployError, UsageError
 from lit_deploy.core.specs import InputSpec
-from lit_deploy.evaluate import run as evaluate
+from lit_deploy.evaluate import classification as evaluate
 from lit_deploy.report.evaluate import evaluate_markdown
 from lit_deploy.tasks.classification.scores import wilson_interval
 from lit_deploy.workflows.predict import predict_images

@@ -7,56 +7,23 @@ import fcntl
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 import pytest
 from PIL import Image
-from support.command import ROOT, Run
-from support.evaluation import COUNT, evaluated, numbers, truth_of
+from support.command import Run
+from support.evaluation import COUNT, evaluated, killed_after, numbers, truth_of
 from support.exported import export_of
 
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.progress import Step
-from lit_deploy.evaluate import run as evaluate
+from lit_deploy.evaluate import classification as evaluate
 from lit_deploy.evaluate import state as evaluate_state
 
 CheckpointFile = Callable[[str], Path]
 pytestmark = pytest.mark.usefixtures("evaluate_cache")
-
-SLOW = """
-import sys, time
-from lit_deploy import cli
-from lit_deploy.evaluate import run as evaluate
-load = evaluate.load_image
-evaluate.load_image = lambda path: (time.sleep(0.1), load(path))[1]
-cli.main()
-"""
-
-
-def killed_after(lines: int, state: Callable[[], Path | None], arguments: Sequence[object]) -> None:
-    """Run the command in a slow process and kill it when its state file has that many lines."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, "evaluate", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while (path := state()) is None or path.read_bytes().count(b"\n") < lines:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
 
 
 def test_killed_twice_and_resumed(checkpoint_file: CheckpointFile, labelled_photos: Path, tmp_path: Path) -> None:
@@ -136,7 +103,7 @@ def test_states_that_are_refused(checkpoint_file: CheckpointFile, labelled_photo
     for damaged in (lines[0] + b"{}\n" + lines[2], lines[0] + lines[2], lines[0] + lines[1] + b"\0\n"):
         state.write_bytes(damaged)
         refused("is damaged; delete the file")
-    state.write_bytes(content.replace(b"evaluate 1", b"evaluate 2"))
+    state.write_bytes(content.replace(b"evaluate 2", b"evaluate 3"))
     refused("another version of lit-deploy")
     for foreign in (b"my notes", b"my notes\nall of them\n", b'{"a": 1}\n', content[5:]):
         state.write_bytes(foreign)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +21,7 @@ from lit_deploy.checkpoints.seeded import synthetic_image
 from lit_deploy.evaluate.result import EvaluateReport
 from lit_deploy.evaluate.run import evaluate_artifacts
 from lit_deploy.workflows.predict import predict_images
+from support.command import ROOT
 from support.golden import TINY
 
 COUNT = 23
@@ -47,7 +55,38 @@ def truth_of(root: Path) -> tuple[list[Path], list[int]]:
     return paths, [int(path.parent.name.split()[1]) for path in paths]
 
 
-def numbers(result: EvaluateReport) -> EvaluateReport:
+def numbers(result: EvaluateReport[Any]) -> EvaluateReport[Any]:
     """The report without what differs from run to run: times, and how much an earlier run had done."""
     scores = tuple(dataclasses.replace(score, images_per_second=0.0) for score in result.scores)
     return dataclasses.replace(result, scores=scores, seconds=0.0, resumed=0)
+
+
+SLOW = """
+import sys, time
+from lit_deploy import cli
+from lit_deploy.evaluate import classification, dense
+load, pictures = classification.load_image, dense.Runs.pictures
+classification.load_image = lambda path: (time.sleep(0.1), load(path))[1]
+dense.Runs.pictures = lambda runs, path: (time.sleep(0.1), pictures(runs, path))[1]
+cli.main()
+"""
+
+
+def killed_after(lines: int, state: Callable[[], Path | None], arguments: Sequence[object]) -> None:
+    """Run the command in a slow process and kill it when its state file has that many lines."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "evaluate", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while (path := state()) is None or path.read_bytes().count(b"\n") < lines:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL

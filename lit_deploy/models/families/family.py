@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from lit_deploy.core.specs import FamilyName, InputKind, InputSpec, ModelSpec, PrecisionName, TaskName
 from lit_deploy.models.keys import Entry, Votes
@@ -20,8 +20,8 @@ class Published:
 
     Attributes:
         spec: its dimensions; ``title``: the paper's name.
-        top1, top5: published ImageNet-1K accuracy in percent; None where the authors give none. The authors
-            evaluated in mixed precision, so float32 may differ in the second decimal.
+        scores: published figures in percent by name: ``top-1`` and ``top-5`` on ImageNet-1K (in mixed precision, so
+            float32 may differ in the second decimal), ``box AP`` and ``mask AP`` on COCO, ``mIoU`` on ADE20K.
         url: where the authors' checkpoint can be downloaded.
 
     Source: README files of github.com/ziplab/LIT at commit 742e961 (results table; evaluation lines of Ti and B).
@@ -29,8 +29,7 @@ class Published:
 
     spec: ModelSpec
     title: str
-    top1: float
-    top5: float | None
+    scores: Mapping[str, float]
     url: str
 
 
@@ -40,6 +39,9 @@ class Family(ABC):
     Attributes:
         name: in manifests; ``title``: in messages; ``task``: what its networks do.
         marks: beginnings of keys that no other family has.
+        input_size: height and width in pixels that multiply-accumulates are counted for, where that is not the
+            network's own.
+        mask_size: rows and columns of the masks it returns; 0 where it returns none.
         patch_prefix: key prefix of the patch embedding, which stays float32 in every precision.
         unquantised: names of the linear layers that 8-bit files leave as they are.
         published: the authors' networks by name.
@@ -51,7 +53,9 @@ class Family(ABC):
     marks: tuple[str, ...]
     patch_prefix: str
     unquantised: tuple[str, ...]
-    published: ClassVar[Mapping[str, Published]]
+    published: Mapping[str, Published]
+    input_size: tuple[int, int] | None = None
+    mask_size = 0
 
     def recognises(self, keys: Iterable[str]) -> bool:
         """Whether a state dict with these keys is one of this family's."""
@@ -68,6 +72,14 @@ class Family(ABC):
     @abstractmethod
     def entries(self, spec: ModelSpec) -> Iterator[Entry]:
         """Every key of the official state dict and its shape, in official order."""
+
+    def head_sizes(self, votes: Votes) -> dict[str, int]:
+        """Classes, and widths of neck and head where there are any, by their names in ``ModelSpec``."""
+        return {"num_classes": votes.size("number of classes", ("head.weight", 2, 0), ("head.bias", 1, 0))}
+
+    def head_macs(self, spec: ModelSpec, maps: Sequence[tuple[int, int]]) -> int:
+        """Multiply-accumulates of all behind the last stage, for maps of these sizes in tokens."""
+        return spec.num_classes * spec.embed_dims[3]
 
     @abstractmethod
     def num_heads(self, votes: Votes, stage: int, dim: int) -> int:
@@ -88,7 +100,11 @@ class Family(ABC):
 
     @abstractmethod
     def build(self, spec: ModelSpec) -> nn.Module:
-        """The network with PyTorch's random initial values: image ``[B, 3, H, W]`` to logits ``[B, classes]``."""
+        """The network with PyTorch's random initial values.
+
+        A classifier takes an image ``[B, 3, H, W]`` and returns logits ``[B, classes]``; for others see
+        ``models.networks.dense``.
+        """
 
     def lower(self, model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Module:
         """Rewrite a network, in place, into the form that is exported; see ``models.lowering``."""

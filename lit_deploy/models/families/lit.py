@@ -42,49 +42,46 @@ class Lit(Family):
     title = "LIT"
     task = "classification"
     marks = ("layers.", "patch_embed.")
-    patch_prefix = "patch_embed."
     unquantised = ("patch_embed.proj", "head")
     published: ClassVar[Mapping[str, Published]] = {
-        "lit_s": Published(
-            spec=_spec("lit_s", 96, (2, 2, 6, 2)), title="LIT-S", top1=81.5, top5=None, url=f"{_RELEASE}/lit_s.pth"
-        ),
-        "lit_m": Published(
-            spec=_spec("lit_m", 96, (2, 2, 18, 2)), title="LIT-M", top1=83.0, top5=None, url=f"{_RELEASE}/lit_m.pth"
-        ),
+        "lit_s": Published(_spec("lit_s", 96, (2, 2, 6, 2)), "LIT-S", {"top-1": 81.5}, f"{_RELEASE}/lit_s.pth"),
+        "lit_m": Published(_spec("lit_m", 96, (2, 2, 18, 2)), "LIT-M", {"top-1": 83.0}, f"{_RELEASE}/lit_m.pth"),
         "lit_b": Published(
-            spec=_spec("lit_b", 128, (2, 2, 18, 2)),
-            title="LIT-B",
-            top1=83.366,
-            top5=96.254,
-            url=f"{_RELEASE}/lit_b.pth",
+            _spec("lit_b", 128, (2, 2, 18, 2)), "LIT-B", {"top-1": 83.366, "top-5": 96.254}, f"{_RELEASE}/lit_b.pth"
         ),
     }
 
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.patch_prefix = prefix + "patch_embed."
+
     def stage_prefix(self, stage: int) -> str:
-        return f"layers.{stage}.blocks."
+        return f"{self.prefix}layers.{stage}.blocks."
 
     def merge_prefix(self, stage: int) -> str:
-        return f"layers.{stage}.downsample."
+        return f"{self.prefix}layers.{stage}.downsample."
 
     def entries(self, spec: ModelSpec) -> Iterator[Entry]:
-        dims = spec.embed_dims
-        yield from linear_entries("patch_embed.proj.", dims[0], spec.in_channels, spec.patch_size, spec.patch_size)
-        yield from linear_entries("patch_embed.norm.", dims[0])
+        yield from self.body(spec, index=True)
+        yield from linear_entries("norm.", spec.embed_dims[3])
+        yield from linear_entries("head.", spec.num_classes, spec.embed_dims[3])
+
+    def body(self, spec: ModelSpec, *, index: bool) -> Iterator[Entry]:
+        """The four stages; with the index buffers of classifiers, or without."""
+        dims, patch = spec.embed_dims, self.patch_prefix
+        yield from linear_entries(patch + "proj.", dims[0], spec.in_channels, spec.patch_size, spec.patch_size)
+        yield from linear_entries(patch + "norm.", dims[0])
         for stage, (dim, depth, ratio) in enumerate(zip(dims, spec.depths, spec.mlp_ratios, strict=True)):
             height, width = spec.map_sizes[stage]
             for block in range(depth):
                 prefix = f"{self.stage_prefix(stage)}{block}."
                 if stage >= 2:
-                    bias = (
-                        (prefix + TABLE, ((2 * height - 1) * (2 * width - 1), spec.num_heads[stage - 2])),
-                        (prefix + INDEX, (height * width, height * width)),
-                    )
+                    bias = [(prefix + TABLE, ((2 * height - 1) * (2 * width - 1), spec.num_heads[stage - 2]))]
+                    bias += [(prefix + INDEX, (height * width, height * width))] if index else []
                     yield from attention_entries(prefix, dim, bias)
                 yield from mlp_entries(prefix, dim, dim * ratio)
             if stage < spec.mergings:
                 yield from merge_entries(self.merge_prefix(stage), dim, dims[stage + 1])
-        yield from linear_entries("norm.", dims[3])
-        yield from linear_entries("head.", spec.num_classes, dims[3])
 
     def num_heads(self, votes: Votes, stage: int, dim: int) -> int:
         blocks = votes.numbered(self.stage_prefix(stage))

@@ -23,7 +23,6 @@ class LitTi(Family):
     title = "LIT-Ti"
     task = "classification"
     marks = ("block1.", "patch_embed1.", "pos_embed")
-    patch_prefix = "patch_embed1."
     unquantised = ("patch_embed1.proj", "head")
     published: ClassVar[Mapping[str, Published]] = {
         "lit_ti": Published(
@@ -36,26 +35,36 @@ class LitTi(Family):
                 mlp_ratios=(8, 8, 4, 4),
             ),
             title="LIT-Ti",
-            top1=81.124,
-            top5=95.544,
+            scores={"top-1": 81.124, "top-5": 95.544},
             url="https://github.com/ziplab/LIT/releases/download/v1.0/lit_ti.pth",
         )
     }
 
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.patch_prefix = prefix + "patch_embed1."
+
     def stage_prefix(self, stage: int) -> str:
-        return f"block{stage + 1}."
+        return f"{self.prefix}block{stage + 1}."
 
     def merge_prefix(self, stage: int) -> str:
-        return f"patch_embed{stage + 2}."
+        return f"{self.prefix}patch_embed{stage + 2}."
 
     def entries(self, spec: ModelSpec) -> Iterator[Entry]:
-        dims = spec.embed_dims
+        yield from self.body(spec, class_token=True)
+        yield from linear_entries("norm.", spec.embed_dims[3])
+        yield from linear_entries("head.", spec.num_classes, spec.embed_dims[3])
+
+    def body(self, spec: ModelSpec, *, class_token: bool) -> Iterator[Entry]:
+        """The four stages; a class token has its place in the embedding of stage 4 in any case."""
+        dims, patch = spec.embed_dims, self.patch_prefix
         for stage in range(4):
             tokens = math.prod(spec.map_sizes[stage]) + self.further_tokens(stage)
-            yield f"pos_embed{stage + 1}", (1, tokens, dims[stage])
-        yield "cls_token", (1, 1, dims[3])
-        yield from linear_entries("patch_embed1.proj.", dims[0], spec.in_channels, spec.patch_size, spec.patch_size)
-        yield from linear_entries("patch_embed1.norm.", dims[0])
+            yield f"{self.prefix}pos_embed{stage + 1}", (1, tokens, dims[stage])
+        if class_token:
+            yield f"{self.prefix}cls_token", (1, 1, dims[3])
+        yield from linear_entries(patch + "proj.", dims[0], spec.in_channels, spec.patch_size, spec.patch_size)
+        yield from linear_entries(patch + "norm.", dims[0])
         for stage in range(spec.mergings):
             yield from merge_entries(self.merge_prefix(stage), dims[stage], dims[stage + 1])
         for stage, (dim, depth, ratio) in enumerate(zip(dims, spec.depths, spec.mlp_ratios, strict=True)):
@@ -64,8 +73,6 @@ class LitTi(Family):
                 if stage >= 2:
                     yield from attention_entries(prefix, dim)
                 yield from mlp_entries(prefix, dim, dim * ratio)
-        yield from linear_entries("norm.", dims[3])
-        yield from linear_entries("head.", spec.num_classes, dims[3])
 
     def num_heads(self, votes: Votes, stage: int, dim: int) -> int:
         heads, rest = divmod(dim, HEAD_DIM)
@@ -77,7 +84,7 @@ class LitTi(Family):
         return heads
 
     def first_map(self, votes: Votes, stage3_column: Sequence[int] | None) -> tuple[int, int]:
-        tokens = votes.size("map size of stage 1", ("pos_embed1", 3, 1))
+        tokens = votes.size("map size of stage 1", (f"{self.prefix}pos_embed1", 3, 1))
         side = math.isqrt(tokens)
         if side * side != tokens:
             raise CheckpointError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lit_deploy.core.specs import ModelSpec
-from lit_deploy.models.blocks import AttentionBlock, DeformableTokenMerging, MlpBlock, PatchEmbedding
+from lit_deploy.models.blocks import Attention, AttentionBlock, DeformableTokenMerging, MlpBlock, PatchEmbedding
 
 EPS = 1e-5
 
@@ -22,8 +22,7 @@ class Stage(nn.Module):
         else:
             heads = spec.num_heads[index - 2]
             blocks = [
-                AttentionBlock(dim=dim, num_heads=heads, mlp_ratio=ratio, eps=EPS, map_size=size)
-                for _ in range(spec.depths[index])
+                AttentionBlock(dim, Attention(dim, heads, size), ratio, EPS) for _ in range(spec.depths[index])
             ]
         self.blocks = nn.ModuleList(blocks)
         self.downsample = DeformableTokenMerging(dim, spec.embed_dims[index + 1], size) if index < 3 else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_deploy.core.specs import ModelSpec
-from lit_deploy.models.blocks import AttentionBlock, DeformableTokenMerging, MlpBlock, PatchEmbedding
+from lit_deploy.models.blocks import Attention, AttentionBlock, DeformableTokenMerging, MlpBlock, PatchEmbedding
 
 EPS = 1e-6  # every LayerNorm but patch_embed1.norm, which keeps 1e-5
 
@@ -34,8 +34,8 @@ class LitTi(nn.Module):
             if stage < 2:
                 blocks = [MlpBlock(dims[stage], ratio, EPS) for _ in range(depth)]
             else:
-                heads = spec.num_heads[stage - 2]
-                blocks = [AttentionBlock(dims[stage], heads, ratio, EPS) for _ in range(depth)]
+                dim, heads = dims[stage], spec.num_heads[stage - 2]
+                blocks = [AttentionBlock(dim, Attention(dim, heads, None), ratio, EPS) for _ in range(depth)]
             self.add_module(f"block{stage + 1}", nn.ModuleList(blocks))
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, dims[3]), std=0.02))
         self.norm = nn.LayerNorm(dims[3], eps=EPS)

@@ -8,9 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from lit_deploy.core.specs import OP_VERSION
-
-DOMAIN = "lit_deploy"
-"""ONNX domain, TensorRT plugin namespace and ``torch.ops`` namespace."""
+from lit_deploy.ops.domain import DOMAIN as DOMAIN  # where it used to be
 
 OP_TYPE = "DeformableTokenMerging"
 """ONNX op type and TensorRT plugin name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.specs import BEST_CLASSES, EIGHT_BIT, PrecisionName, Tolerance
 from lit_deploy.tasks.classification.ranking import Classes, Floats, log_probabilities, ranked, softmax
 from lit_deploy.tasks.comparison import Comparison, compared
-from lit_deploy.tasks.protocol import OutputAgreement
+from lit_deploy.tasks.protocol import Metric, OutputAgreement
 
 MIN_SENSITIVITY = 4.0
 """The logits must differ between images by at least this many times the allowed error. An output that ignores the
@@ -49,20 +49,38 @@ class _Outputs:
 
 
 def agreement(
-    manifest: Manifest, tolerance: Tolerance, expected: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]
+    manifest: Manifest,
+    tolerance: Tolerance,
+    expected: Sequence[Mapping[str, NDArray[Any]]],
+    got: Sequence[Mapping[str, NDArray[Any]]],
 ) -> OutputAgreement:
     """Compare the outputs of a file with the logits of the float32 reference.
 
     Args:
         manifest: of the tested file; ``tolerance``: the limits of its precision.
-        expected: the reference's ``logits`` ``[N, classes]``.
+        expected: the reference's ``logits`` ``[N, classes]``, batch by batch.
         got: the tested file's outputs of the same images.
     """
-    both = _outputs(manifest, tolerance, expected["logits"].astype(np.float64), got)
+    logits = np.concatenate([outputs["logits"] for outputs in expected]).astype(np.float64)
+    joined = {name: np.concatenate([outputs[name] for outputs in got]) for name in got[0]}
+    both = _outputs(manifest, tolerance, logits, joined)
+    found = both.comparison
     return OutputAgreement(
-        output=both.comparison,
-        top1=both.top1,
-        top5=both.top5,
+        output=found,
+        metrics=(
+            Metric(
+                "relative",
+                f"relative error, {found.name}",
+                found.relative,
+                f"{found.relative:.2e}",
+                f"<= {tolerance.relative:.0e}",
+            ),
+            Metric("cosine", "cosine, worst image", found.cosine, f"{found.cosine:.7f}", f">= {tolerance.cosine}"),
+            Metric("top1", "top-1 agreement", both.top1, f"{both.top1:.1%}", "100%"),
+            Metric("top5", "top-5 agreement", both.top5, f"{both.top5:.1%}"),
+            Metric("max_abs", "largest absolute error", found.max_abs, f"{found.max_abs:.2e}"),
+            Metric("mean_abs", "mean absolute error", found.mean_abs, f"{found.mean_abs:.2e}"),
+        ),
         faults=tuple(filter(None, (check(both) for check in _CHECKS))),
         blind=tuple(filter(None, [_blind(both)])),
     )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.classification.ranking import ranked_probabilities
 
 
@@ -36,13 +37,17 @@ class Prediction:
 
 
 def predictions(
-    outputs: Mapping[str, NDArray[Any]], manifest: Manifest, images: Sequence[str], top: int
+    outputs: Mapping[str, NDArray[Any]],
+    manifest: Manifest,
+    images: Sequence[str],
+    pictures: Sequence[Picture],
+    top: int,
 ) -> list[Prediction]:
     """The best classes of every image.
 
     Args:
         outputs: of a session, of at least as many images; ``manifest``: its.
-        images: their names.
+        images: their names; ``pictures``: themselves, of which nothing is needed here.
         top: classes per image; a ``top5`` file gives at most five.
     """
     classes, probabilities = ranked_probabilities(outputs, manifest.output)

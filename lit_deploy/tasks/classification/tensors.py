@@ -8,25 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from numpy.typing import NDArray
+import numpy as np
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.specs import BEST_CLASSES, IMAGES, OutputKind, TensorSpec
-from lit_deploy.images.preprocessing import batch_from_images
-from lit_deploy.tasks.protocol import Arrays
+from lit_deploy.images.picture import Picture
+from lit_deploy.images.preprocessing import crops_from_images, normalize
+from lit_deploy.images.synthetic import DEFAULT_SEED, synthetic_image
+from lit_deploy.tasks.arrays import Arrays
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+OUTPUTS: tuple[OutputKind, ...] = ("logits", "probabilities", "top5")
+SEEDED = 8
 
 
 def input_specs(manifest: Manifest) -> tuple[TensorSpec, ...]:
     """The input that a manifest promises."""
     spec, batch, channels = manifest.input, manifest.batch or "batch", manifest.model.in_channels
     if spec.kind == "uint8":
-        return (TensorSpec(IMAGES, "uint8", (batch, spec.height, spec.width, channels)),)
-    return (TensorSpec(IMAGES, "float32", (batch, channels, spec.height, spec.width)),)
+        return (TensorSpec(IMAGES, "uint8", (batch, *spec.crop, channels)),)
+    return (TensorSpec(IMAGES, "float32", (batch, channels, *spec.crop)),)
 
 
 def output_specs(manifest: Manifest) -> tuple[TensorSpec, ...]:
@@ -38,21 +43,41 @@ def output_specs(manifest: Manifest) -> tuple[TensorSpec, ...]:
     return (TensorSpec(manifest.output, "float32", (batch, classes)),)
 
 
-def graph_outputs(features: Tensor, output: OutputKind) -> tuple[Tensor, ...]:
-    """What the graph returns, of float32 logits ``[batch, classes]``."""
-    if output == "logits":
-        return (features,)
-    probabilities = features.softmax(dim=-1)
-    if output == "probabilities":
-        return (probabilities,)
-    return tuple(probabilities.topk(min(BEST_CLASSES, features.shape[-1])))
+def graph(model: nn.Module, manifest: Manifest) -> nn.Module:
+    """The network as a session: its logits in the form that the manifest names."""
+    import torch
+
+    output = manifest.output
+
+    class ClassificationGraph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            logits: Tensor = self.model(images).float()
+            if output == "logits":
+                return (logits,)
+            probabilities = logits.softmax(dim=-1)
+            if output == "probabilities":
+                return (probabilities,)
+            return tuple(probabilities.topk(min(BEST_CLASSES, logits.shape[-1])))
+
+    return ClassificationGraph().eval()
 
 
-def feed(images: NDArray[Any]) -> Arrays:
-    """What a session takes, of a batch in its layout."""
-    return {IMAGES: images}
+def pictures(images: Sequence[str | Path | bytes], manifest: Manifest) -> list[Picture]:
+    """Image files, resized, then cut from the centre; see ``images.preprocessing``."""
+    return crops_from_images(images, manifest.input)
 
 
-def prepare(images: Sequence[str | Path | bytes], manifest: Manifest) -> NDArray[Any]:
-    """A batch of image files: resized, then cut from the centre; see ``images.preprocessing``."""
-    return batch_from_images(images, manifest.input)
+def seeded(manifest: Manifest, size: tuple[int, int] | None = None) -> list[Picture]:
+    """Eight synthetic crops; ``size`` says nothing, as a classifier has its own."""
+    crop = manifest.input.crop
+    return [Picture(synthetic_image(DEFAULT_SEED, f"verify:{index}", *crop), crop) for index in range(SEEDED)]
+
+
+def feed(pictures: Sequence[Picture], manifest: Manifest) -> Arrays:
+    """What a session takes, of a batch."""
+    pixels = np.stack([picture.pixels for picture in pictures])
+    return {IMAGES: pixels if manifest.input.kind == "uint8" else normalize(pixels, manifest.input)}

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "cpu_isa.h"
+
 namespace lit_deploy {
 
 // Sizes of the token map x[batch, height, width, channels]; height and width at least 2, channels at least 1.
@@ -23,19 +25,6 @@ struct MergingShape {
   // Rows of the output over the whole batch: the unit of work that callers split among threads.
   int64_t output_rows() const { return batch * output_height(); }
 };
-
-// The instruction sets that the kernel is compiled for, narrowest first. AVX-2 includes FMA and F16C.
-enum class CpuIsa { kPortable, kAvx2, kAvx512 };
-
-// True if this machine and this build can run `isa`.
-bool cpu_isa_supported(CpuIsa isa) noexcept;
-
-// The widest supported instruction set, or the one that the environment variable LIT_DEPLOY_CPU_ISA names (portable,
-// avx2 or avx512). A name that is unknown or not supported here is ignored. Read once, at the first call.
-CpuIsa selected_cpu_isa() noexcept;
-
-// "portable", "avx2" or "avx512".
-const char* cpu_isa_name(CpuIsa isa) noexcept;
 
 // Computes the output rows [row_begin, row_end) of the `shape.output_rows()` rows.
 //

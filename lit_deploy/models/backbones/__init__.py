@@ -1,0 +1,1 @@
+"""The two LIT backbones of detectors and segmentation networks: image to four maps."""

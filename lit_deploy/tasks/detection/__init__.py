@@ -1,0 +1,12 @@
+"""Detection: labelled boxes in a picture. The names below are what ``tasks.protocol.Task`` asks for."""
+
+from lit_deploy.tasks.dense.tensors import feed, input_specs, seeded
+from lit_deploy.tasks.detection.agreement import agreement, difference
+from lit_deploy.tasks.detection.drawing import drawn
+from lit_deploy.tasks.detection.predictions import predictions
+from lit_deploy.tasks.detection.tensors import OUTPUTS, graph, output_specs, pictures
+
+__all__ = [
+    "OUTPUTS", "agreement", "difference", "drawn", "feed", "graph", "input_specs", "output_specs", "pictures",
+    "predictions", "seeded",
+]  # fmt: skip

@@ -1,0 +1,13 @@
+"""Instance segmentation: detection with a mask for every box. The names are what ``tasks.protocol.Task`` asks for."""
+
+from lit_deploy.tasks.dense.tensors import feed, input_specs, seeded
+from lit_deploy.tasks.detection.agreement import agreement, difference
+from lit_deploy.tasks.detection.tensors import OUTPUTS, graph, pictures
+from lit_deploy.tasks.instance_segmentation.drawing import drawn
+from lit_deploy.tasks.instance_segmentation.predictions import predictions
+from lit_deploy.tasks.instance_segmentation.tensors import output_specs
+
+__all__ = [
+    "OUTPUTS", "agreement", "difference", "drawn", "feed", "graph", "input_specs", "output_specs", "pictures",
+    "predictions", "seeded",
+]  # fmt: skip

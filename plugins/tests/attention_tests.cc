@@ -1,0 +1,287 @@
+// Every instruction set and every type against an oracle in double precision, over maps with odd sizes, heads of any
+// width, several blocks of keys and several parts of queries.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+#include "check.h"
+#include "half.h"
+#include "relative_position_attention/kernel.h"
+
+namespace {
+
+using lit_deploy::AttentionElement;
+using lit_deploy::AttentionShape;
+using lit_deploy::CpuIsa;
+
+constexpr CpuIsa kIsas[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512};
+constexpr double kTolerance = 1e-5;
+
+struct Half {
+  using Storage = uint16_t;
+  static constexpr AttentionElement kElement = AttentionElement::kFloat16;
+  static constexpr double kRounding = 0x1p-11;
+  static uint16_t encode(double value) { return lit_deploy::half_from_float(static_cast<float>(value)); }
+  static double decode(uint16_t bits) { return lit_deploy::float_from_half(bits); }
+};
+
+struct BFloat16 {
+  using Storage = uint16_t;
+  static constexpr AttentionElement kElement = AttentionElement::kBFloat16;
+  static constexpr double kRounding = 0x1p-8;
+  static uint16_t encode(double value) {  // cut off, not rounded: any bfloat16 will do for an input
+    const float narrow = static_cast<float>(value);
+    uint32_t bits;
+    std::memcpy(&bits, &narrow, sizeof bits);
+    return static_cast<uint16_t>(bits >> 16);
+  }
+  static double decode(uint16_t bits) {
+    const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+  }
+};
+
+struct Float {
+  using Storage = float;
+  static constexpr AttentionElement kElement = AttentionElement::kFloat32;
+  static constexpr double kRounding = 0x1p-24;
+  static float encode(double value) { return static_cast<float>(value); }
+  static double decode(float value) { return value; }
+};
+
+template <typename T>
+struct Case {
+  using Storage = typename T::Storage;
+  AttentionShape shape;
+  float scale;
+  // Exactly sized heap blocks: AddressSanitizer sees any access beside them.
+  std::vector<Storage> qkv;
+  std::vector<float> table;
+
+  Case(const AttentionShape& s, unsigned seed, double sharpness = 1.0, double bias = 1.0)
+      : shape(s), scale(1.0f / std::sqrt(static_cast<float>(s.head_dim))) {
+    std::mt19937 generator(seed);
+    std::normal_distribution<double> normal;
+    const int64_t channels = s.heads * s.head_dim;
+    for (int64_t i = 0; i < s.batch * s.tokens * 3 * channels; ++i) {
+      const bool value = i / channels % 3 == 2;
+      qkv.push_back(T::encode((value ? 1.0 : sharpness) * normal(generator)));
+    }
+    if (s.rows == 0) return;
+    for (int64_t i = 0; i < s.heads * (2 * s.rows - 1) * (2 * s.columns - 1); ++i) {
+      table.push_back(static_cast<float>(bias * normal(generator)));
+    }
+  }
+
+  size_t output_size() const { return static_cast<size_t>(shape.batch * shape.tokens * shape.heads * shape.head_dim); }
+
+  void run(CpuIsa isa, Storage* y, int64_t begin, int64_t end) const {
+    const float* biases = table.empty() ? nullptr : table.data();
+    lit_deploy::relative_position_attention(shape, T::kElement, scale, qkv.data(), biases, y, begin, end, isa);
+  }
+
+  std::vector<Storage> run(CpuIsa isa) const {
+    std::vector<Storage> y(output_size());
+    run(isa, y.data(), 0, lit_deploy::attention_tasks(shape));
+    return y;
+  }
+
+  double packed(int64_t image, int64_t token, int64_t which, int64_t head, int64_t d) const {
+    const int64_t at = ((image * shape.tokens + token) * 3 + which) * shape.heads * shape.head_dim;
+    return T::decode(qkv[static_cast<size_t>(at + head * shape.head_dim + d)]);
+  }
+
+  // The outputs of one query, and how much its logits may be off in float32.
+  std::vector<double> expected(int64_t image, int64_t head, int64_t query, double& slack) const {
+    std::vector<double> logits, out(static_cast<size_t>(shape.head_dim));
+    double most = -std::numeric_limits<double>::infinity(), total = 0.0;
+    for (int64_t key = 0; key < shape.tokens; ++key) {
+      double dot = 0.0, size = 0.0;
+      for (int64_t d = 0; d < shape.head_dim; ++d) {
+        const double term = packed(image, query, 0, head, d) * packed(image, key, 1, head, d) * scale;
+        dot += term;
+        size += std::fabs(term);
+      }
+      if (shape.rows > 0) {
+        const int64_t row = query / shape.columns - key / shape.columns + shape.rows - 1;
+        const int64_t column = query % shape.columns - key % shape.columns + shape.columns - 1;
+        dot += table[static_cast<size_t>((head * (2 * shape.rows - 1) + row) * (2 * shape.columns - 1) + column)];
+      }
+      logits.push_back(dot);
+      most = std::fmax(most, dot);
+      if (size > 0.0) slack = std::fmax(slack, 0x1p-22 * (size + std::fabs(dot)));
+    }
+    for (double& logit : logits) total += logit = std::exp(logit - most);
+    for (int64_t key = 0; key < shape.tokens; ++key) {
+      for (int64_t d = 0; d < shape.head_dim; ++d) {
+        out[static_cast<size_t>(d)] += logits[static_cast<size_t>(key)] / total * packed(image, key, 2, head, d);
+      }
+    }
+    return out;
+  }
+};
+
+template <typename T>
+void check_equal(const Case<T>& c, CpuIsa isa, const char* what) {
+  const AttentionShape& s = c.shape;
+  const auto y = c.run(isa);
+  // All queries of small maps, some of large ones: the oracle takes its time.
+  const int64_t step = s.tokens > 150 ? 29 : 1;
+  double worst = 0.0, slack = 0.0, scale = 1.0;
+  bool finite = true;
+  for (int64_t image = 0; image < s.batch; ++image) {
+    for (int64_t head = 0; head < s.heads; ++head) {
+      for (int64_t query = (image + head) % step % s.tokens; query < s.tokens; query += step) {
+        const std::vector<double> expected = c.expected(image, head, query, slack);
+        for (int64_t d = 0; d < s.head_dim; ++d) {
+          const double want = expected[static_cast<size_t>(d)];
+          const size_t at = static_cast<size_t>(((image * s.tokens + query) * s.heads + head) * s.head_dim + d);
+          const double got = T::decode(y[at]);
+          finite = finite && std::isfinite(got);
+          worst = std::fmax(worst, std::fabs(got - want) - T::kRounding * std::fabs(want));
+          scale = std::fmax(scale, std::fabs(want));
+        }
+      }
+    }
+  }
+  CHECK(finite && worst <= (kTolerance + slack) * scale,
+        "%s, %s, %zu-byte elements, [%lld, %lld, 3 * %lld * %lld], map %lld x %lld: error %g of scale %g", what,
+        cpu_isa_name(isa), sizeof(y[0]), static_cast<long long>(s.batch), static_cast<long long>(s.tokens),
+        static_cast<long long>(s.heads), static_cast<long long>(s.head_dim), static_cast<long long>(s.rows),
+        static_cast<long long>(s.columns), worst, scale);
+}
+
+template <typename T>
+void test_shapes(CpuIsa isa) {
+  const int64_t maps[][2] = {{1, 1}, {1, 2}, {2, 1}, {1, 17}, {33, 1}, {3, 5}, {7, 7}, {14, 14}, {13, 31}};
+  unsigned seed = 1;
+  for (const auto& [rows, columns] : maps) {
+    for (int64_t dim : {8, 32, 64}) {
+      check_equal(Case<T>({2, rows * columns, 2, dim, rows, columns}, ++seed), isa, "map");
+      check_equal(Case<T>({1, rows * columns, 3, dim, 0, 0}, ++seed), isa, "no table");
+    }
+  }
+  for (int64_t dim : {1, 7, 16, 24, 40, 48, 80, 128, 250, 512}) {
+    check_equal(Case<T>({1, 60, 2, dim, 6, 10}, ++seed), isa, "head_dim");
+  }
+  check_equal(Case<T>({1, 23 * 41, 1, 32, 23, 41}, ++seed), isa, "several blocks");
+  check_equal(Case<T>({1, 30 * 29, 1, 64, 30, 29}, ++seed), isa, "several blocks");
+  check_equal(Case<T>({1, 1500, 1, 8, 1, 1500}, ++seed), isa, "one row");
+  check_equal(Case<T>({1, 700, 1, 32, 0, 0}, ++seed), isa, "several blocks, no table");
+  std::mt19937 generator(7);
+  const auto pick = [&](int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(generator);
+  };
+  for (int i = 0; i < 25; ++i) {
+    const int64_t rows = pick(1, 24), columns = pick(1, 24);
+    check_equal(Case<T>({pick(1, 2), rows * columns, pick(1, 3), pick(1, 9) * 8, rows, columns}, ++seed, 1.5, 3.0), isa,
+                "random");
+  }
+  for (const AttentionShape& empty : {AttentionShape{0, 6, 2, 8, 2, 3}, AttentionShape{1, 0, 2, 8, 0, 0}}) {
+    CHECK(lit_deploy::attention_tasks(empty) == 0, "an empty input must be no work");
+    CHECK(Case<T>(empty, 1).run(isa).empty(), "an empty input must have an empty output");
+  }
+}
+
+// Logits far apart: nearly all weight on one key, and a maximum that moves from block to block.
+template <typename T>
+void test_sharp(CpuIsa isa) {
+  for (double sharpness : {3.0, 10.0, 60.0}) {
+    check_equal(Case<T>({1, 19 * 23, 2, 32, 19, 23}, 5, sharpness), isa, "sharp");
+  }
+  check_equal(Case<T>({1, 19 * 23, 2, 16, 19, 23}, 6, 1.0, 50.0), isa, "sharp bias");
+  // All logits far below zero, in maps that fill no whole vector.
+  Case<T> low({1, 21, 1, 8, 3, 7}, 8);
+  for (float& bias : low.table) bias -= 5000.0f;
+  check_equal(low, isa, "low logits");
+  Case<T> rising({1, 900, 1, 8, 1, 900}, 9);
+  for (size_t i = 0; i < rising.table.size(); ++i) rising.table[i] = 0.5f * static_cast<float>(i);
+  check_equal(rising, isa, "rising logits");
+  std::reverse(rising.table.begin(), rising.table.end());
+  check_equal(rising, isa, "falling logits");
+}
+
+// Finite whatever the size of the input, as long as the logits themselves are.
+void test_enormous(CpuIsa isa) {
+  for (double size : {1e15, 5e18}) {
+    const Case<Float> c({1, 400, 1, 8, 20, 20}, 3, size, 1e30);
+    bool finite = true;
+    for (float value : c.run(isa)) finite = finite && std::isfinite(value);
+    CHECK(finite, "%s: inputs of %g give something that is not finite", cpu_isa_name(isa), size);
+  }
+  Case<Float> edges({1, 40, 1, 8, 1, 40}, 3, 0.0, 0.0);
+  for (size_t i = 0; i < edges.table.size(); ++i) edges.table[i] = i % 3 == 0 ? 3.4e38f : -3.4e38f;
+  check_equal(edges, isa, "largest logits");
+}
+
+// Two keys, one of them x below the other: the relative error of e^x shows in the output.
+void test_exponential(CpuIsa isa) {
+  double worst = 0.0;
+  for (int i = 0; i <= 8600; ++i) {
+    const float x = -0.01f * static_cast<float>(i);
+    Case<Float> c({1, 2, 1, 1, 1, 2}, 1, 0.0);
+    c.table = {0.0f, 0.0f, x};  // offsets -1, 0, 1: the second query sees the first key at x
+    c.qkv = {0.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f};
+    const double weight = std::exp(static_cast<double>(x));
+    const double want = weight / (1.0 + weight);
+    worst = std::fmax(worst, std::fabs(c.run(isa)[1] / want - 1.0));
+  }
+  // One unit of e^x, one of the sum, one of the division.
+  CHECK(worst <= 3 * 0x1p-23, "%s: relative error %g of a weight", cpu_isa_name(isa), worst);
+}
+
+// However the parts are split among threads, the bits are the same; and each element belongs to one part.
+template <typename T>
+void test_parts(CpuIsa isa) {
+  using Storage = typename T::Storage;
+  const Case<T> c({2, 26 * 27, 2, 24, 26, 27}, 11);
+  const int64_t tasks = lit_deploy::attention_tasks(c.shape);
+  CHECK(tasks > 4, "the case must have several parts a head: %lld", static_cast<long long>(tasks));
+  const std::vector<Storage> whole = c.run(isa);
+  const Storage canary = T::encode(12345.0);
+  std::vector<int> writers(whole.size());
+  bool same = true;
+  for (int64_t task = 0; task < tasks; ++task) {
+    std::vector<Storage> y(whole.size(), canary);
+    c.run(isa, y.data(), task, task + 1);
+    for (size_t i = 0; i < y.size(); ++i) {
+      if (y[i] == canary) continue;
+      ++writers[i];
+      same = same && y[i] == whole[i];
+    }
+  }
+  const bool once = std::all_of(writers.begin(), writers.end(), [](int count) { return count == 1; });
+  CHECK(same && once, "%s, %zu-byte elements: same bits %d, every element in one part %d", cpu_isa_name(isa),
+        sizeof(Storage), same, once);
+}
+
+template <typename T>
+void test_type(CpuIsa isa) {
+  test_shapes<T>(isa);
+  test_sharp<T>(isa);
+  test_parts<T>(isa);
+}
+
+}  // namespace
+
+void test_attention() {
+  for (CpuIsa isa : kIsas) {
+    if (!lit_deploy::cpu_isa_supported(isa)) {
+      std::printf("%s: not on this machine, not tested\n", cpu_isa_name(isa));
+      continue;
+    }
+    const int before = counts().passed;
+    test_type<Float>(isa);
+    test_type<Half>(isa);
+    test_type<BFloat16>(isa);
+    test_enormous(isa);
+    test_exponential(isa);
+    std::printf("%s: %d checks passed\n", cpu_isa_name(isa), counts().passed - before);
+  }
+}
