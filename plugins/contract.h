@@ -41,6 +41,7 @@ inline constexpr const char* kFp8Least = "8.9";
 // Pictures.
 inline constexpr std::array<const char*, 2> kInputKinds = {"float", "uint8"};
 inline constexpr std::array<const char*, 2> kInterpolations = {"bicubic", "bilinear"};
+inline constexpr std::array<const char*, 2> kResizeRules = {"centre_crop", "keep_ratio"};
 inline constexpr std::array<double, 3> kDefaultMean = {0.485, 0.456, 0.406};
 inline constexpr std::array<double, 3> kDefaultStd = {0.229, 0.224, 0.225};
 inline constexpr int64_t kMaxPixels = 134217728;

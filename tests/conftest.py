@@ -18,6 +18,7 @@ from PIL import Image
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from support.command import Outcome, Run
+from support.dense import dense_checkpoint, dense_file
 from support.evaluation import write_photos
 from support.exported import change_initializer, edited, export_of
 from support.fake_cuda import FakeDriver
@@ -30,6 +31,8 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint, synthetic_image
 from lit_deploy.machine.tensorrt import BACKENDS
 from lit_deploy.models.families import OFFICIAL_SPECS
+
+__all__ = ["dense_checkpoint", "dense_file"]
 
 # A tenth of the time of an export is the collector's, which looks through all of PyTorch again and again.
 gc.set_threshold(100_000, 50, 100)

@@ -34,6 +34,7 @@ from lit_deploy.core.specs import (
     ModelSpec,
     OutputKind,
     PrecisionName,
+    ResizeRule,
     TaskName,
 )
 from lit_deploy.images.decoding import MAX_PIXELS
@@ -79,6 +80,7 @@ _CONSTANTS: tuple[tuple[str, dict[str, Value]], ...] = (
         {
             "kInputKinds": get_args(InputKind),
             "kInterpolations": get_args(Interpolation),
+            "kResizeRules": get_args(ResizeRule),
             "kDefaultMean": InputSpec.mean,
             "kDefaultStd": InputSpec.std,
             "kMaxPixels": MAX_PIXELS,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 from collections.abc import Sized
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import msgspec
@@ -73,8 +73,12 @@ class Manifest:
     def __post_init__(self) -> None:
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise ValueError(f"batch is {self.batch}, expected 1 to {MAX_BATCH}")
+        if self.task == "classification" and self.output == "results":
+            raise ValueError("the output is results, expected logits, probabilities or top5 of a classifier")
         if (self.dense is None) != (self.task == "classification"):
-            raise ValueError(f"the task is {self.task}, expected 'dense' for all but classification, and for these only")
+            raise ValueError(
+                f"the task is {self.task}, expected 'dense' for all but classification, and for these only"
+            )
 
     @property
     def base(self) -> PrecisionName:

@@ -122,9 +122,7 @@ class Worker:
         return f"{ending(code)} in the middle of the benchmark ({last}); leave this contender out or mend it"
 
 
-def seeded_feed(
-    manifest: Manifest, batch: int, size: tuple[int, int] | None = None
-) -> dict[str, NDArray[np.generic]]:
+def seeded_feed(manifest: Manifest, batch: int, size: tuple[int, int] | None = None) -> dict[str, NDArray[np.generic]]:
     """The common input: the same pixels for every contender, in the layout its manifest asks for.
 
     Args:

@@ -37,7 +37,15 @@ from lit_deploy.images.synthetic import DEFAULT_SEED, random_state, synthetic_im
 from lit_deploy.models.keys import COUNTER, INDEX, relative_position_index
 from lit_deploy.models.layout import state_entries
 
-__all__ = ["DEFAULT_SEED", "make_state", "make_tensor", "random_state", "save_checkpoint", "state_sha256", "synthetic_image"]
+__all__ = [
+    "DEFAULT_SEED",
+    "make_state",
+    "make_tensor",
+    "random_state",
+    "save_checkpoint",
+    "state_sha256",
+    "synthetic_image",
+]
 
 Form = Literal["bare", "model", "model+cfgnode", "model+namespace", "state_dict"]
 Array = NDArray[Any]

@@ -139,7 +139,8 @@ Portable = Annotated[
 Labels = Annotated[
     Path | None,
     typer.Option(
-        help="Class names, one a line; the checkpoint's own, or those of the data set with as many classes when left out.",
+        help="Class names, one a line; the checkpoint's own, or those of the data set with as many classes when left "
+        "out.",
         show_default=False,
         rich_help_panel="Input",
     ),
@@ -147,7 +148,8 @@ Labels = Annotated[
 Resize = Annotated[
     int | None,
     typer.Option(
-        help="Shorter side in pixels after resizing, before a classifier's centre crop; the official evaluation's when left out.",
+        help="Shorter side in pixels after resizing, before a classifier's centre crop; the official evaluation's when "
+        "left out.",
         min=1,
         rich_help_panel="Input",
     ),

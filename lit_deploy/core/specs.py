@@ -121,8 +121,8 @@ class InputSpec:
         rule: ``centre_crop`` ignores EXIF, resizes the shorter side and cuts out the centre; ``keep_ratio`` turns a
             picture as EXIF says and makes it as large as ``resize`` and ``longest`` allow.
         longest: what the longer side may have at most, for ``keep_ratio``; else None.
-        pad_multiple: zeros that the graph adds, right and below, make both sides a multiple of this; pictures are handed
-            in without them.
+        pad_multiple: zeros that the graph adds, right and below, make both sides a multiple of this; pictures come
+            without them.
 
     Raises:
         ValueError: a size that is no size, or a mean or std that is not usable.

@@ -152,7 +152,7 @@ class SemanticSegmentationEvaluation:
             labels: NDArray[Any] = outputs["labels"]
         else:
             logits: NDArray[Any] = outputs["logits"]
-            labels = np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), len(self._labels))
+            labels = np.where(np.isfinite(logits.sum(axis=1)), logits.argmax(axis=1), len(self._labels))
         if labels.shape != (1, *size):
             raise ArtifactError(
                 f"{self._runs.entries[index].label} gave label maps {list(labels.shape)} for a picture of {list(size)} "

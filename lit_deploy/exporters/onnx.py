@@ -12,20 +12,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import ExportError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import EIGHT_BIT, MAX_BATCH, MAX_SIDE, OP_VERSION, ORIGINAL_SIZE
+from lit_deploy.core.specs import EIGHT_BIT, OP_VERSION, ORIGINAL_SIZE
 from lit_deploy.core.text import first_line
 from lit_deploy.exporters.options import OnnxOptions, described
 from lit_deploy.models.build import build
 from lit_deploy.models.families import FAMILIES
 from lit_deploy.ops.deformable_token_merging import schema as merging_schema
 from lit_deploy.ops.domain import DOMAIN
+from lit_deploy.ops.nms.onnx_function import inclusive_iou_threshold
 from lit_deploy.ops.table import OPERATORS, Operator
 from lit_deploy.tasks.table import task_of
 
@@ -89,7 +88,8 @@ def onnx_from_checkpoint(checkpoint: Checkpoint, options: OnnxOptions, progress:
     proto = _convert(_export_graph(model, names, manifest), _example(manifest, manifest.batch or 2), manifest)
     progress(Step("name and check"))
     _rename(proto, prefix="session.model.")
-    return OnnxArtifact(_finish(proto, manifest), manifest)
+    artifact = OnnxArtifact(_finish(proto, manifest), manifest)
+    return portable(artifact) if manifest.portable else artifact
 
 
 def _example(manifest: Manifest, rows: int) -> tuple[Tensor, ...]:
@@ -98,9 +98,10 @@ def _example(manifest: Manifest, rows: int) -> tuple[Tensor, ...]:
 
     sizes = {"batch": rows, "height": EXAMPLE_SIZE[0], "width": EXAMPLE_SIZE[1]}
     return tuple(
-        torch.full([sizes.get(str(side), side) for side in spec.shape], 1 + 89 * (spec.name == ORIGINAL_SIZE)).to(
-            getattr(torch, spec.dtype)
-        )
+        torch.full(
+            [side if isinstance(side, int) else sizes[side] for side in spec.shape],
+            1 + 89 * (spec.name == ORIGINAL_SIZE),
+        ).to(getattr(torch, spec.dtype))
         for spec in task_of(manifest).input_specs(manifest)
     )
 
@@ -204,7 +205,8 @@ def _translation(operator: Operator) -> Any:
 
 def _rename(proto: onnx.ModelProto, prefix: str) -> None:
     """Name initializers and nodes after the PyTorch modules they come from, and drop the tracer's metadata."""
-    names = {value.name: value.name.removeprefix(prefix) for value in proto.graph.initializer}
+    outer = prefix.partition(".")[0] + "."  # what prepares pictures stands around the network
+    names = {value.name: value.name.removeprefix(prefix).removeprefix(outer) for value in proto.graph.initializer}
     consumer = {value: node for node in reversed(proto.graph.node) for value in node.input}
     taken: dict[str, int] = {}
     for node in proto.graph.node:
@@ -240,10 +242,7 @@ def _module_of(node: onnx.NodeProto, prefix: str) -> str | None:
 
 
 def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
-    """Attach the function or inline it, and let the checker read everything."""
-    import onnx
-    import onnx.inliner
-
+    """Attach the functions, and let the checker read everything."""
     from lit_deploy import __version__
 
     counts = Counter(node.op_type for node in proto.graph.node if node.domain == DOMAIN)
@@ -253,17 +252,27 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
             f"the converted graph holds {counts[merging]} {merging} nodes, expected {wanted}; this is a bug"
         )
     proto.functions.extend(OPERATORS[name].function(proto.graph) for name in OPERATORS if counts[name])
-    if manifest.portable:
-        _suppress_from_threshold_on(proto)
-        proto = onnx.inliner.inline_local_functions(proto)
-        kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
-        del proto.opset_import[:]
-        proto.opset_import.extend(kept)
     proto.ir_version = IR_VERSION
     proto.producer_name, proto.producer_version = "lit_deploy", __version__
     proto.graph.name = manifest.model.name
     check_model(proto)
     return proto
+
+
+def portable(artifact: OnnxArtifact) -> OnnxArtifact:
+    """The same file for runtimes that know neither our operators nor model-local functions: everything is inlined."""
+    import onnx
+    import onnx.inliner
+
+    proto = onnx.ModelProto()
+    proto.CopyFrom(artifact.graph)
+    _suppress_from_threshold_on(proto)
+    proto = onnx.inliner.inline_local_functions(proto)
+    kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
+    check_model(proto)
+    return OnnxArtifact(proto, artifact.manifest).described(portable=True)
 
 
 def _suppress_from_threshold_on(proto: onnx.ModelProto) -> None:
@@ -275,7 +284,7 @@ def _suppress_from_threshold_on(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         for attribute in node.attribute:
             if node.domain == DOMAIN and attribute.name == "iou_threshold":
-                attribute.f = float(np.nextafter(np.float32(attribute.f), np.float32(2)))
+                attribute.f = inclusive_iou_threshold(attribute.f)
 
 
 def check_model(proto: onnx.ModelProto) -> None:

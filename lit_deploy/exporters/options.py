@@ -85,9 +85,7 @@ def described(checkpoint: Checkpoint, options: OnnxOptions) -> Manifest:
     outputs = TASKS[usual.task].OUTPUTS
     output = options.output or outputs[0]
     if output not in outputs:
-        raise UsageError(
-            f"output is '{output}', but {usual.task.replace('_', ' ')} has {' and '.join(outputs)} only"
-        )
+        raise UsageError(f"output is '{output}', but {usual.task.replace('_', ' ')} has {' and '.join(outputs)} only")
     if usual.task == "classification" and spec.num_classes == 1 and output != "logits":
         raise UsageError(f"the network has one class, so {output} say nothing; use --output logits")
     fields: dict[str, Any] = {"output": output, "precision": options.precision, "portable": options.portable}
@@ -126,7 +124,9 @@ def _refuse_dense(options: OnnxOptions) -> None:
     for name in ("size", "score_threshold", "iou_threshold", "max_detections"):
         if getattr(options, name) is not None:
             shown = "max-det" if name == "max_detections" else name.replace("_", "-")
-            raise UsageError(f"--{shown} is for detectors and segmentation networks, but the checkpoint is a classifier")
+            raise UsageError(
+                f"--{shown} is for detectors and segmentation networks, but the checkpoint is a classifier"
+            )
 
 
 def _dense(usual: DenseSpec, task: str, options: OnnxOptions) -> DenseSpec:

@@ -1,16 +1,18 @@
 """Images that activations are observed on before a network is quantised: a folder, or the arrays of an ``.npz`` file.
 
-They are prepared like those that the exported file will be given; the same ones give the same hash and ranges.
+They are prepared like those that the exported file will be given; the same ones give the same hash and ranges. Those of
+a classifier have one size, and lie in memory. Pictures of detectors and segmentation networks have any size, and are
+read from their files whenever they are needed, so that memory holds one of them, whatever their number.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +21,10 @@ from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.specs import InputSpec
 from lit_deploy.core.text import first_line, shown_name
 from lit_deploy.images.datasets import Skipped, even_parts
-from lit_deploy.images.decoding import load_image
 from lit_deploy.images.folders import images_in
-from lit_deploy.images.preprocessing import normalize, resize_and_crop
+from lit_deploy.images.keep_ratio import keep_ratio_picture
+from lit_deploy.images.picture import Picture
+from lit_deploy.images.preprocessing import crops_from_images, normalize
 
 MIN_IMAGES = 4
 """Least number of different images with anything on them; fewer say more about themselves than about a network."""
@@ -31,6 +34,12 @@ ADVISED_IMAGES = 128
 
 MAX_IMAGES = 4096
 """Most images that are taken: 0.6 GiB of pixels at 224 x 224, and the ranges have long come to rest by then."""
+
+Batch = NDArray[Any] | list[Picture]
+"""Images of one size as an array in the network's layout, or pictures of any size."""
+
+Prepare = Callable[[Path], Picture]
+"""From a file to the picture that a network takes; ImageError where it cannot be used."""
 
 _NAMED = 5  # unreadable files that a note names
 
@@ -43,14 +52,15 @@ class CalibrationImages:
     """Images for calibration, ready for one network.
 
     Attributes:
-        images: uint8 ``[N, H, W, 3]`` raw RGB, or float32 ``[N, 3, H, W]`` normalised.
+        images: uint8 ``[N, H, W, 3]`` raw RGB, or float32 ``[N, 3, H, W]`` normalised; of pictures of any size, what
+            reads them one by one.
         spec: the network's input; its ``kind`` decides what ``feeds`` gives.
         source: where they came from, e.g. ``photos (128 of 5000)``.
         sha256: hash of ``images``, whatever their order and files' names.
         skipped: files that could not be read, and why; others were taken in their place where there were any.
     """
 
-    images: NDArray[Any] = field(repr=False, compare=False)  # the hash compares them
+    images: NDArray[Any] | Pictures = field(repr=False, compare=False)  # the hash compares them
     spec: InputSpec
     source: str
     sha256: str
@@ -70,28 +80,58 @@ class CalibrationImages:
         further = f" and {len(self.skipped) - _NAMED} more" if len(self.skipped) > _NAMED else ""
         return (f"left out, as they cannot be read as images: {', '.join(names)}{further}",)
 
-    def feeds(self, batch: int) -> Iterator[NDArray[Any]]:
-        """Batches as the network takes them.
+    def feeds(self, batch: int) -> Iterator[Any]:
+        """Batches as the network, or its task, takes them.
 
         Args:
             batch: images per batch, at least 1; the last batch holds what is left.
 
         Yields:
-            uint8 ``[B, H, W, 3]`` for ``kind="uint8"``, normalised float32 ``[B, 3, H, W]`` for ``kind="float"``.
+            uint8 ``[B, H, W, 3]`` for ``kind="uint8"``, normalised float32 ``[B, 3, H, W]`` for ``kind="float"``;
+            lists of ``Picture`` where they have any size.
         """
         for start in range(0, self.count, batch):
             part = self.images[start : start + batch]
             yield normalize(part, self.spec) if _is_raw(part) and self.spec.kind == "float" else part
 
+    def at(self, positions: NDArray[np.int_]) -> CalibrationImages:
+        """Some of the images, by position; source and hash stay those of all."""
+        if isinstance(self.images, Pictures):
+            files = tuple(self.images.files[position] for position in positions)
+            return replace(self, images=replace(self.images, files=files))
+        return replace(self, images=self.images[positions])
 
-def calibration_images(source: str | Path, spec: InputSpec, limit: int = ADVISED_IMAGES) -> CalibrationImages:
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of any size, read and prepared when they are asked for.
+
+    Attributes:
+        files: where they lie; ``prepare``: how one of them is read.
+    """
+
+    files: tuple[Path, ...]
+    prepare: Prepare
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, part: slice) -> list[Picture]:
+        return [self.prepare(file) for file in self.files[part]]
+
+
+def calibration_images(
+    source: str | Path, spec: InputSpec, limit: int = ADVISED_IMAGES, prepare: Prepare | None = None
+) -> CalibrationImages:
     """Read the images to calibrate a network with.
 
     Args:
-        source: a folder of images, searched with its sub-folders; or an ``.npz`` file with an array ``images`` (or a
-            single array of any name): uint8 ``[N, H, W, 3]`` raw RGB, or float32 ``[N, 3, H, W]`` normalised.
+        source: a folder of images, searched with its sub-folders; or, for classifiers, an ``.npz`` file with an array
+            ``images`` (or a single array of any name): uint8 ``[N, H, W, 3]`` raw RGB, or float32 ``[N, 3, H, W]``
+            normalised.
         spec: the network's input: size, preparation and layout.
         limit: most images, evenly spaced over the sorted files or over the array.
+        prepare: how a file becomes a picture; by the rule in ``spec`` when left out.
 
     Raises:
         ImageError: the source is missing or damaged, or too few of its images can be read or differ from each other.
@@ -103,10 +143,17 @@ def calibration_images(source: str | Path, spec: InputSpec, limit: int = ADVISED
             f"{ADVISED_IMAGES} are usual (--calib-limit)"
         )
     path = Path(source)
+    images: NDArray[Any] | Pictures
     if path.is_dir():
-        images, total, skipped = _from_folder(path, spec, limit)
+        images, looks, total, skipped = _from_folder(path, spec, limit, prepare or _by_rule(spec))
     elif path.suffix.lower() == ".npz" and path.is_file():
-        images, total, skipped = *_from_npz(path, spec, limit), ()
+        if spec.rule == "keep_ratio":
+            raise UsageError(
+                f"{shown_name(str(path))} holds arrays of one size, expected a folder of images: this network takes "
+                "pictures of any size, and the sizes they had before"
+            )
+        images, total = _from_npz(path, spec, limit)
+        looks, skipped = [_look(image) for image in images], ()
     else:
         kind = "is neither" if path.exists() else "does not exist"
         raise ImageError(
@@ -114,8 +161,8 @@ def calibration_images(source: str | Path, spec: InputSpec, limit: int = ADVISED
             "prepared ones"
         )
     name = shown_name(str(source))
-    digests = [hashlib.sha256(f"{image.dtype} {image.shape}".encode() + image.tobytes()).digest() for image in images]
-    _check_variety(name, images, len(set(digests)), skipped)
+    digests = [look.digest for look in looks]
+    _check_variety(name, looks, skipped)
     told = f"{name} ({len(images)} of {total})" if len(images) < total else name
     return CalibrationImages(
         images=images,
@@ -126,24 +173,55 @@ def calibration_images(source: str | Path, spec: InputSpec, limit: int = ADVISED
     )
 
 
-def _from_folder(root: Path, spec: InputSpec, limit: int) -> tuple[NDArray[Any], int, tuple[Skipped, ...]]:
-    """Uint8 ``[N, H, W, 3]``, the number of files, and those that cannot be read."""
+@dataclass(frozen=True)
+class _Look:
+    """What is remembered of an image: its hash, and whether it is of one colour."""
+
+    digest: bytes
+    flat: bool
+
+
+def _look(image: NDArray[Any]) -> _Look:
+    """Look at an image, uint8 ``[H, W, 3]`` or float32 ``[3, H, W]``."""
+    sides = (0, 1) if _is_raw(image) else (1, 2)
+    digest = hashlib.sha256(f"{image.dtype} {image.shape}".encode() + image.tobytes()).digest()
+    return _Look(digest, bool((image.min(axis=sides) == image.max(axis=sides)).all()))  # a colour: a value per channel
+
+
+def _by_rule(spec: InputSpec) -> Prepare:
+    if spec.rule == "keep_ratio":
+        return lambda file: keep_ratio_picture(file, spec)
+    return lambda file: crops_from_images([file], spec)[0]
+
+
+def _from_folder(
+    root: Path, spec: InputSpec, limit: int, prepare: Prepare
+) -> tuple[NDArray[Any] | Pictures, list[_Look], int, tuple[Skipped, ...]]:
+    """The images, what they look like, the number of files, and those that cannot be read."""
     files = images_in(root)
-    taken, skipped = [], []
+    taken: list[Path] = []
+    pixels: list[NDArray[np.uint8]] = []
+    looks: list[_Look] = []
+    skipped = []
+    kept = spec.rule == "centre_crop"  # all of one size: 128 of 224 x 224 take 18 MiB
     for part in even_parts(len(files), limit):
         for file in files[part.start : part.stop]:  # the first that can be read stands for its neighbours
             try:
-                taken.append(resize_and_crop(load_image(file), spec))
-                break
+                picture = prepare(file)
             except ImageError as error:
                 reason = str(error).removeprefix(f"{file} ").removeprefix(f"{file}: ")
                 skipped.append(Skipped(shown_name(file.relative_to(root).as_posix()), shown_name(reason)))
+                continue
+            taken.append(file)
+            looks.append(_look(picture.pixels))
+            pixels += [picture.pixels] if kept else []
+            break
     if not taken:
         raise ImageError(
             f"none of the {len(files)} images of {shown_name(str(root))} can be read, e.g. {skipped[0].image} "
             f"{skipped[0].reason.rstrip('.')}; give a folder of photos like those the network will see"
         )
-    return np.stack(taken), len(files), tuple(skipped)
+    return np.stack(pixels) if kept else Pictures(tuple(taken), prepare), looks, len(files), tuple(skipped)
 
 
 def _from_npz(path: Path, spec: InputSpec, limit: int) -> tuple[NDArray[Any], int]:
@@ -216,17 +294,15 @@ def _check_normalised(name: str, images: NDArray[Any], spec: InputSpec) -> None:
     )
 
 
-def _check_variety(name: str, images: NDArray[Any], different: int, skipped: tuple[Skipped, ...]) -> None:
+def _check_variety(name: str, looks: Sequence[_Look], skipped: tuple[Skipped, ...]) -> None:
     """Refuse images that cannot show which activations a network has."""
-    count = len(images)
+    count, different = len(looks), len({look.digest for look in looks})
     advice = f"expected at least {MIN_IMAGES} different photos, better {ADVISED_IMAGES}, of what the network will see"
     if count < MIN_IMAGES:
         unread = f"; {len(skipped)} more cannot be read, e.g. {skipped[0].image}" if skipped else ""
         noun = "image" if count == 1 else "images"
         raise ImageError(f"{name} gives {count} {noun} for calibration{unread}; {advice}")
-    sides = (1, 2) if _is_raw(images) else (2, 3)
-    # an image of one colour has one value per channel
-    flat = int((images.min(axis=sides) == images.max(axis=sides)).all(axis=1).sum())
+    flat = sum(look.flat for look in looks)
     if count - flat >= MIN_IMAGES and different >= MIN_IMAGES:
         return
     if flat == count:
@@ -238,6 +314,6 @@ def _check_variety(name: str, images: NDArray[Any], different: int, skipped: tup
     )
 
 
-def _is_raw(images: NDArray[Any]) -> bool:
+def _is_raw(images: NDArray[Any] | list[Picture]) -> TypeGuard[NDArray[np.uint8]]:
     """Whether these are raw pixels, uint8 and channels last."""
-    return images.dtype == np.uint8
+    return isinstance(images, np.ndarray) and images.dtype == np.uint8

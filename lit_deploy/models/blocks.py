@@ -7,10 +7,6 @@ Source: paper section 3; official code, github.com/ziplab/LIT at commit 742e961.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -115,14 +111,15 @@ class ResizedAttention(nn.Module):
 
     def stored_table(self) -> Tensor:
         """The table ``[1, heads, 2R-1, 2R-1]`` as it is stored, float32."""
-        assert self.stored is not None and self.relative_position_bias_table is not None
+        assert self.stored is not None
+        assert self.relative_position_bias_table is not None
         rows, cols = (2 * side - 1 for side in self.stored)
         return self.relative_position_bias_table.float().t().reshape(1, self.num_heads, rows, cols)
 
     def table(self, size: tuple[int, int]) -> Tensor:
         """The table ``[heads, 2H-1, 2W-1]`` of a map, float32; an empty one where the family has none."""
         if self.stored is None:
-            return torch.zeros(self.num_heads, 0, 0, device=self.proj.bias.device)
+            return torch.zeros(self.num_heads, 0, 0, device=next(self.parameters()).device)
         target = (2 * size[0] - 1, 2 * size[1] - 1)
         return F.interpolate(self.stored_table(), target, mode="bicubic", align_corners=False)[0]
 
@@ -205,5 +202,3 @@ class DeformableTokenMerging(nn.Module):
             merged = F.linear(patches, tap_major_from_conv(self.dconv.weight), self.dconv.bias)
             return F.gelu(self.norm_layer(merged.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2))
         return F.gelu(F.linear(patches, *self.projection()))
-
-

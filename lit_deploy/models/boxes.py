@@ -44,7 +44,8 @@ def decoded(boxes: Tensor, deltas: Tensor, limit: Tensor, stds: tuple[float, flo
     """Move boxes ``[..., 4]`` by predicted ``deltas`` of the same shape, then clip them.
 
     Args:
-        boxes: anchors or proposals; ``deltas``: dx, dy over the box's size, logarithms of its width's and height's ratio.
+        boxes: anchors or proposals.
+        deltas: dx, dy over the box's size, and the logarithms of the ratios of width and height.
         limit: ``[4]``: width, height, width, height of the image without padding.
         stds: what the deltas are multiplied with.
     """

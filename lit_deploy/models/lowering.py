@@ -59,7 +59,9 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Mod
 def _folded(module: Convolution) -> Convolution:
     """A convolution with its BatchNorm in weight and bias; float64, as the statistics may be small."""
     conv, norm = module.conv, module.bn
-    assert norm is not None and norm.running_mean is not None and norm.running_var is not None
+    assert norm is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     folded = Convolution(conv.in_channels, conv.out_channels, conv.kernel_size[0], relu=module.relu)
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     folded.conv.weight.data = (conv.weight.double() * scale.view(-1, 1, 1, 1)).float()
@@ -138,8 +140,8 @@ class LoweredResizedAttention(ResizedAttention):
     def __init__(self, module: ResizedAttention) -> None:
         nn.Module.__init__(self)
         self.num_heads, self.scale, self.stored = module.num_heads, module.scale, module.stored
-        self.qkv = LoweredLinear(module.qkv.weight, module.qkv.bias)
-        self.proj = LoweredLinear(module.proj.weight, module.proj.bias)
+        self.qkv = LoweredLinear(module.qkv.weight, module.qkv.bias)  # type: ignore[assignment]
+        self.proj = LoweredLinear(module.proj.weight, module.proj.bias)  # type: ignore[assignment]
         if self.stored is not None:
             self.register_buffer("relative_position_bias_table", module.stored_table().detach().contiguous())
 

@@ -13,6 +13,8 @@ from lit_deploy.models.convolutions import Convolution
 
 _KINDS = (PatchEmbedding, MlpBlock, AttentionBlock, DeformableTokenMerging, Convolution)
 
+_HEADS = ("bbox_head.", "rpn_head.", "decode_head.")
+
 
 def layer_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules that parity is compared at: embeddings, blocks, merges, the final norm; and of necks and
@@ -20,7 +22,8 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(
         name
         for name, module in model.named_modules()
-        if (isinstance(module, _KINDS) or name == "norm") and not name.startswith("roi_head.")
+        if isinstance(module, _KINDS) or name == "norm" or (isinstance(module, nn.Conv2d) and name.startswith(_HEADS))
+        if not name.startswith("roi_head.") and not name.endswith(".conv")
     )
 
 

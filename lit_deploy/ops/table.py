@@ -40,8 +40,12 @@ class Operator:
 
 
 def _attention(graph: onnx.GraphProto) -> onnx.FunctionProto:
-    """A network's attention is biased everywhere or nowhere, which shows in its bias tables."""
-    return attention.onnx_function(biased=any("relative_position_bias_table" in item.name for item in graph.initializer))
+    """A network's attention is biased everywhere or nowhere, which shows in its bias tables.
+
+    In blocks, as the networks that have the operator see thousands of tokens.
+    """
+    biased = any("relative_position_bias_table" in item.name for item in graph.initializer)
+    return attention.onnx_function(biased=biased, blocks=True)
 
 
 OPERATORS: dict[str, Operator] = {

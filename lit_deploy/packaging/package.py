@@ -81,6 +81,11 @@ def package_triton(source: str | Path, repository: str | Path, options: TritonOp
         described = engine_source(path, options)
     else:
         raise UsageError(f"{path} is neither an .onnx file nor an engine; make one with `lit-deploy export`")
+    if described.manifest.task != "classification":
+        raise UsageError(
+            f"{path} is for {described.manifest.task.replace('_', ' ')}, and only classifiers are packaged; serve the "
+            ".onnx file with ONNX Runtime (docs/dense.md)"
+        )
     _check_labels(described.manifest, path)
     inner, preprocessing = (f"{name}_network", f"{name}_preprocessing") if options.ensemble else (name, None)
     models = tuple(dict.fromkeys(entry for entry in (preprocessing, inner, name) if entry))

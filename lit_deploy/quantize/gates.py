@@ -5,31 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import read_manifest
-from lit_deploy.backends.base import filled
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions, Source
 from lit_deploy.bench.contenders import Contender, Kind
 from lit_deploy.bench.run import run_bench
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import IMAGES, TOLERANCES, PrecisionName
+from lit_deploy.core.specs import TOLERANCES, PrecisionName
 from lit_deploy.evaluate.result import SLACK
-from lit_deploy.images.calibration import CalibrationImages
+from lit_deploy.images.calibration import Batch, CalibrationImages
 from lit_deploy.machine import native
-from lit_deploy.tasks.classification.ranking import Classes, Floats, best_classes, logits_of, same_prediction
-from lit_deploy.tasks.comparison import cosines
+from lit_deploy.quantize.feeding import fed
+from lit_deploy.tasks.protocol import Change, Findings
+from lit_deploy.tasks.table import task_of
 
-Feeds = Callable[[int], Iterable[NDArray[Any]]]
-"""Gives all images in batches of at most that many, in a session's layout; see ``CalibrationImages.feeds``."""
+Feeds = Callable[[int], Iterable[Batch]]
+"""Gives all images in batches of at most that many; see ``CalibrationImages.feeds``."""
+
+Predictions = Findings
+"""What a file said about images, in its task's own form."""
 
 BATCH = 8
 """Images per run where the file takes that many."""
@@ -40,33 +42,6 @@ ROUNDS = (3, 10)
 and a user waits for this."""
 BENCH_SECONDS = 5.0
 """What all turns together may take where ``ROUNDS`` allows it; starting and warming up take a few seconds more."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a file said about images.
-
-    Attributes:
-        classes: ``[N, k]``, best first; -1 where outputs are not finite.
-        logits: ``[N, classes]``; of probabilities their logarithm without each image's mean, as they do not keep it;
-            None for a top5 file.
-        milliseconds: median time of a run per image of its batch.
-    """
-
-    classes: Classes
-    logits: Floats | None
-    milliseconds: float
-
-    def differing(self, reference: Predictions) -> int:
-        """Images whose first class is not the reference's."""
-        return int((~same_prediction(reference.classes, self.classes)).sum())
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What makes an agreement with these predictions mean little."""
-        if len(self.classes) == 1 or len(set(self.classes[:, 0].tolist())) > 1:
-            return ()
-        return ("one class is predicted for all images, so that the agreement says little; give other images",)
 
 
 @dataclass(frozen=True)
@@ -108,6 +83,8 @@ class GateResult:
         speed: None where it was not measured; ``unmeasured`` then says why.
         reasons: one sentence for every gate that was not met.
         notes: sentences about what a reader might overlook.
+
+    Where a task predicts more than one thing in an image, the result is a ``CountedGateResult``.
     """
 
     precision: PrecisionName
@@ -129,6 +106,48 @@ class GateResult:
         """Over the file that it was made from, where that was measured."""
         return None if self.speed is None else self.speed.speedup
 
+    @property
+    def scannable(self) -> bool:
+        """Whether a scan can say which modules do the damage."""
+        return True
+
+    @property
+    def of(self) -> int:
+        """How many predictions ``differing`` is a part of."""
+        return self.images
+
+    @property
+    def heading(self) -> str:
+        """What ``differing`` counts, for tables."""
+        return "top-1 differs"
+
+
+@dataclass(frozen=True)
+class CountedGateResult(GateResult):
+    """Outcome of both gates for a task that predicts several things in an image.
+
+    Attributes:
+        differing: predictions that are not the reference's; ``agreement``: share 0..1 of the others.
+        budget: share of the predictions that may differ.
+        total: predictions that were compared; ``counted``: what they are, e.g. ``detections``; ``title``: of the count.
+    """
+
+    total: int
+    counted: str
+    title: str
+
+    @property
+    def scannable(self) -> bool:
+        return False
+
+    @property
+    def of(self) -> int:
+        return self.total
+
+    @property
+    def heading(self) -> str:
+        return self.title
+
 
 def check_gates(
     candidate: str | Path,
@@ -147,7 +166,8 @@ def check_gates(
     Args:
         candidate: file of int8 or fp8. reference: the file of fp32 or fp16 that it was made from.
         images: in the layout of both files.
-        budget: share 0..1 of the images whose first class may change.
+        budget: share 0..1 of the predictions that may change: images whose first class, detections, pixels; see the
+            task's ``Findings.change``.
         threads: of every session; None for all cores.
         unmeasured: why speed is not measured, as for a file that only an engine is made from; empty to measure it.
         progress: called with each step and the share that is done.
@@ -160,37 +180,45 @@ def check_gates(
     manifest, wanted = read_manifest(candidate), read_manifest(reference)
     options = SessionOptions(threads=threads)
 
-    def run(source: str | Path, name: str, begin: float) -> Predictions:
+    def run(source: str | Path, name: str, begin: float) -> tuple[Findings, float]:
         def tick(done: int) -> None:
             share = min(done / max(images.count, 1), 1.0)
             progress(Step(f"{name}: {done} of {images.count} images", begin + share / 2))
 
         tick(0)
-        return predictions(source, images.feeds, options, tick)
+        return _timed(source, images.feeds, options, tick)
 
-    expected, found = run(reference, wanted.precision, 0.0), run(candidate, manifest.precision, 0.5)
-    measured = None if unmeasured else measure_speed(candidate, reference, expected.milliseconds, threads, progress)
+    (expected, milliseconds), (found, _) = (
+        run(reference, wanted.precision, 0.0),
+        run(candidate, manifest.precision, 0.5),
+    )
+    measured = None if unmeasured else measure_speed(candidate, reference, milliseconds, threads, progress)
     if measured is not None and measured.slower and not measured.quiet:  # once more, before that is held against it
-        measured = measure_speed(candidate, reference, expected.milliseconds, threads, progress)
-    differing, count = found.differing(expected), len(expected.classes)
-    similarities = _cosines(expected, found)
-    result = GateResult(
+        measured = measure_speed(candidate, reference, milliseconds, threads, progress)
+    change = found.change(expected)
+    result = _result(change)(
         precision=manifest.precision,
         reference=wanted.precision,
-        images=count,
+        images=len(expected),
         source=images.source,
-        differing=differing,
-        agreement=1 - differing / count,
-        cosine_min=None if similarities is None else float(similarities.min()),
-        cosine_mean=None if similarities is None else float(similarities.mean()),
+        differing=change.differing,
+        agreement=1 - change.share,
+        cosine_min=None if change.cosines is None else float(change.cosines.min()),
+        cosine_mean=None if change.cosines is None else float(change.cosines.mean()),
         budget=budget,
         speed=measured,
         unmeasured=unmeasured,
         reasons=(),
         notes=(*images.notes, *_notes(expected, measured)),
     )
-    broken = int((found.classes[:, 0] < 0).sum())
-    return replace(result, reasons=_reasons(result, broken, telling=not expected.notes))
+    return replace(result, reasons=_reasons(result, change, telling=not expected.notes))
+
+
+def _result(change: Change) -> Callable[..., GateResult]:
+    """The kind of result that a task's way of counting needs."""
+    if change.counted == "images":
+        return GateResult
+    return partial(CountedGateResult, total=change.total, counted=change.counted, title=change.title)
 
 
 def check_budget(budget: float) -> None:
@@ -199,9 +227,9 @@ def check_budget(budget: float) -> None:
         raise UsageError(f"the accuracy budget is {budget:.4%} of the images, expected 0 % to 100 %, e.g. 1 %")
 
 
-def within(differing: int, images: int, budget: float) -> bool:
+def within(differing: int, total: int, budget: float) -> bool:
     """Whether so many changed predictions are within an accuracy budget (a share 0..1)."""
-    return differing <= (budget + SLACK) * images
+    return differing <= (budget + SLACK) * total
 
 
 def too_few(differing: int, images: int, budget: float) -> str:
@@ -225,25 +253,30 @@ def predictions(
         options: of the session.
         tick: called after every batch with the number of images done.
     """
-    classes, logits, times = [], [], []
+    return _timed(source, feeds, options, tick)[0]
+
+
+def _timed(
+    source: Source, feeds: Feeds, options: SessionOptions | None, tick: Callable[[int], None]
+) -> tuple[Findings, float]:
+    """The same, and the median of the milliseconds that runs take per image of their batch."""
+    parts: list[Findings] = []
+    times: list[float] = []
     with open_session(source, options) as session:
-        manifest = session.manifest
+        manifest, task = session.manifest, task_of(session.manifest)
         low, high = session.batch_range
         done = 0
-        for feed in feeds(max(low, min(BATCH, high))):
-            batch = np.stack(filled(feed, low))
+        for batch in feeds(max(low, min(BATCH, high))):
+            feed, rows = fed(batch, session)
             begin = perf_counter()
-            outputs = session.run({IMAGES: batch})
-            times.append((perf_counter() - begin) * 1000 / len(batch))
-            classes.append(best_classes(outputs, manifest.output, manifest.model.num_classes)[: len(feed)])
-            scores = logits_of(outputs, manifest.output)
-            if scores is not None:
-                logits.append(scores[: len(feed)])
-            done += len(feed)
+            outputs = session.run(feed)
+            times.append((perf_counter() - begin) * 1000 / rows)
+            parts.append(task.findings(outputs, manifest, len(batch)))
+            done += len(batch)
             tick(done)
-    if not classes:
+    if not parts:
         raise UsageError("got no images to run, expected at least one")
-    return Predictions(np.concatenate(classes), np.concatenate(logits) if logits else None, float(np.median(times)))
+    return parts[0].joined(parts[1:]), float(np.median(times))
 
 
 def measure_speed(
@@ -292,26 +325,18 @@ def _kind(manifest: Manifest) -> Kind:
     return "onnxruntime" if native.find_library() and not manifest.portable else "onnxruntime-stock"
 
 
-def _cosines(expected: Predictions, found: Predictions) -> Floats | None:
-    """Cosine similarity of the logits per image ``[N]``, None where a file does not give them."""
-    if expected.logits is None or found.logits is None:
-        return None
-    return cosines(expected.logits, found.logits)
-
-
-def _reasons(result: GateResult, broken: int, telling: bool) -> tuple[str, ...]:
+def _reasons(result: GateResult, change: Change, telling: bool) -> tuple[str, ...]:
     """What was not met; where top-1 is not ``telling``, as it never changes, the logits have to be close."""
     reasons = []
     count, name, least = result.images, result.reference, TOLERANCES[result.precision].cosine
     if not telling and result.cosine_min is not None and result.cosine_min < least:
         reasons.append(f"the cosine of its logits with those of {name} is {result.cosine_min:.4f}, below {least}")
-    if broken:
-        reasons.append(f"its output is not finite for {broken} of {count} images")
-    if not within(result.differing, count, result.budget):
-        reasons.append(
-            f"top-1 differs from {name} on {result.differing} of {count} images ({result.differing / count:.2%}), "
-            f"the budget is {result.budget:.2%}{too_few(result.differing, count, result.budget)}"
-        )
+    if change.broken:
+        reasons.append(f"its output is not finite for {change.broken} of {count} images")
+    if not within(change.differing, change.total, result.budget):
+        sentence = change.sentence.format(reference=name, differing=change.differing, total=change.total)
+        hint = too_few(change.differing, count, result.budget) if change.counted == "images" else ""
+        reasons.append(f"{sentence} ({change.share:.2%}), the budget is {result.budget:.2%}{hint}")
     speed = result.speed
     if speed is not None and speed.slower:
         threads = "1 thread" if speed.threads == 1 else f"{speed.threads} threads"
@@ -327,6 +352,6 @@ def _reasons(result: GateResult, broken: int, telling: bool) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _notes(expected: Predictions, speed: Speed | None) -> tuple[str, ...]:
+def _notes(expected: Findings, speed: Speed | None) -> tuple[str, ...]:
     busy = "other processes kept the machine busy meanwhile, so that the speed says little"
     return (*expected.notes, *([busy] if speed is not None and not speed.quiet else []))

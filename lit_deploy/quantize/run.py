@@ -7,21 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from lit_deploy import __version__
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
-from lit_deploy.backends.base import filled
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import GateFailed, UsageError
 from lit_deploy.core.files import atomic_path, check_target
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import IMAGES, CalibrationMethod, EightBit, Quantization
+from lit_deploy.core.specs import CalibrationMethod, EightBit, Quantization
 from lit_deploy.exporters import qdq
 from lit_deploy.exporters.onnx import check_model
-from lit_deploy.images.calibration import CalibrationImages, calibration_images
+from lit_deploy.images.calibration import CalibrationImages
+from lit_deploy.quantize.feeding import fed, images_of
 from lit_deploy.quantize.gates import GateResult, check_budget, check_gates, within
 from lit_deploy.quantize.ranges import Ranges
 from lit_deploy.quantize.sensitivity import Scan, check_scannable, scan
@@ -30,6 +28,7 @@ BATCH = 4
 """Images per run while activations are observed, where the file takes as few: all values are held at once."""
 
 _ADVICE = "; try another --calib-method, or find modules to --keep with lit-deploy quantize --scan"
+_ADVICE_WITHOUT_SCAN = "; try another --calib-method, or --keep modules, such as 'neck.*'"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,8 @@ class QuantizeOptions:
         percentile: for that method, above 50 and at most 100.
         limit: most images, evenly spaced over the folder.
         keep: patterns of module names that are not quantised.
-        accuracy_budget: share of the calibration images whose first class may differ from that of the unquantised file.
+        accuracy_budget: share of the predictions on the calibration images that may differ from those of the
+            unquantised file: of the images by their first class, of the detections, of the pixels.
         force: hand the file out even if it is over the budget, slower than float32, or beyond the limits of parity.
     """
 
@@ -105,7 +105,7 @@ def quantize_file(
     reference = _source(source)
     if out.exists() and out.samefile(source):
         raise UsageError(f"the output {out} is the source itself; choose another name with --out")
-    images = calibration_images(options.calib, reference.manifest.input, options.limit)
+    images = images_of(options.calib, reference.manifest, options.limit)
     quantized = quantize_model(reference, reference, images, options, precision, threads, progress)
     with atomic_path(out) as part:
         quantized.write(part)
@@ -137,7 +137,7 @@ def scan_file(
     artifact = _source(Path(source))
     check_scannable(artifact, source)
     chosen = _chosen(artifact, precision, options)
-    images = calibration_images(options.calib, artifact.manifest.input, options.limit)
+    images = images_of(options.calib, artifact.manifest, options.limit)
     progress(Step("observe the activations"))
     amax = observe(artifact, qdq.observed(chosen), images, options, threads, progress)
     return scan(
@@ -224,12 +224,12 @@ def observe(
     done = 0
     with open_session(artifact, SessionOptions(threads=threads, values=tuple(values))) as session:
         low, high = session.batch_range
-        for feed in images.feeds(max(low, min(BATCH, high))):
-            batch = np.stack(filled(feed, low))
-            outputs = session.run({IMAGES: batch})
+        for batch in images.feeds(max(low, min(BATCH, high))):
+            feed, rows = fed(batch, session)
+            outputs = session.run(feed)
             # what fills up a batch would count twice; images are the slowest axis of every value
-            ranges.add({name: outputs[name][: len(outputs[name]) * len(feed) // len(batch)] for name in values})
-            done += len(feed)
+            ranges.add({name: outputs[name][: len(outputs[name]) * len(batch) // rows] for name in values})
+            done += len(batch)
             progress(Step("observe the activations", done / images.count))
     return ranges.amax()
 
@@ -251,7 +251,9 @@ def gated(
         candidate, reference, images, budget=budget, threads=threads, unmeasured=unmeasured, progress=progress
     )
     if gates.reasons and not options.force:
-        advice = "" if within(gates.differing, gates.images, budget) else _ADVICE
+        advice = _ADVICE if gates.scannable else _ADVICE_WITHOUT_SCAN
+        if within(gates.differing, gates.of, budget):
+            advice = ""
         told = "; ".join((*gates.reasons, *gates.notes))
         raise GateFailed(f"nothing was written: {told}{advice}; --force writes it all the same")
     return gates

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.backends.protocol import SessionOptions
@@ -91,6 +90,11 @@ class Scan:
 
 def check_scannable(artifact: OnnxArtifact, source: str | Path) -> None:
     """Raise UsageError when a file does not give the scores of all classes, by which damage is told."""
+    if artifact.manifest.dense is not None:
+        raise UsageError(
+            f"{source} is for {artifact.manifest.task.replace('_', ' ')}, but a scan ranks the modules of classifiers; "
+            "quantise it, and --keep modules where it is over the budget"
+        )
     if artifact.manifest.output == "top5":
         raise UsageError(f"{source} gives the five best classes only; for a scan, export it with --output logits")
 
@@ -140,15 +144,15 @@ def scan(
 
     tick("the file as it is")
     everything = predictions(subject.artifact, images.feeds, subject.options)
-    taken = np.linspace(0, len(everything.classes) - 1, min(few, len(everything.classes))).round().astype(int)
-    some = _at(everything, taken)
-    feeds = replace(images, images=images.images[taken]).feeds
+    taken = np.linspace(0, len(everything) - 1, min(few, len(everything))).round().astype(int)
+    some, feeds = everything.at(taken), images.at(taken).feeds
     damages = []
     for module in modules:
         tick(module)
         alone = tuple(product for product in chosen if product.module == module)
         found = subject.predictions(alone, feeds)
-        damages.append(Damage(module, error(some, found), found.differing(some), subject.macs(alone)))
+        change = found.change(some)
+        damages.append(Damage(module, change.error, change.differing, subject.macs(alone)))
     damages.sort(key=lambda damage: damage.error, reverse=True)  # stable: in the network's order where equal
 
     trials: list[Trial] = []
@@ -157,23 +161,23 @@ def scan(
         tick(f"all modules but {count}" if count else "all modules")
         rest = subject.products(kept)
         found = subject.predictions(rest, images.feeds)
-        differing = found.differing(everything)
+        change = found.change(everything)
         trial = Trial(
             keep=kept,
-            error=error(everything, found),
-            differing=differing,
-            agreement=1 - differing / len(found.classes),
+            error=change.error,
+            differing=change.differing,
+            agreement=1 - change.share,
             macs=subject.macs(rest),
         )
         trials.append(trial)
-        if within(differing, len(found.classes), budget):
+        if within(change.differing, change.total, budget):
             break
-    good = within(trials[-1].differing, len(everything.classes), budget)
+    good = within(trials[-1].differing, len(everything), budget)
     return Scan(
         artifact=str(source),
         precision=precision,
         few=len(taken),
-        images=len(everything.classes),
+        images=len(everything),
         source=images.source,
         budget=budget,
         damages=tuple(damages),
@@ -181,15 +185,6 @@ def scan(
         keep=trials[-1].keep if good else None,
         notes=(*images.notes, *everything.notes),
     )
-
-
-def error(reference: Predictions, found: Predictions) -> float:
-    """Mean over the images of ``||found - reference|| / ||reference||`` of their logits; infinite where not finite."""
-    assert reference.logits is not None
-    assert found.logits is not None
-    norms = np.maximum(np.linalg.norm(reference.logits, axis=1), np.finfo(np.float64).tiny)
-    mean = float((np.linalg.norm(found.logits - reference.logits, axis=1) / norms).mean())
-    return mean if np.isfinite(mean) else float("inf")
 
 
 class _Subject:
@@ -242,8 +237,3 @@ def _counts(modules: int) -> list[int]:
     """How many modules to keep, one trial after another: none, 1, 2, 4, ... and at last half of them."""
     half = modules // 2
     return [0, *(2**power for power in range(half.bit_length()) if 2**power < half), *([half] if half else [])]
-
-
-def _at(whole: Predictions, taken: NDArray[np.int_]) -> Predictions:
-    logits = None if whole.logits is None else whole.logits[taken]
-    return replace(whole, classes=whole.classes[taken], logits=logits)

@@ -23,7 +23,7 @@ def gates_table(result: GateResult) -> RenderableType:
     table = Table(title=Text(f"{result.precision} against {result.reference}"), min_width=60)
     for column in ("gate", "value", "limit"):
         table.add_column(column, justify="left" if column == "gate" else "right")
-    table.add_row("top-1 differs", _differing(result.differing, result.images), f"<= {result.budget:.2%}")
+    table.add_row(result.heading, _differing(result.differing, result.of), f"<= {result.budget:.2%}")
     if result.cosine_min is not None:
         table.add_row("cosine of the logits, worst image", f"{result.cosine_min:.5f}", "")
         table.add_row("cosine of the logits, mean", f"{result.cosine_mean:.5f}", "")
@@ -95,7 +95,7 @@ def _kept(trial: Trial) -> str:
 
 
 def _differing(differing: int, images: int) -> str:
-    return f"{differing} of {images} ({differing / images:.2%})"
+    return f"{differing} of {images} ({differing / max(images, 1):.2%})"
 
 
 def _speedup(speed: Speed) -> str:

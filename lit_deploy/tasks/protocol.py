@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +20,7 @@ from lit_deploy.tasks.comparison import Comparison
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Arrays", "Metric", "OutputAgreement", "Prediction", "Task"]
+__all__ = ["Arrays", "Change", "Findings", "Metric", "OutputAgreement", "Prediction", "Task"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,55 @@ class OutputAgreement:
     metrics: tuple[Metric, ...]
     faults: tuple[str, ...]
     blind: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far what a file says about images departs from what another one says about them.
+
+    Attributes:
+        differing: of ``total`` predictions, those that are not the other file's.
+        counted: what a prediction is, in the plural: images, detections, pixels.
+        title: of the count, in tables; ``sentence``: the same for messages, with ``{reference}``, ``{differing}`` and
+            ``{total}`` in it.
+        broken: images whose outputs are not finite.
+        error: how far the outputs are apart, as a share; to rank files by.
+        cosines: cosine similarity of each image's logits ``[N]``; None where a task or a file does not give them.
+    """
+
+    differing: int
+    total: int
+    counted: str
+    title: str
+    sentence: str
+    broken: int
+    error: float
+    cosines: NDArray[np.float64] | None
+
+    @property
+    def share(self) -> float:
+        """Of the predictions, those that differ; 0..1."""
+        return self.differing / max(self.total, 1)
+
+
+class Findings(Protocol):
+    """What a file said about images, as far as it tells whether another file says the same."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What makes an agreement with these findings mean little, one sentence each."""
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """The images of all, in order."""
+
+    def at(self, images: NDArray[np.int_]) -> Self:
+        """Some of the images, by position."""
+
+    def change(self, reference: Self) -> Change:
+        """Compare with the findings of another file on the same images."""
 
 
 class Prediction(Protocol):
@@ -119,3 +169,6 @@ class Task(Protocol):
         got: Sequence[Mapping[str, NDArray[Any]]],
     ) -> OutputAgreement:
         """Compare the outputs of a file with those of the float32 reference, batch by batch of the same images."""
+
+    def findings(self, outputs: Mapping[str, NDArray[Any]], manifest: Manifest, images: int) -> Any:
+        """What outputs say about the first ``images`` of a batch, as ``Findings`` of the task's own kind."""

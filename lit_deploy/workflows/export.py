@@ -17,18 +17,20 @@ from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, Sidecar, onnx_path, si
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
 from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
+from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError
 from lit_deploy.core.files import atomic_path, check_target
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import EIGHT_BIT
 from lit_deploy.exporters.engine_files import write_sidecar, written_engine
 from lit_deploy.exporters.onnx import onnx_from_checkpoint
-from lit_deploy.exporters.options import OnnxOptions, input_spec
+from lit_deploy.exporters.options import OnnxOptions, described
+from lit_deploy.exporters.qdq import check_precision
 from lit_deploy.exporters.tensorrt import EngineOptions, ready_to_build
-from lit_deploy.images.calibration import calibration_images
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import find_gpu
 from lit_deploy.machine.packages import require
+from lit_deploy.quantize.feeding import images_of
 from lit_deploy.quantize.gates import GateResult
 from lit_deploy.quantize.run import QuantizeOptions, gated, quantize_model, with_gates
 from lit_deploy.workflows.verify import ParityFailed, VerifyReport, verify_artifact
@@ -145,6 +147,7 @@ def export_engine(
         check_target(target)
     if given:
         made = _Made(OnnxArtifact.read(Path(source)))
+        _for_engine(made.artifact.manifest)
         unchecked = f"{Path(source).name} was taken as it is"
     else:
         if options.batch is not None and engine.profile is not None:
@@ -235,6 +238,8 @@ def _made(job: _Job, part: Path, *, for_engine: bool = False) -> _Made:
     checkpoint = load_checkpoint(job.source)
     if job.out.exists() and job.out.samefile(checkpoint.path):
         raise UsageError(f"the output {job.out} is the checkpoint itself; choose another name with --out")
+    if for_engine:
+        _for_engine(manifest_from_checkpoint(checkpoint))
     gates = None
     if job.quantize is None:
         artifact = onnx_from_checkpoint(checkpoint, job.options, job.progress)
@@ -250,14 +255,25 @@ def _made(job: _Job, part: Path, *, for_engine: bool = False) -> _Made:
     return _Made(artifact, checkpoint, report, gates)
 
 
+def _for_engine(manifest: Manifest) -> None:
+    """TensorRT-RTX has neither NonMaxSuppression nor RoiAlign, and our plugin is for classifiers so far."""
+    if manifest.task != "classification":
+        raise UsageError(
+            f"engines are built of classifiers only, but this is {manifest.task.replace('_', ' ')}; "
+            "leave out --format trt and run the .onnx file"
+        )
+
+
 def _quantized(
     job: _Job, quantize: QuantizeOptions, checkpoint: Checkpoint, part: Path, *, for_engine: bool
 ) -> tuple[OnnxArtifact, GateResult]:
     """Convert a checkpoint to 8 bits, and measure what is written to ``part`` against the fp32 file."""
     precision = job.options.precision
     assert precision == "int8" or precision == "fp8"
+    manifest = described(checkpoint, job.options)
+    check_precision(manifest.task, precision)  # minutes before the conversion is through
     job.progress(Step("load the calibration images"))
-    images = calibration_images(quantize.calib, input_spec(checkpoint, job.options), quantize.limit)
+    images = images_of(quantize.calib, manifest, quantize.limit)
     reference = onnx_from_checkpoint(checkpoint, replace(job.options, precision="fp32"), job.progress)
     base = reference
     if for_engine or precision == "fp8":  # what surrounds the products is for a GPU; a CPU is fastest in float32

@@ -39,6 +39,13 @@ lit_input_spec parse_input(const Fields& fields) {
   spec.width = static_cast<int32_t>(fields.integer("width", 1, contract::kMaxSide));
   const int64_t longer = std::max(spec.height, spec.width);
   spec.resize = static_cast<int32_t>(fields.integer("resize", 1, contract::kMaxResize * longer));
+  // Pictures that keep their proportions are for tasks that this library does not run.
+  if (fields.has("rule") && fields.choice("rule", contract::kResizeRules) != 0) {
+    throw Damaged{fields.name("rule") + " is not a classifier's"};
+  }
+  if (fields.has("longest") && !fields.at("longest").is_null()) {
+    throw Damaged{fields.name("longest") + " is not for the rule of classifiers"};
+  }
   const int filter = fields.has("interpolation") ? fields.choice("interpolation", contract::kInterpolations) : 0;
   spec.interpolation = filter == 0 ? LIT_BICUBIC : LIT_BILINEAR;
   read_channels(fields, "mean", -contract::kMaxMean, contract::kMaxMean, contract::kDefaultMean, spec.mean);
@@ -116,6 +123,9 @@ Manifest parse(const Json& document, const std::string& path) {
   manifest.base = quantized ? parse_base(Fields(document["quantization"], "quantization")) : manifest.precision;
   manifest.input = parse_input(Fields(fields.at("input"), "input"));
   manifest.output = fields.choice("output", contract::kOutputs);
+  if (manifest.output > LIT_TOP5 || (fields.has("dense") && !document["dense"].is_null())) {
+    throw Damaged{"it promises what no classifier gives"};
+  }
   manifest.batch = fields.optional_integer("batch", 1, contract::kMaxBatch).value_or(0);
   manifest.portable = fields.flag("portable");
   for (const Json& label : fields.list("labels")) manifest.labels.push_back(Fields::text(label, "a label"));

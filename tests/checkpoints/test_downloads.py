@@ -138,7 +138,7 @@ def test_local_file_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("http://example.org/lit.pth", "begins with http://, expected https://"),
         ("s3://bucket/lit.pth", "begins with s3://, expected https://"),
         ("lit_x", r"there is no file lit_x \(did you mean lit_\w+\?\)"),
-        ("models/nothing.pth", "expected a checkpoint file, one of lit_ti, lit_s, lit_m, lit_b, or an https URL"),
+        ("models/nothing.pth", "expected a checkpoint file, one of lit_ti, lit_s, lit_m, lit_b, retinanet_lit_ti"),
         ("a" * 5000, "there is no file"),
         ("a\0b", "there is no file"),
     ],

@@ -217,19 +217,12 @@ def backbone(*others: str) -> dict[str, torch.Tensor]:
 
 
 SWIN = "layers.0.blocks.0.attn.relative_position_bias_table"
+BACKBONE = "the backbone of a LIT detector without neck and head"
+
 FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
-    "retinanet": (
-        backbone("bbox_head.retina_cls.weight"),
-        "a RetinaNet detector with a LIT backbone; detection and seg",
-    ),
-    "mask_rcnn": (backbone("roi_head.bbox_head.fc_cls.weight"), "a Mask R-CNN detector with a LIT backbone; detection"),
-    "sem_fpn": (backbone("decode_head.conv_seg.weight"), "a Semantic FPN segmentation network with a LIT backbone"),
-    "dense": (
-        dense(tensors(), "norm1.weight", "norm2.weight", "norm3.weight"),
-        "a dense LIT backbone; detection and seg",
-    ),
-    "dense_ti": (dense(tensors(TINY_TI)), "a dense LIT backbone; detection and segmentation are not in this release"),
-    "dense_prefixed": (backbone(), "a dense LIT backbone"),
+    "dense": (dense(tensors(), "norm1.weight", "norm2.weight", "norm3.weight"), BACKBONE),
+    "dense_ti": (dense(tensors(TINY_TI)), BACKBONE),
+    "dense_prefixed": (backbone(), BACKBONE),
     "other_detector": (keys("backbone.conv1.weight", "rpn_head.rpn_conv.weight"), "Mask R-CNN detector with a foreign"),
     "litv2": (keys("layers.2.blocks.0.attn.l_q.weight", "patch_embed.proj.weight"), "a LITv2 network"),
     "swin": (keys(SWIN, "layers.0.blocks.0.norm1.weight", "patch_embed.proj.weight"), "a Swin Transformer"),

@@ -34,6 +34,7 @@ from lit_deploy.models.build import build
 from lit_deploy.models.families import OFFICIAL_SPECS
 from lit_deploy.models.families import PUBLISHED as OFFICIAL
 from lit_deploy.models.layout import mac_count, parameter_count, state_entries
+from lit_deploy.models.recording import record_layers
 from lit_deploy.ops.deformable_token_merging.library import deformable_token_merging
 from lit_deploy.ops.deformable_token_merging.reference import reference, tap_major_from_conv
 
@@ -74,7 +75,7 @@ def test_golden(model_and_golden: tuple[nn.Module, Golden], golden_input: np.nda
     model, gold = model_and_golden
     names = golden_names(gold.spec)
     image = torch.from_numpy(golden_input)
-    with blocks.record_layers(model, tuple(names.values())) as record:
+    with record_layers(model, tuple(names.values())) as record:
         logits = model(image).numpy()
 
     np.testing.assert_allclose(logits, gold["logits"], rtol=0, atol=LOGITS_LIMIT)
@@ -207,9 +208,14 @@ def test_build_is_strict() -> None:
 
 
 def test_registry() -> None:
-    assert list(OFFICIAL) == list(NAMES)
+    assert list(OFFICIAL)[:4] == list(NAMES)
+    assert list(OFFICIAL)[4:] == [
+        f"{head}_lit_{size}" for head in ("retinanet", "mask_rcnn", "sem_fpn") for size in ("ti", "s")
+    ]
     assert OFFICIAL["lit_s"].url == "https://github.com/ziplab/LIT/releases/download/v1.0/lit_s.pth"
-    assert [round(model.top1, 1) for model in OFFICIAL.values()] == [81.1, 81.5, 83.0, 83.4]
+    assert [round(OFFICIAL[name].scores["top-1"], 1) for name in NAMES] == [81.1, 81.5, 83.0, 83.4]
+    assert OFFICIAL["mask_rcnn_lit_s"].scores == {"box AP": 42.9, "mask AP": 39.6}
+    assert OFFICIAL["retinanet_lit_ti"].url.endswith("v2.0/retina_lit_ti.pth")
     assert mac_count(OFFICIAL["lit_ti"].spec) == 3_613_743_104
 
 

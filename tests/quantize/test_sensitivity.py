@@ -25,10 +25,10 @@ from lit_deploy.exporters.qdq import products
 from lit_deploy.images.calibration import CalibrationImages
 from lit_deploy.models.layout import mac_count
 from lit_deploy.quantize import sensitivity
-from lit_deploy.quantize.gates import Predictions
 from lit_deploy.quantize.sensitivity import Scan
 from lit_deploy.report.quantize import conclusion, keep_options, scan_table
 from lit_deploy.report.terminal import as_json
+from lit_deploy.tasks.classification.change import ClassFindings
 
 __all__ = ["images"]  # a fixture
 
@@ -201,11 +201,11 @@ def test_counts_of_modules_to_keep() -> None:
 
 def test_outputs_that_are_not_finite_are_the_worst() -> None:
     classes, logits = np.zeros((2, 1), np.int64), np.array([[3.0, 4.0], [0.0, 2.0]])
-    reference = Predictions(classes, logits, 1.0)
+    reference = ClassFindings(classes, logits)
     change = np.array([[0.0, 0.5], [0.0, -0.5]])
-    assert sensitivity.error(reference, Predictions(classes, logits + change, 1.0)) == pytest.approx(0.175)
+    assert ClassFindings(classes, logits + change).change(reference).error == pytest.approx(0.175)
     change[1, 0] = np.nan
-    assert sensitivity.error(reference, Predictions(classes, logits + change, 1.0)) == np.inf
+    assert ClassFindings(classes, logits + change).change(reference).error == np.inf
 
 
 def test_the_report(found: Scan) -> None:

@@ -1,4 +1,4 @@
-"""Small detectors and segmentation networks with seeded weights, and the files that are made of them; each made once."""
+"""Small detectors and segmentation networks with seeded weights, and the files made of them; each made once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
 from lit_deploy.core.specs import FamilyName, ModelSpec
 from lit_deploy.exporters.options import OnnxOptions
@@ -80,8 +79,3 @@ def dense_file(dense_checkpoint: Callable[[str], Path], tmp_path_factory: pytest
         return path
 
     return of
-
-
-def loaded(path: Path) -> Checkpoint:
-    """A checkpoint in memory."""
-    return load_checkpoint(path)

@@ -50,6 +50,7 @@ class LitBackbone(nn.Module):
         x = self.patch_embed(image)
         maps = []
         for index, stage in enumerate(self.layers):
+            assert isinstance(stage, Stage)
             for block in stage.blocks:
                 x = block(x, (height, width)) if index >= 2 else block(x)
             norm = getattr(self, f"norm{index}", None)

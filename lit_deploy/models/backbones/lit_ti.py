@@ -55,7 +55,7 @@ class LitTiBackbone(nn.Module):
             return resized
         count, tokens = stored.shape[1], torch.arange(size[0] * size[1])
         as_they_lie = stored[:, tokens.clamp(max=count - 1)]
-        return torch.where(tokens.shape[0] == torch.full((1,), count), as_they_lie, resized)
+        return torch.where(torch.full((1,), count).eq(tokens.shape[0]), as_they_lie, resized)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         height, width = image.shape[2] // self.patch_size, image.shape[3] // self.patch_size

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 _RELEASE = "https://github.com/ziplab/LIT/releases/download/v2.0"
 
+LAST_LAYERS = (
+    "bbox_head.retina_cls", "bbox_head.retina_reg", "rpn_head.rpn_cls", "rpn_head.rpn_reg",
+    "roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg", "roi_head.mask_head.conv_logits", "decode_head.conv_seg",
+)  # fmt: skip
+"""No layer behind these evens out their rounding: scores and boxes of 256 steps tie, and ties cost detections."""
+
 
 class Dense(Family):
     """A head around a backbone, whose keys lie below ``backbone.``.
@@ -35,7 +41,7 @@ class Dense(Family):
         self.task = head.task
         self.marks = head.marks
         self.patch_prefix = backbone.patch_prefix
-        self.unquantised = (backbone.patch_prefix + "proj",)
+        self.unquantised = (backbone.patch_prefix + "proj", *LAST_LAYERS)
         self.input_size = head.sizes.example
         self.mask_size = head.mask_size
         official = backbone.published["lit_ti" if isinstance(backbone, LitTi) else "lit_s"]

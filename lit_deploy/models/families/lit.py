@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from lit_deploy.core.errors import CheckpointError
 from lit_deploy.core.specs import ModelSpec
@@ -43,7 +43,7 @@ class Lit(Family):
     task = "classification"
     marks = ("layers.", "patch_embed.")
     unquantised = ("patch_embed.proj", "head")
-    published: ClassVar[Mapping[str, Published]] = {
+    published: Mapping[str, Published] = {
         "lit_s": Published(_spec("lit_s", 96, (2, 2, 6, 2)), "LIT-S", {"top-1": 81.5}, f"{_RELEASE}/lit_s.pth"),
         "lit_m": Published(_spec("lit_m", 96, (2, 2, 18, 2)), "LIT-M", {"top-1": 83.0}, f"{_RELEASE}/lit_m.pth"),
         "lit_b": Published(

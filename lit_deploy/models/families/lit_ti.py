@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from lit_deploy.core.errors import CheckpointError
 from lit_deploy.core.specs import ModelSpec
@@ -24,7 +24,7 @@ class LitTi(Family):
     task = "classification"
     marks = ("block1.", "patch_embed1.", "pos_embed")
     unquantised = ("patch_embed1.proj", "head")
-    published: ClassVar[Mapping[str, Published]] = {
+    published: Mapping[str, Published] = {
         "lit_ti": Published(
             spec=ModelSpec(
                 name="lit_ti",

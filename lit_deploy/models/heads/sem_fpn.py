@@ -1,4 +1,4 @@
-"""Semantic FPN's head (arXiv 1901.02446): all levels at the size of the finest, added up, then a label for every cell."""
+"""Semantic FPN's head (arXiv 1901.02446): all levels at the size of the finest, added up, then labels."""
 
 from __future__ import annotations
 

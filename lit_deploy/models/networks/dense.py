@@ -49,7 +49,7 @@ class RetinaNet(nn.Module):
 
 
 class MaskRcnn(nn.Module):
-    """To boxes ``[1, K, 4]`` in pixels of the original picture, scores, labels, their number, masks ``[1, K, 28, 28]``."""
+    """To what ``RetinaNet`` returns, and masks ``[1, K, 28, 28]``."""
 
     def __init__(self, spec: ModelSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class MaskRcnn(nn.Module):
         boxes, scores = self.roi_head.candidates(levels, proposals, counts, limit)
         scale = limit / original_over(original_size)
         boxes, scores, labels, num = detections(boxes / scale, scores, spec)
-        rows = num.clamp(min=1)[0].item()  # a mask for every detection, and never none: runtimes trip over no rows
+        rows = int(num.clamp(min=1)[0].item())  # a mask for every detection, and never none: runtimes trip over no rows
         torch._check(rows >= 1)
         torch._check(rows <= spec.max_detections)
         masks = self.roi_head.masks(levels, boxes[:rows] * scale, labels[:rows])
@@ -93,7 +93,7 @@ class SemanticFpn(nn.Module):
 
     def forward(self, image: Tensor, original_size: Tensor, spec: DenseSpec, *, labels: bool = True) -> tuple[Tensor]:
         low, size = self.logits(image), image.shape[2:]
-        height, width = original_size[0].item(), original_size[1].item()
+        height, width = int(original_size[0].item()), int(original_size[1].item())
         torch._check(height >= 1)
         torch._check(width >= 1)
         if not labels:

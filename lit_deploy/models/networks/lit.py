@@ -21,9 +21,7 @@ class Stage(nn.Module):
             blocks = [MlpBlock(dim, ratio, EPS) for _ in range(spec.depths[index])]
         else:
             heads = spec.num_heads[index - 2]
-            blocks = [
-                AttentionBlock(dim, Attention(dim, heads, size), ratio, EPS) for _ in range(spec.depths[index])
-            ]
+            blocks = [AttentionBlock(dim, Attention(dim, heads, size), ratio, EPS) for _ in range(spec.depths[index])]
         self.blocks = nn.ModuleList(blocks)
         self.downsample = DeformableTokenMerging(dim, spec.embed_dims[index + 1], size) if index < 3 else None
 

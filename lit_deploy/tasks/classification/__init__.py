@@ -1,11 +1,12 @@
 """Classification: one label an image. The names below are what ``tasks.protocol.Task`` asks for."""
 
 from lit_deploy.tasks.classification.agreement import agreement, difference
+from lit_deploy.tasks.classification.change import findings
 from lit_deploy.tasks.classification.drawing import drawn
 from lit_deploy.tasks.classification.predictions import predictions
 from lit_deploy.tasks.classification.tensors import OUTPUTS, feed, graph, input_specs, output_specs, pictures, seeded
 
 __all__ = [
-    "OUTPUTS", "agreement", "difference", "drawn", "feed", "graph", "input_specs", "output_specs", "pictures",
-    "predictions", "seeded",
+    "OUTPUTS", "agreement", "difference", "drawn", "feed", "findings", "graph", "input_specs", "output_specs",
+    "pictures", "predictions", "seeded",
 ]  # fmt: skip

@@ -76,7 +76,7 @@ def feed(pictures: Sequence[Picture], manifest: Manifest) -> Arrays:
 def normalised(pixels: Any, manifest: Manifest) -> Any:
     """``(pixel - mean) / std`` on the scale 0..255, float32 ``[1, 3, H, W]``, of uint8 ``[H, W, 3]``."""
     mean, factor = _normalisation(manifest)
-    scaled = (pixels.astype(np.float32) - np.float32(mean)) * np.float32(factor)
+    scaled = (pixels.astype(np.float32) - np.array(mean, np.float32)) * np.array(factor, np.float32)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
 
@@ -100,6 +100,9 @@ def graph(model: nn.Module, manifest: Manifest, **options: Any) -> nn.Module:
     mean, factor = (torch.tensor(values).view(1, 3, 1, 1) for values in _normalisation(manifest))
 
     class DenseGraph(torch.nn.Module):
+        mean: Tensor
+        factor: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.model = model

@@ -46,9 +46,9 @@ LIMITS: dict[PrecisionName, DetectionTolerance] = {
     "int8": DetectionTolerance(box=1e-1, score=2e-1, unmatched=0.6, mask=1.5e-1),
     "fp8": DetectionTolerance(box=2e-1, score=3e-1, unmatched=0.7, mask=2e-1),
 }
-"""A detection near a threshold or near another in score or overlap comes and goes with the last bits, hence a share that
-may be without a counterpart. What rounding costs depends on the weights; random ones, which the tests use, are the hard
-case, as their scores lie close together."""
+"""A detection near a threshold, or near another in score or overlap, comes and goes with the last bits, hence a share
+that may be without a counterpart. What rounding costs depends on the weights; random ones, which the tests use, are the
+hard case, as their scores lie close together."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ def _blind(references: Sequence[Detections], limits: DetectionTolerance) -> list
     if spread > limits.score or len({found.labels.tobytes() for found in references}) > 1:
         return []
     return [
-        f"scores differ by {spread:.1e} only between the pictures: the output hardly depends on them, or they are equal; "
-        "give at least two different images"
+        f"scores differ by {spread:.1e} only between the pictures: the output hardly depends on them, or they are "
+        "equal; give at least two different images"
     ]
 
 

@@ -2,11 +2,12 @@
 
 from lit_deploy.tasks.dense.tensors import feed, input_specs, seeded
 from lit_deploy.tasks.semantic_segmentation.agreement import agreement, difference
+from lit_deploy.tasks.semantic_segmentation.change import findings
 from lit_deploy.tasks.semantic_segmentation.drawing import drawn
 from lit_deploy.tasks.semantic_segmentation.predictions import predictions
 from lit_deploy.tasks.semantic_segmentation.tensors import OUTPUTS, graph, output_specs, pictures
 
 __all__ = [
-    "OUTPUTS", "agreement", "difference", "drawn", "feed", "graph", "input_specs", "output_specs", "pictures",
-    "predictions", "seeded",
+    "OUTPUTS", "agreement", "difference", "drawn", "feed", "findings", "graph", "input_specs", "output_specs",
+    "pictures", "predictions", "seeded",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether two sessions give pixels the same labels, where the reference is sure, and whether a fault could be noticed."""
+"""Whether two sessions give pixels the same labels where the reference is sure, and whether a fault would show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def agreement(
 
     Args:
         manifest: of the tested file; ``tolerance``: the limits of its precision.
-        expected: the reference's ``logits`` ``[1, classes, h, w]``; ``got``: the tested file's ``labels`` or ``logits``.
+        expected: the reference's ``logits`` ``[1, classes, h, w]``.
+        got: the tested file's ``labels`` or ``logits``.
     """
     pixels, running, shapes = _Pixels(), RunningComparison("logits"), []
     best: set[int] = set()
@@ -49,7 +50,8 @@ def agreement(
         else:
             found = tested["labels"]
         if found is None or found.shape != labels.shape:
-            shapes.append(f"the label map is {list(np.shape(found))}, expected {list(labels.shape)}")
+            got_shape = None if found is None else list(found.shape)
+            shapes.append(f"the label map is {got_shape}, expected {list(labels.shape)}")
             continue
         count(pixels, logits, labels, found, tolerance.relative)
     share = pixels.differing / max(pixels.total, 1)
@@ -59,7 +61,9 @@ def agreement(
         Metric("differing", "pixels of another label", share, f"{share:.3%}"),
         Metric("pixels", "pixels", pixels.total, str(pixels.total)),
     ]
-    faults = [*shapes, *([f"{pixels.wrong} pixels have another label where the reference is sure"] * bool(pixels.wrong))]
+    faults = shapes
+    if pixels.wrong:
+        faults.append(f"{pixels.wrong} pixels have another label where the reference is sure")
     if running.count or running.max_abs:
         relative, cosine = comparison.relative, comparison.cosine
         metrics += [
@@ -70,13 +74,13 @@ def agreement(
             faults.append(f"logits: relative error {relative:.2e} exceeds {tolerance.relative:.0e}")
         if not cosine >= tolerance.cosine:
             faults.append(f"logits: cosine {cosine:.6f} is below {tolerance.cosine}")
-    blind = [] if len(best) > 1 else ["the reference sees one class everywhere, which cannot reveal a fault; give images"]
+    blind = []
+    if len(best) < 2:
+        blind.append("the reference sees one class everywhere, which cannot reveal a fault; give other images")
     return OutputAgreement(comparison, tuple(metrics), tuple(dict.fromkeys(faults)), tuple(blind))
 
 
-def count(
-    pixels: _Pixels, logits: NDArray[Any], labels: NDArray[Any], found: NDArray[Any], relative: float
-) -> None:
+def count(pixels: _Pixels, logits: NDArray[Any], labels: NDArray[Any], found: NDArray[Any], relative: float) -> None:
     """Add a picture's pixels to the counts."""
     differing = labels != found
     pixels.total += labels.size
