@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What `make demo` runs: the trained digits model from checkpoint to predictions, then LIT-S exported, as an engine
-# too, and measured.
+# What `make demo` runs: the trained digits model from checkpoint to predictions; a detector of drawn shapes, trained for
+# a moment; then LIT-S exported, as an engine too, and measured.
 # LIT_CKPT=/path/to/lit_s.pth uses the real weights instead of seeded ones.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +15,13 @@ say python "$digits/digits_data.py" "$out/digits"
 say lit-deploy verify "$out/digits.onnx" --ckpt "$digits/digits.pth" --images "$out/digits" --limit 360 --layers --plot "$out/digits_layers.png"
 say lit-deploy evaluate "$out/digits.onnx" --ckpt "$digits/digits.pth" --images "$out/digits"
 say lit-deploy predict "$out/digits.onnx" "$out"/digits/{0/0000,2/0826,5/0032,7/0884}.png --top 3
+
+shapes=examples/03_shapes
+say python "$shapes/shapes_data.py" "$out/shapes" --count 40
+say python "$shapes/train.py" --task detection --epochs "${DEMO_EPOCHS:-4}" --out "$out/retinanet.pth"
+say lit-deploy export --ckpt "$out/retinanet.pth" --resize 128 --out "$out/retinanet.onnx"
+say lit-deploy evaluate "$out/retinanet.onnx" --ckpt "$out/retinanet.pth" --images "$out/shapes/images" --annotations "$out/shapes/instances.json"
+say lit-deploy predict "$out/retinanet.onnx" "$out"/shapes/images/{0003,0017}.png --score-threshold 0.3 --out "$out/found"
 
 checkpoint=${LIT_CKPT:-$out/lit_s.pth}
 [ -n "${LIT_CKPT:-}" ] || say python -m lit_deploy.seeded lit_s "$checkpoint"

@@ -78,23 +78,20 @@ def deltas(boxes: Tensor, wanted: Tensor) -> Tensor:
 
 def sampled(index: Tensor, count: int, most: int) -> tuple[Tensor, Tensor]:
     """Rows with an object, at most ``most``, and of background, at most ``count`` with them; chosen at random."""
-    chosen = []
-    for rows in (torch.nonzero(index >= 0)[:, 0], torch.nonzero(index == BACKGROUND)[:, 0]):
-        chosen.append(rows[torch.randperm(len(rows))[: count - len(chosen[0]) if chosen else most]])
-    return chosen[0], chosen[1]
+    objects, background = (torch.nonzero(which)[:, 0] for which in (index >= 0, index == BACKGROUND))
+    objects = objects[torch.randperm(len(objects))[:most]]
+    return objects, background[torch.randperm(len(background))[: count - len(objects)]]
 
 
 def cells(found: Sequence[tuple[Tensor, Tensor]], head: torch.nn.Module, strides: Sequence[int]) -> tuple[Tensor, ...]:
     """What a head says of its anchors: logits ``[B, A, classes]``, deltas ``[B, A, 4]``, and the anchors ``[A, 4]``."""
-    rows = [[x.permute(0, 2, 3, 1) for x in level] for level in found]
-    boxes = [
-        anchors(getattr(head, f"anchors{level}"), strides[level], *scores.shape[1:3])
-        for level, (scores, _) in enumerate(rows)
-    ]
-    each = len(boxes[0]) // rows[0][0][0, :, :, 0].numel()
-    logits = torch.cat([scores.reshape(len(scores), -1, scores.shape[3] // each) for scores, _ in rows], dim=1)
-    moves = torch.cat([shift.reshape(len(shift), -1, 4) for _, shift in rows], dim=1)
-    return logits, moves, torch.cat(boxes)
+    logits, moves, boxes = [], [], []
+    for level, (scores, shift) in enumerate(found):
+        base = getattr(head, f"anchors{level}")
+        boxes.append(anchors(base, strides[level], *scores.shape[2:]))
+        logits.append(scores.permute(0, 2, 3, 1).reshape(len(scores), len(boxes[-1]), -1))
+        moves.append(shift.permute(0, 2, 3, 1).reshape(len(shift), len(boxes[-1]), 4))
+    return torch.cat(logits, dim=1), torch.cat(moves, dim=1), torch.cat(boxes)
 
 
 def focal(logits: Tensor, truth: Tensor, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
@@ -179,6 +176,9 @@ def inside(masks: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def semantic_loss(model: SemanticFpn, images: Tensor, targets: Sequence[Target]) -> Tensor:
-    """Cross-entropy of every pixel that counts."""
+    """Cross-entropy of every pixel that counts; the first class is nine tenths of them, and weighs less."""
     logits = resized(model.logits(images), images.shape[2:])
-    return F.cross_entropy(logits, torch.stack([target.classes for target in targets]), ignore_index=BACKGROUND)
+    weights = torch.ones(logits.shape[1])
+    weights[0] = 0.2
+    classes = torch.stack([target.classes for target in targets])
+    return F.cross_entropy(logits, classes, weights, ignore_index=BACKGROUND)

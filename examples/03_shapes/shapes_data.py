@@ -31,6 +31,7 @@ SIDES = (96, 112, 128, 144, 160)  # shorter side in pixels
 FORMATS = ((4, 4), (4, 5), (5, 4))  # height to width
 RUN = 16  # so many pictures in a row have one format, and can be a batch
 MOST = 4  # shapes in a picture
+TURN = 0.4  # radians that a shape is turned at most
 
 Bits = NDArray[np.bool_]
 
@@ -70,7 +71,7 @@ def drawn(part: int, index: int) -> Drawing:
     labels = rng.integers(len(NAMES), size=len(places))
     masks = np.zeros((len(places), height, width), dtype=bool)
     for shape, (label, place) in enumerate(zip(labels, places, strict=True)):
-        window, distance = _distance(NAMES[label], place, rng.uniform(-np.pi, np.pi), height, width)
+        window, distance = _distance(NAMES[label], place, rng.uniform(-TURN, TURN), height, width)
         opacity = np.clip(0.5 - distance, 0, 1)[:, :, None]  # a pixel on the edge is partly covered
         pixels[window] += opacity * (_ink(rng, paper) - pixels[window])
         inside = distance < 0

@@ -1,6 +1,6 @@
 """Train a small LIT detector or segmentation network on drawn shapes and write it as the official code would.
 
-``python train.py --task detection --out retinanet.pth`` takes about two minutes on two CPU cores; the other tasks are
+``python train.py --task detection --out retinanet.pth`` takes a few minutes on one CPU core; the other tasks are
 ``instance_segmentation`` and ``semantic_segmentation``.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from losses import Target, mask_rcnn_loss, retinanet_loss, semantic_loss
-from shapes_data import COLOURS, NAMES, PAPER, PAPER_COLOUR, RUN, SEED, TRAINING, Drawing, drawn
+from shapes_data import COLOURS, NAMES, PAPER, PAPER_COLOUR, SEED, TRAINING, Drawing, drawn
 from torch import Tensor, nn
 
 from lit_deploy.core.files import atomic_path
@@ -28,21 +28,23 @@ from lit_deploy.models.families import OFFICIAL_SPECS, default_input
 
 Loss = Callable[[Any, Tensor, Sequence[Target]], Tensor]
 
-TASKS: dict[str, tuple[str, Loss]] = {
-    "detection": ("retinanet_lit_s", retinanet_loss),
-    "instance_segmentation": ("mask_rcnn_lit_s", mask_rcnn_loss),
-    "semantic_segmentation": ("sem_fpn_lit_s", semantic_loss),
+TASKS: dict[str, tuple[str, Loss, int]] = {
+    "detection": ("retinanet_lit_s", retinanet_loss, 16),
+    "instance_segmentation": ("mask_rcnn_lit_s", mask_rcnn_loss, 8),
+    "semantic_segmentation": ("sem_fpn_lit_s", semantic_loss, 16),
 }
-"""The published network that is made small, and what it learns by."""
+"""The published network that is made small, what it learns by, and pictures of a batch: a divisor of ``RUN``, as only
+pictures of one format can be one."""
 
 SHORTER = 128  # pixels that a picture's shorter side is resized to, here and, by --resize, in the exported file
-STEPS = 32  # of an epoch, of RUN pictures each; no picture comes twice
+STEPS = 32  # batches of an epoch; no picture comes twice
+# Layers that nothing follows: they start small, so that no answer is preferred at first.
 LAST = ("retina_cls", "retina_reg", "rpn_cls", "rpn_reg", "fc_cls", "fc_reg", "conv_logits", "conv_seg")
 LEARNING_RATE, OFFSET_LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 6e-3, 0.05, 40
 
 
 def small(task: str) -> ModelSpec:
-    """The dimensions of a task's network: all parts of the published one, at a fiftieth of its size."""
+    """The dimensions of a task's network: all parts of the published one, at a seventieth of its size."""
     return replace(
         OFFICIAL_SPECS[TASKS[task][0]],
         name="custom",
@@ -62,9 +64,7 @@ def prepared(drawing: Drawing, spec: ModelSpec) -> tuple[Tensor, Target]:
     rule = replace(default_input(spec), resize=SHORTER)
     size = drawing.label_map.shape
     height, width = keep_ratio_size(*size, rule)
-    rows, columns = (
-        (np.arange(new) + 0.5) * old // new for new, old in zip((height, width), size, strict=True)
-    )  # fmt: skip
+    rows, columns = ((np.arange(new) + 0.5) * old // new for new, old in zip((height, width), size, strict=True))
     nearest = np.ix_(rows.astype(int), columns.astype(int))
     pixels = resize_bilinear(drawing.pixels, height, width) / np.float32(255)
     image = (pixels - np.float32(rule.mean)) / np.float32(rule.std)
@@ -123,16 +123,16 @@ def main() -> None:
     """Train, report and save."""
     parser = argparse.ArgumentParser(description="Train a small LIT detector or segmentation network on shapes.")
     parser.add_argument("--task", choices=TASKS, default="detection", help="what to learn (default: detection)")
-    parser.add_argument("--epochs", type=int, default=16, help=f"times {STEPS * RUN} new pictures (default: 16)")
+    parser.add_argument("--epochs", type=int, default=16, help=f"of {STEPS} batches each (default: 16)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     arguments = parser.parse_args()
 
     torch.manual_seed(SEED)
     torch.set_num_threads(arguments.threads)
-    spec, (_, loss_of) = small(arguments.task), TASKS[arguments.task]
+    spec, (_, loss_of, batch) = small(arguments.task), TASKS[arguments.task]
     model = network(spec)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {arguments.epochs * STEPS * RUN:,} pictures")
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {arguments.epochs * STEPS * batch:,} pictures")
 
     optimizer, total = optimizer_for(model), arguments.epochs * STEPS
 
@@ -142,7 +142,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     start, losses = time.perf_counter(), []
     for step in range(total):
-        drawings = [drawn(TRAINING, step * RUN + place) for place in range(RUN)]
+        drawings = [drawn(TRAINING, step * batch + place) for place in range(batch)]
         images, targets = zip(*(prepared(drawing, spec) for drawing in drawings), strict=True)
         loss = loss_of(model, torch.stack(images), targets)
         optimizer.zero_grad()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import io
 import itertools
+import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +32,9 @@ from lit_deploy.tasks.table import task_of
 
 IN_MEMORY = Path("the model in memory")
 """What messages call a model that is no file."""
+
+_CONTAINERS = ("If", "Loop", "Scan")
+"""Types of nodes whose time is that of nodes inside them."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -63,12 +69,7 @@ class OnnxRuntimeSession(BackEnd):
         if isinstance(self._source, Path):
             check_file(self._source)
         ort = _import_onnxruntime()
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 4  # what it would log as an error is raised as well
-        if self._options.threads is not None:
-            settings.intra_op_num_threads = self._options.threads
-        if saturates(cpu_flags()):
-            settings.add_session_config_entry(*EXACT_INT8)
+        settings = self._settings(ort)
         library = self._library()
         if library is not None:
             try:
@@ -116,6 +117,15 @@ class OnnxRuntimeSession(BackEnd):
         self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({notes})"
         return self
 
+    def _settings(self, ort: Any) -> Any:
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 4  # what it would log as an error is raised as well
+        if self._options.threads is not None:
+            settings.intra_op_num_threads = self._options.threads
+        if saturates(cpu_flags()):
+            settings.add_session_config_entry(*EXACT_INT8)
+        return settings
+
     def _close(self) -> None:
         self._session = None
 
@@ -150,6 +160,36 @@ class OnnxRuntimeSession(BackEnd):
 
     def _library(self) -> Path | None:
         return native.choose_library(self._options.library, self._options.device)
+
+
+class ProfiledOnnxRuntimeSession(OnnxRuntimeSession):
+    """The same, which notes how long every node takes; for one benchmark, not for use: all notes stay in memory."""
+
+    def _settings(self, ort: Any) -> Any:
+        self._folder = tempfile.TemporaryDirectory(prefix="lit-deploy-profile-")
+        settings = super()._settings(ort)
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(Path(self._folder.name) / "nodes")
+        return settings
+
+    def _close(self) -> None:
+        super()._close()
+        self._folder.cleanup()
+
+    def node_times(self) -> list[dict[str, float]]:
+        """End profiling: milliseconds of all nodes of a type, by type, for every run so far.
+
+        What a loop or a branch holds counts, and the loop or branch itself does not.
+        """
+        events = json.loads(Path(entered(self._session).end_profiling()).read_text())
+        runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
+        times: list[dict[str, float]] = [{} for _ in runs]
+        for event in events:
+            kind = event.get("args", {}).get("op_name")
+            if event["name"].endswith("_kernel_time") and kind not in _CONTAINERS:
+                run = times[bisect.bisect_right(runs, event["ts"]) - 1]
+                run[kind] = run.get(kind, 0.0) + event["dur"] / 1000
+        return times
 
 
 def _specs(values: Any) -> tuple[TensorSpec, ...]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lit_deploy.artifacts.onnx_file import OnnxArtifact, read_manifest
 from lit_deploy.artifacts.preflight import preflight, this_host
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, read_sidecar
 from lit_deploy.backends.protocol import Device
 from lit_deploy.backends.table import BACKENDS
+from lit_deploy.bench.inputs import BATCHES
 from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
 from lit_deploy.core.errors import LitDeployError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
+from lit_deploy.core.specs import TaskName
 from lit_deploy.exporters.engine_files import written_engine
-from lit_deploy.exporters.onnx import onnx_from_checkpoint
+from lit_deploy.exporters.onnx import onnx_from_checkpoint, portable
 from lit_deploy.exporters.options import OnnxOptions
 from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.machine import native
@@ -30,6 +32,9 @@ Kind = Literal[
     "torch", "torch-fp16", "torch.compile", "torch.compile-fp16", "onnxruntime", "onnxruntime-stock", "openvino",
     "engine", "engine-graph",
 ]  # fmt: skip
+
+_THRESHOLDS: tuple[TaskName, ...] = ("detection", "instance_segmentation")
+"""Tasks whose results depend on thresholds that a file may have been exported with."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Contender:
         compared: False for a deliberate lower bound that computes something else, whose outputs are not checked.
         allow_engine_code: see ``SessionOptions``.
         environment: variables of its process where they must differ from this one's; None for the same.
+        like: exported detector whose thresholds and input PyTorch takes over; None for its own.
     """
 
     label: str
@@ -57,6 +63,14 @@ class Contender:
     compared: bool = True
     allow_engine_code: bool = False
     environment: Mapping[str, str] | None = None
+    like: str | Path | None = None
+
+    def opening(self, threads: int) -> dict[str, Any]:
+        """What its process is asked first: to open it."""
+        return {
+            "do": "open", "kind": self.kind, "source": str(self.source), "device": self.device, "threads": threads,
+            "allow_engine_code": self.allow_engine_code, "like": None if self.like is None else str(self.like),
+        }  # fmt: skip
 
 
 def default_contenders(
@@ -64,7 +78,7 @@ def default_contenders(
     checkpoint: str | Path | None = None,
     device: Device = "cpu",
     progress: Progress = unseen,
-    batches: Sequence[int] = (1, 8),
+    batches: Sequence[int] = BATCHES,
 ) -> tuple[Contender, ...]:
     """Export a checkpoint and list everything that could run it on this machine.
 
@@ -83,10 +97,12 @@ def default_contenders(
     loaded = load_checkpoint(checkpoint)
     if device == "cuda":
         return _on_gpu(loaded, folder, progress, batches)
-    exported, portable = folder / f"{loaded.spec.name}.onnx", folder / f"{loaded.spec.name}_portable.onnx"
-    for path, options in ((exported, OnnxOptions()), (portable, OnnxOptions(portable=True))):
-        progress(Step(f"export {path.name}"))
-        onnx_from_checkpoint(loaded, options).write(path)
+    exported, inlined = folder / f"{loaded.spec.name}.onnx", folder / f"{loaded.spec.name}_portable.onnx"
+    progress(Step(f"export {exported.name}"))
+    artifact = onnx_from_checkpoint(loaded, OnnxOptions())
+    artifact.write(exported)
+    progress(Step(f"export {inlined.name}"))
+    portable(artifact).write(inlined)
     compiler = None if cpp_compiler() else "needs a C++ compiler: apt install g++"
     return (
         Contender("PyTorch eager", loaded.path, "torch", device),
@@ -97,7 +113,7 @@ def default_contenders(
         Contender(
             label="ONNX Runtime", source=exported, kind="onnxruntime-stock", device=device, unavailable=_missing_ort()
         ),
-        _on_openvino("OpenVINO", portable, device),
+        _on_openvino("OpenVINO", inlined, device),
     )
 
 
@@ -119,7 +135,9 @@ def contenders_for(
     Raises:
         UsageError: no file given. ArtifactError: a file is damaged or not from lit-deploy.
     """
-    contenders = [] if checkpoint is None else [*_on_pytorch(checkpoint, device)]
+    manifests = {path: read_manifest(path) for path in artifacts if Path(path).suffix.lower() == ".onnx"}
+    like = next((path for path, manifest in manifests.items() if manifest.task in _THRESHOLDS), None)
+    contenders = [] if checkpoint is None else [replace(c, like=like) for c in _on_pytorch(checkpoint, device)]
     names = [Path(artifact).name for artifact in artifacts]
     for artifact, name in zip(artifacts, names, strict=True):
         shown = str(artifact) if names.count(name) > 1 else name
@@ -127,7 +145,7 @@ def contenders_for(
             contenders += _on_tensorrt(f"{shown}, ", Path(artifact), allow_engine_code)
             continue
         if Path(artifact).suffix.lower() != ".onnx":
-            contenders.append(Contender(f"{shown}, PyTorch eager", artifact, "torch", device))
+            contenders.append(Contender(f"{shown}, PyTorch eager", artifact, "torch", device, like=like))
             continue
         stock = Contender(
             label=f"{shown}, ONNX Runtime",
@@ -136,7 +154,7 @@ def contenders_for(
             device=device,
             unavailable=_missing_ort(),
         )
-        if read_manifest(Path(artifact)).portable:
+        if manifests[artifact].portable:
             contenders += [stock, _on_openvino(f"{shown}, OpenVINO", artifact, device)]
         else:
             contenders += [_with_library(f"{shown}, ONNX Runtime + lit-deploy kernel", artifact, device), stock]

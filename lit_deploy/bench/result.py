@@ -113,11 +113,37 @@ class Exclusion:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One part of what is done with a picture, and its time in milliseconds."""
+
+    name: str
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Where the time of one picture goes.
+
+    Attributes:
+        label: of the contender, in a run of its own under ONNX Runtime's profiler.
+        parts: network, NMS, RoIAlign, and what is left to the host.
+    """
+
+    label: str
+    parts: tuple[Part, ...]
+
+    @property
+    def milliseconds(self) -> float:
+        """All parts together."""
+        return sum(part.milliseconds for part in self.parts)
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """Outcome of one benchmark.
 
     Attributes:
-        model: name of the network; ``image_size``: height and width in pixels.
+        model: name of the network; ``image_size``: height and width of its input in pixels.
         threads: threads of every contender.
         baseline: label of the contender that speed-ups refer to: PyTorch eager, else the first one.
         turn_seconds, rounds: length of a turn and turns per contender and batch size.
@@ -126,6 +152,7 @@ class BenchReport:
         other_cores: cores that other processes kept busy, on average over the turns of the most disturbed batch size;
             None where not known.
         machine: where and when.
+        breakdowns: of detectors and segmentation networks on ONNX Runtime; empty for classifiers.
     """
 
     model: str
@@ -138,6 +165,7 @@ class BenchReport:
     exclusions: tuple[Exclusion, ...]
     other_cores: float | None
     machine: Machine
+    breakdowns: tuple[Breakdown, ...] = ()
 
     @property
     def quiet(self) -> bool:

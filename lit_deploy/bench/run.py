@@ -22,12 +22,15 @@ from numpy.typing import NDArray
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.backends.protocol import Device, Phases, TimingSettings
 from lit_deploy.bench.contenders import Contender, contenders_for, default_contenders
+from lit_deploy.bench.inputs import BATCHES, check_arguments, common_batches, common_size
+from lit_deploy.bench.parts import breakdowns
 from lit_deploy.bench.result import BenchReport, Exclusion, GpuTimes, Measurement, Percentiles
 from lit_deploy.bench.worker import Worker
-from lit_deploy.core.errors import UsageError
+from lit_deploy.core.errors import LitDeployError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import MAX_BATCH, TOLERANCES
+from lit_deploy.core.specs import TOLERANCES
 from lit_deploy.machine.facts import this_machine
+from lit_deploy.tasks.protocol import Arrays
 from lit_deploy.tasks.table import task_of
 
 PERCENTILES = (50, 90, 95, 99)
@@ -37,9 +40,10 @@ def bench_files(
     artifacts: Sequence[str | Path],
     checkpoint: str | Path | None = None,
     *,
-    batches: Sequence[int] = (1, 8),
+    batches: Sequence[int] | None = None,
     rounds: int = 20,
     threads: int | None = None,
+    size: tuple[int, int] | None = None,
     device: Device = "cpu",
     allow_engine_code: bool = False,
     progress: Progress = unseen,
@@ -50,7 +54,7 @@ def bench_files(
         artifacts: exported files, engines and checkpoints; see ``contenders_for``.
         checkpoint: what PyTorch runs as the baseline; without artifacts, what is exported and measured (LIT-S with
             seeded weights when left out too).
-        batches, rounds, threads, progress: see ``run_bench``.
+        batches, rounds, threads, size, progress: see ``run_bench``.
         device: where to run; engines run on the GPU in any case.
         allow_engine_code: see ``SessionOptions``.
 
@@ -59,18 +63,19 @@ def bench_files(
     """
     if artifacts:
         contenders = contenders_for(artifacts, checkpoint, device, allow_engine_code)
-        return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
+        return run_bench(contenders, batches, threads=threads, rounds=rounds, size=size, progress=progress)
     with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as folder:
-        contenders = default_contenders(Path(folder), checkpoint, device, progress, batches)
-        return run_bench(contenders, batches, threads=threads, rounds=rounds, progress=progress)
+        contenders = default_contenders(Path(folder), checkpoint, device, progress, batches or BATCHES)
+        return run_bench(contenders, batches, threads=threads, rounds=rounds, size=size, progress=progress)
 
 
 def run_bench(
     contenders: Sequence[Contender],
-    batches: Sequence[int] = (1, 8),
+    batches: Sequence[int] | None = None,
     *,
     threads: int | None = None,
     rounds: int = 20,
+    size: tuple[int, int] | None = None,
     turn_seconds: float = 0.3,
     timeout: float = 900.0,
     progress: Progress = unseen,
@@ -83,9 +88,11 @@ def run_bench(
 
     Args:
         contenders: what to measure; unavailable ones are listed with their reason.
-        batches: batch sizes, measured one after another.
+        batches: batch sizes, measured one after another; None for 1 and 8 of a classifier, and 1 of other networks.
         threads: threads of every contender; None for all cores this process may use.
         rounds: turns of every contender at every batch size.
+        size: height and width in pixels of the picture, for detectors and segmentation networks; None for that of the
+            files, or, where they take any, that of an ordinary picture.
         turn_seconds: length of a turn; at least one run is timed.
         timeout: seconds to wait for any one answer (torch.compile takes minutes).
         progress: called before every turn with its description and the share that is done.
@@ -97,12 +104,7 @@ def run_bench(
     labels = [contender.label for contender in contenders]
     if len(set(labels)) != len(labels):
         raise UsageError(f"two contenders share a label, expected distinct ones: {', '.join(sorted(labels))}")
-    if not batches or not 1 <= min(batches) <= max(batches) <= MAX_BATCH or len(set(batches)) != len(batches):
-        raise UsageError(
-            f"batch sizes are {list(batches)}, expected distinct sizes from 1 to {MAX_BATCH}, e.g. --batch 1,8"
-        )
-    if rounds < 1 or (threads is not None and threads < 1):
-        raise UsageError(f"got rounds {rounds} and threads {threads}, expected at least 1 of each")
+    check_arguments(batches, size, rounds, threads)
     running = [contender for contender in contenders if contender.unavailable is None]
     exclusions = [Exclusion(c.label, None, c.unavailable) for c in contenders if c.unavailable is not None]
     if not running:
@@ -112,7 +114,7 @@ def run_bench(
     running.sort(key=lambda contender: contender is not baseline)  # stable; the others are compared with its outputs
     used = threads or len(os.sched_getaffinity(0))
     machine = this_machine()
-    total = len(running) * (1 + len(batches) * (1 + rounds))
+    total = len(running) * (1 + len(batches or BATCHES) * (1 + rounds))
     done = 0
 
     def tick(what: str) -> None:
@@ -122,32 +124,36 @@ def run_bench(
 
     measurements: list[Measurement] = []
     other_cores: list[float] = []
+    reference: Arrays = {}
     with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lit-deploy-bench-")))
         entries: list[_Entry] = []
         for contender in running:
             tick(f"load {contender.label}")
             worker = stack.enter_context(Worker(contender.label, contender.environment))
-            answer = worker.ask(
-                timeout, do="open", kind=contender.kind, source=str(contender.source), device=contender.device,
-                threads=used, allow_engine_code=contender.allow_engine_code,
-            )  # fmt: skip
-            entries.append(_entry(contender, worker, answer))
-        for entry in entries:
-            _check_batches(entry, batches)
+            entries.append(_entry(contender, worker, worker.ask(timeout, **contender.opening(used))))
+        manifests = {entry.contender.label: entry.manifest for entry in entries}
+        batches = common_batches(batches, manifests, {entry.contender.label: entry.batches for entry in entries})
+        image_size = common_size(size, manifests)
+        total = len(running) * (1 + len(batches) * (1 + rounds))
+        agreeing: list[_Entry] = []
         for batch in batches:
-            agreeing, refused = _prepare(entries, batch, timeout, tick)
+            request = {"batch": batch, "size": image_size if entries[0].dense else None}
+            agreeing, refused, reference = _prepare(entries, request, folder / "outputs.npz", timeout, tick)
             exclusions += refused
             done += len(refused) * rounds
             turns = _take_turns(agreeing, batch, rounds, turn_seconds, timeout, tick)
             measurements += _measurements(turns, batch)
             busy = [cores for turn in turns for cores in turn.other_cores]
             other_cores += [float(np.mean(busy))] if busy else []
-    spec = entries[0].manifest.model
+    # Of classifiers nothing is left to tell apart. By now the memory of all contenders is free again.
+    profiled = [entry.contender for entry in agreeing if entry.dense]
+    first = entries[0].manifest
     order = {label: position for position, label in enumerate(labels)}
     measurements.sort(key=lambda m: (batches.index(m.batch), order[m.label]))
     return BenchReport(
-        model=spec.name,
-        image_size=spec.image_size,
+        model=first.model.name,
+        image_size=image_size,
         threads=used,
         baseline=baseline.label,
         turn_seconds=turn_seconds,
@@ -156,6 +162,7 @@ def run_bench(
         exclusions=tuple(exclusions),
         other_cores=max(other_cores, default=None),
         machine=machine,
+        breakdowns=breakdowns(profiled, first, reference, image_size, threads=used, timeout=timeout, progress=progress),
     )
 
 
@@ -170,6 +177,11 @@ class _Entry:
     batches: tuple[int, int]
     timing: TimingSettings | None
     difference: float | None = None
+
+    @property
+    def dense(self) -> bool:
+        """Whether it takes one picture of any size, or of the file's: no classifier."""
+        return self.manifest.task != "classification"
 
 
 @dataclass(frozen=True)
@@ -197,32 +209,39 @@ def _entry(contender: Contender, worker: Worker, answer: dict[str, Any]) -> _Ent
     )
 
 
-def _check_batches(entry: _Entry, batches: Sequence[int]) -> None:
-    low, high = entry.batches
-    if low <= min(batches) and max(batches) <= high:
-        return
-    takes = f"batch size {low} only" if low == high else f"batch sizes {low} to {high}"
-    raise UsageError(
-        f"{entry.contender.label} was exported for {takes}, but {list(batches)} were asked for; "
-        f"use --batch {low}, or export it with {'a dynamic batch' if low == high else 'other batches'}"
-    )
-
-
 def _prepare(
-    entries: list[_Entry], batch: int, timeout: float, tick: Callable[[str], None]
-) -> tuple[list[_Entry], list[Exclusion]]:
-    """Compile and warm up for one batch size; keep the entries whose outputs agree with the first one's."""
+    entries: list[_Entry], request: dict[str, Any], file: Path, timeout: float, tick: Callable[[str], None]
+) -> tuple[list[_Entry], list[Exclusion], Arrays]:
+    """Compile and warm up for one batch size; keep the entries whose outputs agree with the first one's.
+
+    Args:
+        request: batch and size of the input; ``file``: through which outputs are handed over, one after another:
+            a label map, or the logits of every pixel, are too much for a line of JSON.
+
+    Returns:
+        The entries to measure, those left out, and the first entry's outputs.
+    """
     agreeing: list[_Entry] = []
     refused: list[Exclusion] = []
-    reference: dict[str, NDArray[Any]] = {}
+    reference: Arrays = {}
+    batch = request["batch"]
     for entry in entries:
         tick(f"prepare {entry.contender.label}, batch {batch}")
-        answer = entry.worker.ask(timeout, do="prepare", batch=batch)
-        outputs = {name: np.asarray(value) for name, value in answer["outputs"].items()}
+        try:
+            entry.worker.ask(timeout, do="prepare", outputs=str(file), **request)
+        except LitDeployError as error:
+            if not entry.contender.kind.startswith("torch.compile"):
+                raise
+            entry.worker.end()  # it may be compiling still
+            refused.append(Exclusion(entry.contender.label, batch, f"torch.compile failed: {error}"))
+            continue
+        with np.load(file) as stored:
+            outputs = dict(stored)
+        file.unlink()
+        reference = reference or outputs
         if not entry.contender.compared:
             agreeing.append(entry)
             continue
-        reference = reference or outputs
         limit = max(TOLERANCES[e.manifest.precision].relative for e in (entry, entries[0]))
         difference = task_of(entry.manifest).difference(reference, outputs)
         if difference <= limit:
@@ -230,7 +249,7 @@ def _prepare(
         else:
             reason = f"refused: its outputs differ by {difference:.1e} of the largest, more than {limit:.0e}"
             refused.append(Exclusion(entry.contender.label, batch, reason))
-    return agreeing, refused
+    return agreeing, refused, reference
 
 
 def _take_turns(

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import Phases, Session, SessionOptions, TimedSession
 from lit_deploy.core import errors
@@ -108,6 +109,10 @@ class Worker:
             raise kind(f"{self.label}: {answer['message']}")
         return answer
 
+    def end(self) -> None:
+        """Kill it before its context is left: it is not asked anything more."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
@@ -129,7 +134,7 @@ def seeded_feed(manifest: Manifest, batch: int, size: tuple[int, int] | None = N
         size: height and width in pixels, for a file that takes any.
     """
     task = task_of(manifest)
-    pictures = task.seeded(manifest, size)
+    pictures = task.seeded(manifest, None if size is None else (size[0], size[1]))
     return task.feed([pictures[index % len(pictures)] for index in range(batch)], manifest)
 
 
@@ -192,7 +197,13 @@ def _open(request: dict[str, Any]) -> Session:
     if chosen.get("compiled"):
         _compile_every_batch()
     common = {name: request[name] for name in ("device", "threads", "allow_engine_code")}
-    return open_session(request["source"], SessionOptions(**common, **chosen))
+    like = read_manifest(request["like"]) if request.get("like") else None
+    options = SessionOptions(**common, **chosen, like=like)
+    if request.get("profiled"):
+        from lit_deploy.backends.onnxruntime import ProfiledOnnxRuntimeSession
+
+        return ProfiledOnnxRuntimeSession(request["source"], options)
+    return open_session(request["source"], options)
 
 
 def _compile_every_batch() -> None:
@@ -204,7 +215,11 @@ def _compile_every_batch() -> None:
 
 
 def _serve(requests: IO[str], replies: IO[str]) -> None:
-    """Answer requests until the pipe closes: ``open``, ``prepare`` (one batch size, warm-up), ``turn`` (timed)."""
+    """Answer requests until the pipe closes.
+
+    ``open``; ``prepare`` (one batch size, warm-up; outputs go to a file where one is named); ``turn`` (timed);
+    ``profile`` (of a session that was opened for it).
+    """
 
     def reply(**answer: Any) -> None:
         replies.write(json.dumps(answer) + "\n")
@@ -226,10 +241,18 @@ def _serve(requests: IO[str], replies: IO[str]) -> None:
                     continue
                 assert session is not None
                 if request["do"] == "prepare":
-                    feed = seeded_feed(session.manifest, request["batch"])
+                    feed = seeded_feed(session.manifest, request["batch"], request.get("size"))
                     outputs = session.run(feed)  # torch.compile compiles here
+                    if "outputs" in request:
+                        np.savez(request["outputs"], **outputs)  # type: ignore[arg-type]  # no output is 'allow_pickle'
+                    del outputs
                     _time_runs(session, feed, WARM_UP_SECONDS, WARM_UP_RUNS)
-                    reply(outputs={name: value.tolist() for name, value in outputs.items()})
+                    reply()
+                elif request["do"] == "profile":
+                    feed = seeded_feed(session.manifest, 1, request["size"])
+                    for _ in range(request["runs"]):
+                        session.run(feed)
+                    reply(times=session.node_times())  # type: ignore[attr-defined]
                 else:
                     session.run(feed)  # wakes the threads and refills the caches after the others' turns
                     others = _OtherProcesses()

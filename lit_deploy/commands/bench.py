@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lit_deploy.commands.options import Device, EngineCode, Json, Markdown, Threads
-from lit_deploy.commands.values import batch_size, one_form
+from lit_deploy.commands.values import batch_size, height_width, one_form
 
 Artifacts = Annotated[
     list[str] | None,
@@ -21,7 +21,24 @@ Artifacts = Annotated[
 Ckpt = Annotated[
     str | None, typer.Option("--ckpt", help="Also measure PyTorch on this checkpoint.", show_default=False)
 ]
-Batch = Annotated[str, typer.Option(help="Batch sizes, separated by commas.", rich_help_panel="Run")]
+Batch = Annotated[
+    str | None,
+    typer.Option(
+        help="Batch sizes, separated by commas; 1,8 for classifiers and 1 for others when left out.",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        help="Height and width of the picture in pixels, for detectors and segmentation networks; an ordinary one when "
+        "left out.",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
 Rounds = Annotated[
     int, typer.Option(help="Turns of every contender; ratios are taken turn by turn.", min=1, rich_help_panel="Run")
 ]
@@ -31,7 +48,8 @@ Plot = Annotated[Path | None, typer.Option(help="Draw a chart: PNG, SVG or PDF."
 def bench(
     artifacts: Artifacts = None,
     ckpt: Ckpt = None,
-    batch: Batch = "1,8",
+    batch: Batch = None,
+    size: Size = None,
     rounds: Rounds = 20,
     device: Device = "cpu",
     threads: Threads = None,
@@ -47,13 +65,16 @@ def bench(
     from lit_deploy.report.terminal import as_json, show, steps
 
     one_form(json, markdown)
-    batches = tuple(batch_size("--batch", part, "numbers separated by commas, e.g. 1,8") for part in batch.split(","))
+    batches = None
+    if batch is not None:
+        expected = "numbers separated by commas, e.g. 1,8"
+        batches = tuple(batch_size("--batch", part, expected) for part in batch.split(","))
     if plot is not None:
         check_chart(plot)
     with steps() as progress:
         result = bench_files(
-            artifacts or [], ckpt, batches=batches, rounds=rounds, threads=threads, device=device,
-            allow_engine_code=allow_engine_code, progress=progress,
+            artifacts or [], ckpt, batches=batches, rounds=rounds, threads=threads, size=height_width("--size", size),
+            device=device, allow_engine_code=allow_engine_code, progress=progress,
         )  # fmt: skip
     if plot is not None:
         bench_plot(result, plot)

@@ -98,6 +98,8 @@ def described(checkpoint: Checkpoint, options: OnnxOptions) -> Manifest:
                 f"batch is {options.batch}, expected 1: pictures of several sizes cannot share one without changing "
                 "their numbers"
             )
+        if options.precision == "bf16":
+            raise UsageError("bf16 is for classifiers, as ONNX's convolutions do not take it; use --precision fp16")
         fields["dense"] = _dense(usual.dense, usual.task, options)
     labels = _labels(options, spec.num_classes)
     if labels is not None:

@@ -94,6 +94,15 @@ class CalibrationImages:
             part = self.images[start : start + batch]
             yield normalize(part, self.spec) if _is_raw(part) and self.spec.kind == "float" else part
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of one of the pictures, the middle one; None where all images have one size."""
+        if not isinstance(self.images, Pictures):
+            return None
+        middle = self.count // 2
+        (picture,) = self.images[middle : middle + 1]
+        return picture.pixels.shape[0], picture.pixels.shape[1]
+
     def at(self, positions: NDArray[np.int_]) -> CalibrationImages:
         """Some of the images, by position; source and hash stay those of all."""
         if isinstance(self.images, Pictures):

@@ -192,9 +192,10 @@ def check_gates(
         run(reference, wanted.precision, 0.0),
         run(candidate, manifest.precision, 0.5),
     )
-    measured = None if unmeasured else measure_speed(candidate, reference, milliseconds, threads, progress)
+    size = None if unmeasured else images.size
+    measured = None if unmeasured else measure_speed(candidate, reference, milliseconds, threads, progress, size)
     if measured is not None and measured.slower and not measured.quiet:  # once more, before that is held against it
-        measured = measure_speed(candidate, reference, milliseconds, threads, progress)
+        measured = measure_speed(candidate, reference, milliseconds, threads, progress, size)
     change = found.change(expected)
     result = _result(change)(
         precision=manifest.precision,
@@ -285,13 +286,14 @@ def measure_speed(
     milliseconds: float,
     threads: int | None,
     progress: Progress = unseen,
+    size: tuple[int, int] | None = None,
 ) -> Speed:
     """Let two files take turns on ONNX Runtime's CPU, each in a process of its own.
 
     Args:
         candidate, reference: ``.onnx`` files; the candidate's fixed batch, or one image, is run.
         milliseconds: what the reference takes for one image, roughly; it decides how many turns there are.
-        threads, progress: as in ``run_bench``.
+        threads, progress, size: as in ``run_bench``.
     """
     files = {"8 bits": candidate, "reference": reference}
     manifests = {label: read_manifest(path) for label, path in files.items()}
@@ -305,7 +307,7 @@ def measure_speed(
     # a turn is a run that is not timed, and those that are: at least one
     rounds = max(least, min(most, int(BENCH_SECONDS / (2 * (run + max(run, TURN_SECONDS))))))
     report = run_bench(
-        contenders, (batch,), threads=threads, rounds=rounds, turn_seconds=TURN_SECONDS, progress=progress
+        contenders, (batch,), threads=threads, rounds=rounds, size=size, turn_seconds=TURN_SECONDS, progress=progress
     )
     times = {measurement.label: measurement for measurement in report.measurements}
     ours = times["8 bits"]

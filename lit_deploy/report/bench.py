@@ -31,6 +31,12 @@ GPU_COLUMNS = (
     "copy in", "copy out", "in + compute + out", "enqueue",
 )  # fmt: skip
 
+PARTS_TITLE = "Where the time of one picture goes, in milliseconds"
+PARTS_CAPTION = (
+    "By ONNX Runtime's profiler, in runs of their own; median. The network is everything that the other columns are "
+    "not. Pasting is the host's, at the original size."
+)
+
 
 def bench_table(report: BenchReport) -> RenderableType:
     """Latency percentiles (ms), throughput, memory and speed-up of every contender and batch size, phases on a GPU."""
@@ -49,6 +55,7 @@ def bench_table(report: BenchReport) -> RenderableType:
         table.add_section()
     notes = text(f"{_bench_differences(report)}\n{_bench_caption(report)}", "dim")
     phases = [_gpu_table(report)] if _gpu_rows(report) else []
+    phases += [_parts_table(report)] if report.breakdowns else []
     return Group(table, *phases, *(text(line, "yellow") for line in _warning_lines(report)), notes)
 
 
@@ -59,6 +66,16 @@ def _gpu_table(report: BenchReport) -> RenderableType:
     for row in _gpu_rows(report):
         table.add_row(*map(text, row))
     return Group(table, text(_gpu_caption(report), "dim"), text(""))
+
+
+def _parts_table(report: BenchReport) -> RenderableType:
+    table = Table(title=PARTS_TITLE, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    header, *rows = _parts_rows(report)
+    for column in header:
+        table.add_column(column, justify="left" if column == header[0] else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(text, row))
+    return Group(table, text(PARTS_CAPTION, "dim"), text(""))
 
 
 def bench_from_json(text: str) -> BenchReport:
@@ -92,6 +109,18 @@ def bench_markdown(report: BenchReport) -> str:
             *(f"| {' | '.join(row)} |" for row in rows),
             "",
             _gpu_caption(report),
+        ]
+    if report.breakdowns:
+        header, *rows = _parts_rows(report)
+        lines += [
+            "",
+            f"**{PARTS_TITLE}**",
+            "",
+            f"| {' | '.join(header)} |",
+            f"|-|{'-:|' * (len(header) - 1)}",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            PARTS_CAPTION,
         ]
     warnings = _warning_lines(report)
     if warnings:
@@ -154,6 +183,20 @@ def _warning_lines(report: BenchReport) -> list[str]:
             "measure again on a quiet machine"
         )
     return [*lines, *_gpu_warnings(report)]
+
+
+def _parts_rows(report: BenchReport) -> list[list[str]]:
+    """The heading, then one row for every contender that was profiled."""
+    names = list(dict.fromkeys(part.name for breakdown in report.breakdowns for part in breakdown.parts))
+    rows = [["contender", *names]]
+    for breakdown in report.breakdowns:
+        cells = {
+            part.name: f"{part.milliseconds:.{_decimals(part.milliseconds)}f} "
+            f"({part.milliseconds / breakdown.milliseconds:.1%})"
+            for part in breakdown.parts
+        }
+        rows.append([breakdown.label, *(cells.get(name, "") for name in names)])
+    return rows
 
 
 def _gpu_rows(report: BenchReport) -> list[list[str]]:

@@ -21,7 +21,7 @@ from lit_deploy.workflows.export import ExportResult
 def export_summary(result: ExportResult) -> RenderableType:
     """What was written, what it takes and gives, and how parity was proven."""
     manifest = result.manifest
-    (images,) = task_of(manifest).input_specs(manifest)
+    images, *_ = task_of(manifest).input_specs(manifest)
     operator = "inlined (portable)" if manifest.portable else "one node, with a built-in function as fallback"
     table = Table.grid(padding=(0, 2))
     table.add_row("wrote", text(f"{result.path} ({result.size / 1e6:.1f} MB)", "bold"))

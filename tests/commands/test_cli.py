@@ -20,6 +20,7 @@ from support.pictures import broken_images, odd_images
 import lit_deploy
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
+from lit_deploy.models.families import OFFICIAL_SPECS
 
 CheckpointFile = Callable[[str], Path]
 COMMANDS = ("export", "verify", "evaluate", "bench", "predict", "inspect", "models", "doctor")
@@ -174,10 +175,21 @@ def test_library_options(
 def test_models(run: Run) -> None:
     outcome = run("models")
     assert outcome.code == 0
-    for word in ("lit_ti", "lit_s", "lit_m", "lit_b", "224 x 224", "81.50", "github.com/ziplab/LIT"):
+    for word in (
+        "lit_ti",
+        "lit_s",
+        "lit_m",
+        "lit_b",
+        "224 x 224",
+        "81.5",
+        "mIoU 41.7",
+        "800 x 1216",
+        "github.com/ziplab/LIT",
+    ):
         assert word in outcome.out, word
     listed = json.loads(run("models", "--json").out)
-    assert list(listed) == ["lit_ti", "lit_s", "lit_m", "lit_b"]
+    assert list(listed) == list(OFFICIAL_SPECS)
+    assert listed["mask_rcnn_lit_s"]["parameters"] == 48_240_096
     assert listed["lit_ti"]["macs"] == 3_613_743_104
 
 

@@ -73,7 +73,11 @@ def perform(run: Run, monkeypatch: pytest.MonkeyPatch) -> Perform:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Callable[[str], Path]) -> Path:
+def workspace(
+    tmp_path_factory: pytest.TempPathFactory,
+    checkpoint_file: Callable[[str], Path],
+    dense_checkpoint: Callable[[str], Path],
+) -> Path:
     """A folder with all that the README takes for granted, and a small network as ``lit_s``."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").mkdir()
@@ -83,6 +87,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: Callabl
     for name in ("photo.jpg", "other.png", "third.jpg", "fourth.png"):
         Image.fromarray(synthetic_image(1, name, 300, 400)).save(folder / "photos" / name)
     shutil.copy(checkpoint_file("tiny"), folder / "lit_s.pth")
+    shutil.copy(dense_checkpoint("detection"), folder / "retina_lit_s.pth")
     shutil.copy(export_of(checkpoint_file("tiny")), folder / "lit_s.onnx")
     return folder
 
@@ -96,6 +101,7 @@ def test_readme_commands(workspace: Path, tmp_path: Path, perform: Perform) -> N
             perform(command, tmp_path if command in ON_LIT_S else workspace)
     assert (tmp_path / "lit_s.onnx").stat().st_size > 100e6
     assert read_manifest(workspace / "lit_s_fp16.onnx").precision == "fp16"
+    assert len(list((workspace / "found").iterdir())) == 4
     for chart in ("layers.png", "speed.png"):
         with Image.open(workspace / chart) as image:
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn

@@ -6,6 +6,7 @@ Its README's commands run in documentation/test_commands.py.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,10 +35,10 @@ def example() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "examples" / "03_shapes"))
         for name in MODULES:
-            patch.delitem(importlib.sys.modules, name, raising=False)  # type: ignore[attr-defined]
+            patch.delitem(sys.modules, name, raising=False)
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
         for name in MODULES:
-            importlib.sys.modules.pop(name)  # type: ignore[attr-defined]
+            sys.modules.pop(name)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_every_parameter_learns_and_the_loss_falls(example: Any, task: str, tmp_
     """On four pictures, over and over; what the networks reach in earnest is told by the README."""
     train = example.train
     torch.manual_seed(0)
-    spec, (_, loss_of) = train.small(task), train.TASKS[task]
+    spec, (_, loss_of, _) = train.small(task), train.TASKS[task]
     model = train.network(spec)
     before = {name: value.clone() for name, value in model.named_parameters()}
     optimizer = train.optimizer_for(model)

@@ -6,6 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from PIL import Image
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.specs import InputSpec
 from lit_deploy.images import calibration
-from lit_deploy.images.calibration import MAX_IMAGES, MIN_IMAGES, calibration_images
+from lit_deploy.images.calibration import MAX_IMAGES, MIN_IMAGES, Pictures, calibration_images
 from lit_deploy.images.folders import images_in
+from lit_deploy.images.keep_ratio import keep_ratio_picture
+from lit_deploy.images.picture import Picture
 from lit_deploy.images.preprocessing import batch_from_images, normalize
 
 RAW = InputSpec(kind="uint8", height=16, width=24, resize=28)
 FLOAT = InputSpec(kind="float", height=16, width=24, resize=28)
+FREE = InputSpec(
+    "uint8", None, None, resize=40, interpolation="bilinear", rule="keep_ratio", longest=64, pad_multiple=32
+)
 Pixels = NDArray[np.uint8]
 
 
@@ -297,3 +303,97 @@ def test_members_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
         archive.writestr("images", "a note")
     with pytest.raises(UsageError, match=r"images in .*notes\.npz is no array; write the file with numpy\.savez"):
         calibration_images(path, RAW)
+
+
+# ------------------------------------------------------------------------------------------------ pictures of any size
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Seven pictures, no two of one size, and two files that are none."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for index in range(7):
+        image = np.random.default_rng(index).integers(0, 256, (30 + 9 * index, 70 - 5 * index, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"{index}.png")
+    (folder / "2b.png").write_bytes(b"no image")
+    (folder / "4b.png").write_bytes(b"")
+    return folder
+
+
+def test_pictures_keep_their_proportions(mixed: Path) -> None:
+    found = calibration_images(mixed, FREE)
+    batches = list(found.feeds(3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    files = [file for file in images_in(mixed) if "b" not in file.name]
+    pictures = [picture for batch in batches for picture in batch]
+    assert len({picture.pixels.shape for picture in pictures}) > 4
+    for picture, file in zip(pictures, files, strict=True):
+        expected = keep_ratio_picture(file, FREE)
+        np.testing.assert_array_equal(picture.pixels, expected.pixels)
+        assert picture.original_size == expected.original_size
+    assert (found.count, found.source) == (7, f"{mixed} (7 of 9)")
+    assert [skipped.image for skipped in found.skipped] == ["2b.png", "4b.png"]
+    assert found.notes == ("left out, as they cannot be read as images: 2b.png, 4b.png",)
+
+
+def test_no_more_pictures_are_read_than_a_batch_holds(mixed: Path) -> None:
+    """Neither are they kept: of a folder of large ones only paths are in memory."""
+    read: list[Path] = []
+
+    def prepare(file: Path) -> Picture:
+        read.append(file)
+        return keep_ratio_picture(file, FREE)
+
+    found = calibration_images(mixed, FREE, prepare=prepare)
+    read.clear()
+    feeds = found.feeds(2)
+    assert read == []
+    next(feeds)
+    assert len(read) == 2
+    assert [file.name for file in read] == ["0.png", "1.png"]
+
+
+def test_pictures_are_chosen_by_position(mixed: Path) -> None:
+    found = calibration_images(mixed, FREE)
+    (some,) = found.at(np.array([5, 1])).feeds(9)
+    (every,) = found.feeds(9)
+    assert [picture.original_size for picture in some] == [every[index].original_size for index in (5, 1)]
+    assert found.size == every[3].pixels.shape[:2], "the middle one's"
+    crops = calibration_images(mixed, RAW)
+    assert crops.size is None
+    np.testing.assert_array_equal(crops.at(np.array([5, 1])).images, crops.images[[5, 1]])
+
+
+def test_the_hash_of_pictures_is_that_of_their_pixels(mixed: Path, tmp_path: Path) -> None:
+    found = calibration_images(mixed, FREE)
+    other = tmp_path / "other"
+    other.mkdir()
+    for index in range(7):
+        Image.open(mixed / f"{index}.png").save(other / f"{9 - index}.bmp")
+    assert calibration_images(other, FREE).sha256 == found.sha256
+    assert calibration_images(other, replace(FREE, resize=39)).sha256 != found.sha256
+
+
+@pytest.mark.parametrize(("limit", "names"), [(4, "0135"), (7, "0123456")])
+def test_the_limit_goes_for_pictures_too(mixed: Path, limit: int, names: str) -> None:
+    for broken in ("2b.png", "4b.png"):
+        (mixed / broken).unlink()
+    found = calibration_images(mixed, FREE, limit)
+    assert isinstance(found.images, Pictures)
+    assert "".join(file.stem for file in found.images.files) == names
+
+
+def test_pictures_that_show_too_little_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"each of the 9 images of .* is of one colour, such as black"):
+        calibration_images(folder_of(tmp_path / "black", black(9)), FREE)
+    with pytest.raises(ImageError, match="are identical to the last pixel"):
+        calibration_images(folder_of(tmp_path / "same", np.repeat(pixels(1), 8, 0)), FREE)
+
+
+def test_arrays_are_for_classifiers(tmp_path: Path) -> None:
+    path = saved(tmp_path / "raw.npz", images=pixels(9))
+    with pytest.raises(
+        UsageError, match=r"raw\.npz holds arrays of one size, expected a folder of images: this network"
+    ):
+        calibration_images(path, FREE)

@@ -32,8 +32,16 @@ from lit_deploy.report.terminal import as_json, show, steps
 from lit_deploy.report.verify import layers_table, verify_table
 from lit_deploy.tasks.classification.predictions import Prediction
 from lit_deploy.tasks.comparison import Comparison
+from lit_deploy.tasks.protocol import Metric
 from lit_deploy.workflows.doctor import Check, Diagnosis
 from lit_deploy.workflows.verify import ParityFailed, VerifyReport
+
+
+METRICS = (
+    Metric("relative", "relative error, logits", math.inf, "inf", "<= 1e-05"),
+    Metric("cosine", "cosine, worst image", -1.0, "-1.0000000", ">= 0.999999"),
+    Metric("top1", "top-1 agreement", 0.5, "50.0%", "100%"),
+)
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ def parity() -> VerifyReport:
     )
     return VerifyReport(
         "some/folder/lit_s.onnx", "ONNX Runtime 1.31 cpu", "PyTorch 2.13 cpu", "fp32", TOLERANCES["fp32"], 8, "seeded",
-        Comparison("logits", math.inf, 0.5, math.inf, -1.0), 0.5, 0.25, 0.31, layers, "layers.0.downsample", "fail",
+        Comparison("logits", math.inf, 0.5, math.inf, -1.0), METRICS, 0.31, layers, "layers.0.downsample", "fail",
         ("logits: relative error inf exceeds 1e-05", "layers.0.downsample is the first layer outside the tolerance"),
     )  # fmt: skip
 
@@ -151,9 +159,8 @@ def test_verify_table(parity: VerifyReport) -> None:
     text = rendered(verify_table(parity))
     for expected in ("lit_s.onnx", "<= 1e-05", ">= 0.999999", "50.0%", "FAIL", "8 seeded images", *parity.reasons):
         assert expected in text, expected
-    passed = dataclasses.replace(
-        parity, verdict="pass", reasons=(), output=Comparison("logits", 1e-6, 1e-7, 3.21e-7, 0.99999995), top1=1.0
-    )
+    good = Metric("relative", "relative error, logits", 3.21e-7, "3.21e-07", "<= 1e-05")
+    passed = dataclasses.replace(parity, verdict="pass", reasons=(), metrics=(good,))
     text = rendered(verify_table(passed))
     assert "PASS" in text
     assert "3.21e-07" in text

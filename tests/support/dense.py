@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
 from lit_deploy.core.specs import FamilyName, ModelSpec
+from lit_deploy.exporters.onnx import portable
 from lit_deploy.exporters.options import OnnxOptions
 from lit_deploy.models.families import OFFICIAL_SPECS
 from lit_deploy.workflows.export import export_checkpoint
 
-__all__ = ["FAMILY_OF", "DenseFile", "dense_checkpoint", "dense_file", "small"]
+__all__ = ["FAMILY_OF", "DenseFile", "dense_checkpoint", "dense_file", "made_by_one", "shared_folder", "small"]
 
 FAMILY_OF: dict[str, FamilyName] = {
     "detection": "retinanet_lit",
@@ -50,16 +55,33 @@ def small(family: str) -> ModelSpec:
     )
 
 
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that all workers of a run have in common: what is made of a network is made once."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@contextmanager
+def made_by_one(path: Path) -> Iterator[bool]:
+    """Whether it is for the caller to make a file: not where it is there, or another worker makes it meanwhile."""
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not path.exists()
+
+
 @pytest.fixture(scope="session")
 def dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The checkpoint of a small network, by family or task."""
-    folder = tmp_path_factory.mktemp("dense")
+    folder = shared_folder(tmp_path_factory, "dense")
 
     def of(family: str) -> Path:
         family = FAMILY_OF.get(family, family)  # type: ignore[call-overload]
         path = folder / f"{family}.pth"
-        if not path.exists():
-            save_checkpoint(make_state(small(family)), path, "state_dict", classes=tuple("abcde"))
+        with made_by_one(path) as mine:
+            if mine:
+                save_checkpoint(make_state(small(family)), path, "state_dict", classes=tuple("abcde"))
         return path
 
     return of
@@ -68,14 +90,20 @@ def dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
 @pytest.fixture(scope="session")
 def dense_file(dense_checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> DenseFile:
     """The exported file of a small network, by family or task and ``OnnxOptions``; unverified."""
-    folder = tmp_path_factory.mktemp("dense_files")
+    folder = shared_folder(tmp_path_factory, "dense_files")
 
     def of(family: str, **options: Any) -> Path:
         family = FAMILY_OF.get(family, family)  # type: ignore[call-overload]
         name = "_".join([family, *(f"{key}-{value}" for key, value in sorted(options.items()))])
         path = folder / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.onnx"
-        if not path.exists():
-            export_checkpoint(dense_checkpoint(family), path, OnnxOptions(**options), verify=False)
+        checkpoint = dense_checkpoint(family)
+        with made_by_one(path) as mine:
+            if not mine:
+                pass
+            elif options == {"portable": True}:  # the same graph, inlined: nothing to trace again
+                portable(OnnxArtifact.read(of(family))).write(path)
+            else:
+                export_checkpoint(checkpoint, path, OnnxOptions(**options), verify=False)
         return path
 
     return of

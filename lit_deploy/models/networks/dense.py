@@ -31,6 +31,11 @@ def original_over(original_size: Tensor) -> Tensor:
     return original_size.flip(0).to(torch.float32).repeat(2)
 
 
+def _number(tensor: Tensor) -> int:
+    """The one number in an integer tensor. Not by ``int``: to torch.export it is a symbol, which that would resolve."""
+    return tensor.item()  # type: ignore[return-value]
+
+
 class RetinaNet(nn.Module):
     """To boxes ``[1, K, 4]`` in pixels of the original picture, scores, labels and their number."""
 
@@ -66,7 +71,7 @@ class MaskRcnn(nn.Module):
         boxes, scores = self.roi_head.candidates(levels, proposals, counts, limit)
         scale = limit / original_over(original_size)
         boxes, scores, labels, num = detections(boxes / scale, scores, spec)
-        rows = int(num.clamp(min=1)[0].item())  # a mask for every detection, and never none: runtimes trip over no rows
+        rows = _number(num.clamp(min=1))  # a mask for every detection, and never none: runtimes trip over no rows
         torch._check(rows >= 1)
         torch._check(rows <= spec.max_detections)
         masks = self.roi_head.masks(levels, boxes[:rows] * scale, labels[:rows])
@@ -93,7 +98,7 @@ class SemanticFpn(nn.Module):
 
     def forward(self, image: Tensor, original_size: Tensor, spec: DenseSpec, *, labels: bool = True) -> tuple[Tensor]:
         low, size = self.logits(image), image.shape[2:]
-        height, width = int(original_size[0].item()), int(original_size[1].item())
+        height, width = _number(original_size[:1]), _number(original_size[1:])
         torch._check(height >= 1)
         torch._check(width >= 1)
         if not labels:
