@@ -23,7 +23,7 @@ from lit_deploy.ops.multi_level_roi_align.library import multi_level_roi_align
 
 BACKGROUND, UNDECIDED = -1, -2
 
-PROPOSALS = DenseSpec((), (), candidates=48)  # the official 1,000 are for pictures of a hundred times the size
+PROPOSALS = DenseSpec((), (), candidates=100)  # the official 1,000 are for pictures of a hundred times the size
 ANCHOR_SAMPLES, REGION_SAMPLES = 64, 24  # of every image, at most a half and a third of them with an object
 
 
@@ -149,9 +149,10 @@ def proposal_loss(scores: Tensor, moves: Tensor, boxes: Tensor, target: Target) 
 
 
 def region_loss(head: roi.RoiHead, maps: Sequence[Tensor], regions: Tensor, target: Target) -> Tensor:
-    """Of one image's regions: their classes, their boxes and their masks."""
-    sides = regions[:, 2:] - regions[:, :2]
-    regions = regions[(sides > 1).all(dim=1)]  # without a width there is no logarithm to learn
+    """Of one image's regions: their classes, their boxes and their masks.
+
+    Regions without an area stay: the official code proposes them too, and they have to be known for background.
+    """
     index = assigned(regions, target.boxes, 0.5, 0.5)
     rows, background = sampled(index, REGION_SAMPLES, REGION_SAMPLES // 3)
     both, objects = torch.cat((rows, background)), index[rows]

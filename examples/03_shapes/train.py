@@ -10,7 +10,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,38 @@ from lit_deploy.images.keep_ratio import keep_ratio_size, resize_bilinear
 from lit_deploy.models.build import build
 from lit_deploy.models.families import OFFICIAL_SPECS, default_input
 
-Loss = Callable[[Any, Tensor, Sequence[Target]], Tensor]
 
-TASKS: dict[str, tuple[str, Loss, int]] = {
-    "detection": ("retinanet_lit_s", retinanet_loss, 16),
-    "instance_segmentation": ("mask_rcnn_lit_s", mask_rcnn_loss, 8),
-    "semantic_segmentation": ("sem_fpn_lit_s", semantic_loss, 16),
+@dataclass(frozen=True)
+class Recipe:
+    """How a task is learned.
+
+    Attributes:
+        published: name of the network that is made small.
+        loss: what it learns by.
+        depths: blocks of the backbone's stages; a head of few layers needs more of them.
+        neck, head: channels of its neck and head.
+        batch: pictures at a time: a divisor of ``shapes_data.RUN``, as pictures of one format only fit together.
+        epochs: of ``STEPS`` batches each, unless told otherwise.
+    """
+
+    published: str
+    loss: Callable[[Any, Tensor, Sequence[Target]], Tensor]
+    depths: tuple[int, int, int, int]
+    neck: int
+    head: int
+    batch: int
+    epochs: int
+
+
+TASKS = {
+    "detection": Recipe("retinanet_lit_s", retinanet_loss, (1, 1, 2, 1), neck=32, head=32, batch=16, epochs=16),
+    "instance_segmentation": Recipe(
+        "mask_rcnn_lit_s", mask_rcnn_loss, (1, 1, 2, 1), neck=32, head=128, batch=8, epochs=16
+    ),
+    "semantic_segmentation": Recipe(
+        "sem_fpn_lit_s", semantic_loss, (1, 1, 4, 2), neck=48, head=48, batch=16, epochs=24
+    ),
 }
-"""The published network that is made small, what it learns by, and pictures of a batch: a divisor of ``RUN``, as only
-pictures of one format can be one."""
 
 SHORTER = 128  # pixels that a picture's shorter side is resized to, here and, by --resize, in the exported file
 STEPS = 32  # batches of an epoch; no picture comes twice
@@ -45,17 +68,18 @@ LEARNING_RATE, OFFSET_LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 6e-3, 0.05, 40
 
 def small(task: str) -> ModelSpec:
     """The dimensions of a task's network: all parts of the published one, at a seventieth of its size."""
+    recipe = TASKS[task]
     return replace(
-        OFFICIAL_SPECS[TASKS[task][0]],
+        OFFICIAL_SPECS[recipe.published],
         name="custom",
         embed_dims=(16, 32, 64, 128),
-        depths=(1, 1, 2, 1),
+        depths=recipe.depths,
         num_heads=(2, 4),
         mlp_ratios=(4, 4, 4, 4),
         image_size=(SHORTER, SHORTER),
         num_classes=len(NAMES) + (task == "semantic_segmentation"),
-        neck_channels=32,
-        head_channels=128 if task == "instance_segmentation" else 32,
+        neck_channels=recipe.neck,
+        head_channels=recipe.head,
     )
 
 
@@ -123,18 +147,20 @@ def main() -> None:
     """Train, report and save."""
     parser = argparse.ArgumentParser(description="Train a small LIT detector or segmentation network on shapes.")
     parser.add_argument("--task", choices=TASKS, default="detection", help="what to learn (default: detection)")
-    parser.add_argument("--epochs", type=int, default=16, help=f"of {STEPS} batches each (default: 16)")
+    parser.add_argument(
+        "--epochs", type=int, help=f"of {STEPS} batches each (default: 16, of semantic segmentation 24)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (default: 1)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     arguments = parser.parse_args()
 
     torch.manual_seed(SEED)
     torch.set_num_threads(arguments.threads)
-    spec, (_, loss_of, batch) = small(arguments.task), TASKS[arguments.task]
-    model = network(spec)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {arguments.epochs * STEPS * batch:,} pictures")
-
-    optimizer, total = optimizer_for(model), arguments.epochs * STEPS
+    spec, recipe = small(arguments.task), TASKS[arguments.task]
+    epochs, batch = arguments.epochs or recipe.epochs, recipe.batch
+    model, total = network(spec), epochs * STEPS
+    optimizer = optimizer_for(model)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {total * batch:,} pictures")
 
     def factor(step: int) -> float:
         return min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / total))
@@ -144,7 +170,7 @@ def main() -> None:
     for step in range(total):
         drawings = [drawn(TRAINING, step * batch + place) for place in range(batch)]
         images, targets = zip(*(prepared(drawing, spec) for drawing in drawings), strict=True)
-        loss = loss_of(model, torch.stack(images), targets)
+        loss = recipe.loss(model, torch.stack(images), targets)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -154,7 +180,7 @@ def main() -> None:
         if (step + 1) % STEPS == 0:
             seconds = time.perf_counter() - start
             print(f"epoch {(step + 1) // STEPS:3d}  loss {np.mean(losses[-STEPS:]):.3f}  {seconds:4.0f} s", flush=True)
-    save(model, arguments.task, arguments.epochs, arguments.out)
+    save(model, arguments.task, epochs, arguments.out)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.2f} MB")
 
 

@@ -44,6 +44,10 @@ class OpenVinoSession(BackEnd):
         if self._options.device != "cpu":
             raise UsageError(f"device is {self._options.device}, but OpenVINO is measured on the CPU only")
         self._manifest = read_manifest(self._path)
+        if not self._manifest.portable:  # its reader ends the process on some of these files
+            raise ArtifactError(
+                f"OpenVINO refuses {self._path.name} (it knows no operator of lit-deploy's); export it with --portable"
+            )
         self._core = openvino.Core()
         self.description = f"OpenVINO {openvino.__version__.split('-')[0]} cpu (f32)"
         return self

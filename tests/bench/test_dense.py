@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.benchmarks import QUICK
-from support.dense import DenseFile, loaded
+from support.dense import DenseFile
 from support.exported import needs_library
 from support.reports import rendered
 
@@ -22,6 +22,7 @@ from lit_deploy.bench.inputs import common_batches, common_size
 from lit_deploy.bench.result import Part
 from lit_deploy.bench.run import run_bench
 from lit_deploy.bench.worker import Worker, seeded_feed
+from lit_deploy.checkpoints.load import load_checkpoint
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import LitDeployError, UsageError
 from lit_deploy.report.bench import bench_from_json, bench_markdown, bench_table
@@ -40,7 +41,7 @@ def manifests(dense_checkpoint: Of, checkpoint_file: Of) -> dict[str, Manifest]:
         "semantic_segmentation": dense_checkpoint("semantic_segmentation"),
         "classification": checkpoint_file("tiny"),
     }
-    return {task: manifest_from_checkpoint(loaded(path)) for task, path in paths.items()}
+    return {task: manifest_from_checkpoint(load_checkpoint(path)) for task, path in paths.items()}
 
 
 def fixed(manifest: Manifest, height: int, width: int) -> Manifest:

@@ -130,14 +130,14 @@ def test_every_parameter_learns_and_the_loss_falls(example: Any, task: str, tmp_
     """On four pictures, over and over; what the networks reach in earnest is told by the README."""
     train = example.train
     torch.manual_seed(0)
-    spec, (_, loss_of, _) = train.small(task), train.TASKS[task]
+    spec, recipe = train.small(task), train.TASKS[task]
     model = train.network(spec)
     before = {name: value.clone() for name, value in model.named_parameters()}
     optimizer = train.optimizer_for(model)
     images, targets = zip(*(train.prepared(example.shapes_data.drawn(0, i), spec) for i in range(4)), strict=True)
     losses = []
     for _ in range(16):
-        loss = loss_of(model, torch.stack(images), targets)
+        loss = recipe.loss(model, torch.stack(images), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,6 +18,7 @@ from support.dense_goldens import (
     files_of,
     picture,
     ran,
+    with_photo,
 )
 
 from lit_deploy.backends.protocol import SessionOptions
@@ -52,8 +53,9 @@ def test_file(files: tuple[str, dict[str, Path]], way: str) -> None:
     kind, options = SESSIONS[way]
     (outputs,) = ran(paths[f"net-{kind}"], [picture(name, "net")], options)
     check_detections(name, "net", detections_of(outputs), MASK_RCNN)
-    (outputs,) = ran(paths[f"photo-{kind}"], PHOTO, options)
-    check_detections(name, "photo", detections_of(outputs), MASK_RCNN)
+    if with_photo(name, way):
+        (outputs,) = ran(paths[f"photo-{kind}"], PHOTO, options)
+        check_detections(name, "photo", detections_of(outputs), MASK_RCNN)
 
 
 def test_the_photo_is_resized_as_officially(files: tuple[str, dict[str, Path]]) -> None:

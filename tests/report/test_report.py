@@ -36,7 +36,6 @@ from lit_deploy.tasks.protocol import Metric
 from lit_deploy.workflows.doctor import Check, Diagnosis
 from lit_deploy.workflows.verify import ParityFailed, VerifyReport
 
-
 METRICS = (
     Metric("relative", "relative error, logits", math.inf, "inf", "<= 1e-05"),
     Metric("cosine", "cosine, worst image", -1.0, "-1.0000000", ">= 0.999999"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
@@ -59,3 +61,22 @@ def images_for(spec: Any, count: int) -> np.ndarray:
     if spec.dtype == "uint8":
         return noise.integers(0, 256, shape, dtype=np.uint8)
     return noise.standard_normal(shape).astype(np.float32)
+
+
+def run_plainly(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    """Every node as it stands: no fusion, no integer kernel."""
+    ort = pytest.importorskip("onnxruntime")
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(["y"], {"x": x})[0]
+    return result
+
+
+def integer_products(path: Path, folder: Path) -> Counter[str]:
+    """Operators of the graph as ONNX Runtime's CPU runs it."""
+    ort = pytest.importorskip("onnxruntime")
+    settings = ort.SessionOptions()
+    settings.optimized_model_filepath, settings.log_severity_level = str(folder / "optimised.onnx"), 4
+    ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(str(folder / "optimised.onnx")).graph.node)

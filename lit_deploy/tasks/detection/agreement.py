@@ -1,6 +1,6 @@
 """Whether two sessions find the same objects, and whether the check could have noticed if not.
 
-Detections are matched by label and nearest box, never by position: scores that agree to the last digits may swap places.
+Detections are matched by label and nearest box, never by position: scores that agree closely may swap places.
 """
 
 from __future__ import annotations
