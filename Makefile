@@ -52,6 +52,7 @@ bench: $(LIBRARY)
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/embedding.py
 
 gpu:

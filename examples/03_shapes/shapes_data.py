@@ -1,6 +1,6 @@
 """The data set of the example, drawn as it is needed: circles, squares, triangles and rings on shaded paper.
 
-``python shapes_data.py DIR`` writes 200 pictures for validation: ``DIR/images/*.png``, the objects as COCO's
+``python shapes_data.py DIR`` writes 100 pictures for validation: ``DIR/images/*.png``, the objects as COCO's
 ``DIR/instances.json``, and label maps as ADE20K's, ``DIR/labels/*.png``. With ``--training``, pictures that the
 networks were trained on. A picture is a function of its number: the same wherever it is drawn.
 """
@@ -179,7 +179,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Draw the pictures of the example.")
     parser.add_argument("directory", type=Path, help="folder to write to")
     parser.add_argument("--training", action="store_true", help="pictures for training instead of validation")
-    parser.add_argument("--count", type=int, default=200, help="how many pictures (default: 200)")
+    parser.add_argument("--count", type=int, default=100, help="how many pictures (default: 100)")
     arguments = parser.parse_args()
     write(arguments.directory, TRAINING if arguments.training else VALIDATION, arguments.count)
     print(f"{arguments.count} pictures written below {arguments.directory}")

@@ -34,7 +34,7 @@ class Recipe:
     Attributes:
         published: name of the network that is made small.
         loss: what it learns by.
-        depths: blocks of the backbone's stages; a head of few layers needs more of them.
+        rate: the highest learning rate.
         neck, head: channels of its neck and head.
         batch: pictures at a time: a divisor of ``shapes_data.RUN``, as pictures of one format only fit together.
         epochs: of ``STEPS`` batches each, unless told otherwise.
@@ -42,7 +42,7 @@ class Recipe:
 
     published: str
     loss: Callable[[Any, Tensor, Sequence[Target]], Tensor]
-    depths: tuple[int, int, int, int]
+    rate: float
     neck: int
     head: int
     batch: int
@@ -50,20 +50,16 @@ class Recipe:
 
 
 TASKS = {
-    "detection": Recipe("retinanet_lit_s", retinanet_loss, (1, 1, 2, 1), neck=32, head=32, batch=16, epochs=16),
-    "instance_segmentation": Recipe(
-        "mask_rcnn_lit_s", mask_rcnn_loss, (1, 1, 2, 1), neck=32, head=128, batch=8, epochs=16
-    ),
-    "semantic_segmentation": Recipe(
-        "sem_fpn_lit_s", semantic_loss, (1, 1, 4, 2), neck=48, head=48, batch=16, epochs=24
-    ),
+    "detection": Recipe("retinanet_lit_s", retinanet_loss, 2e-3, neck=32, head=32, batch=16, epochs=16),
+    "instance_segmentation": Recipe("mask_rcnn_lit_s", mask_rcnn_loss, 2e-3, neck=32, head=128, batch=8, epochs=16),
+    "semantic_segmentation": Recipe("sem_fpn_lit_s", semantic_loss, 1e-3, neck=48, head=48, batch=16, epochs=24),
 }
 
 SHORTER = 128  # pixels that a picture's shorter side is resized to, here and, by --resize, in the exported file
 STEPS = 32  # batches of an epoch; no picture comes twice
 # Layers that nothing follows: they start small, so that no answer is preferred at first.
 LAST = ("retina_cls", "retina_reg", "rpn_cls", "rpn_reg", "fc_cls", "fc_reg", "conv_logits", "conv_seg")
-LEARNING_RATE, OFFSET_LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 6e-3, 0.05, 40
+OFFSET_RATE, WEIGHT_DECAY, WARMUP = 3, 0.05, 40  # offsets start at zero and have so many times the learning rate
 
 
 def small(task: str) -> ModelSpec:
@@ -73,7 +69,7 @@ def small(task: str) -> ModelSpec:
         OFFICIAL_SPECS[recipe.published],
         name="custom",
         embed_dims=(16, 32, 64, 128),
-        depths=recipe.depths,
+        depths=(1, 1, 2, 1),
         num_heads=(2, 4),
         mlp_ratios=(4, 4, 4, 4),
         image_size=(SHORTER, SHORTER),
@@ -118,17 +114,17 @@ def network(spec: ModelSpec) -> nn.Module:
     return model
 
 
-def optimizer_for(model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW: weight decay on matrices only, and a faster group for the offsets, which start at zero."""
+def optimizer_for(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """AdamW: weight decay on matrices only, and a faster group for the offsets."""
     groups: dict[str, list[nn.Parameter]] = {"matrix": [], "vector": [], "offset": []}
     for name, parameter in model.named_parameters():
         kind = "offset" if "conv_offset" in name else "matrix" if parameter.ndim > 1 else "vector"
         groups[kind].append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": groups["matrix"], "weight_decay": WEIGHT_DECAY, "lr": LEARNING_RATE},
-            {"params": groups["vector"], "weight_decay": 0.0, "lr": LEARNING_RATE},
-            {"params": groups["offset"], "weight_decay": 0.0, "lr": OFFSET_LEARNING_RATE},
+            {"params": groups["matrix"], "weight_decay": WEIGHT_DECAY, "lr": rate},
+            {"params": groups["vector"], "weight_decay": 0.0, "lr": rate},
+            {"params": groups["offset"], "weight_decay": 0.0, "lr": OFFSET_RATE * rate},
         ]
     )
 
@@ -159,7 +155,7 @@ def main() -> None:
     spec, recipe = small(arguments.task), TASKS[arguments.task]
     epochs, batch = arguments.epochs or recipe.epochs, recipe.batch
     model, total = network(spec), epochs * STEPS
-    optimizer = optimizer_for(model)
+    optimizer = optimizer_for(model, recipe.rate)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {total * batch:,} pictures")
 
     def factor(step: int) -> float:

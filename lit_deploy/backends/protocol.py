@@ -41,6 +41,8 @@ class SessionOptions:
         like: PyTorch only: manifest of an exported file that this session is to be compared with: it takes the same
             input and thresholds.
         half: PyTorch only: run in float16, as a peer in benchmarks.
+        profiled: ONNX Runtime only: note how long every node takes, for ``ProfiledSession.node_times``. For a few runs:
+            all notes are kept.
         backend: what runs an ``.onnx`` file; ``openvino`` takes portable files, as a peer in benchmarks.
         allow_engine_code: engines only: let TensorRT run code that lies inside the file (an embedded plugin, or the
             runtime of a version-compatible engine).
@@ -53,6 +55,7 @@ class SessionOptions:
     library: bool | None = None
     layers: bool = False
     values: tuple[str, ...] = ()
+    profiled: bool = False
     compiled: bool = False
     half: bool = False
     like: Manifest | None = None
@@ -145,3 +148,14 @@ class TimedSession(Session, Protocol):
 
     def timed_run(self, feeds: Mapping[str, NDArray[np.generic]]) -> tuple[Arrays, Phases]:
         """Run one batch as ``run`` does, and measure its phases."""
+
+
+@runtime_checkable
+class ProfiledSession(Session, Protocol):
+    """A session that was opened with ``SessionOptions.profiled``."""
+
+    def node_times(self) -> list[dict[str, float]]:
+        """End profiling: milliseconds of all nodes of a type, by type, for every run so far.
+
+        What a loop or a branch holds counts, and the loop or branch itself does not.
+        """

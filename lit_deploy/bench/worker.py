@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.backends.open import open_session
-from lit_deploy.backends.protocol import Phases, Session, SessionOptions, TimedSession
+from lit_deploy.backends.protocol import Phases, ProfiledSession, Session, SessionOptions, TimedSession
 from lit_deploy.core import errors
 from lit_deploy.core.errors import LitDeployError
 from lit_deploy.core.processes import die_with_parent, ending, worker_command, worker_environment
@@ -198,11 +198,7 @@ def _open(request: dict[str, Any]) -> Session:
         _compile_every_batch()
     common = {name: request[name] for name in ("device", "threads", "allow_engine_code")}
     like = read_manifest(request["like"]) if request.get("like") else None
-    options = SessionOptions(**common, **chosen, like=like)
-    if request.get("profiled"):
-        from lit_deploy.backends.onnxruntime import ProfiledOnnxRuntimeSession
-
-        return ProfiledOnnxRuntimeSession(request["source"], options)
+    options = SessionOptions(**common, **chosen, like=like, profiled=request.get("profiled", False))
     return open_session(request["source"], options)
 
 
@@ -252,7 +248,8 @@ def _serve(requests: IO[str], replies: IO[str]) -> None:
                     feed = seeded_feed(session.manifest, 1, request["size"])
                     for _ in range(request["runs"]):
                         session.run(feed)
-                    reply(times=session.node_times())  # type: ignore[attr-defined]
+                    assert isinstance(session, ProfiledSession)
+                    reply(times=session.node_times())
                 else:
                     session.run(feed)  # wakes the threads and refills the caches after the others' turns
                     others = _OtherProcesses()

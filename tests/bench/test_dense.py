@@ -15,6 +15,7 @@ from support.exported import needs_library
 from support.reports import rendered
 
 from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.bench import parts
 from lit_deploy.bench import run as bench
 from lit_deploy.bench.contenders import Contender, contenders_for
@@ -98,12 +99,17 @@ def test_thresholds_of_the_file_are_pytorchs(dense_file: DenseFile, dense_checkp
     assert eager.like is None, "it has no thresholds, and the logits of every pixel are no peer's output"
 
 
-def test_pytorch_takes_the_thresholds_over(dense_checkpoint: Of, dense_file: DenseFile) -> None:
-    checkpoint, path = dense_checkpoint("instance_segmentation"), dense_file("instance_segmentation")
+def test_pytorch_takes_the_thresholds_over(dense_checkpoint: Of, dense_file: DenseFile, tmp_path: Path) -> None:
+    artifact = OnnxArtifact.read(dense_file("instance_segmentation"))
+    assert artifact.manifest.dense is not None
+    path = tmp_path / "other.onnx"
+    artifact.described(dense=replace(artifact.manifest.dense, score_threshold=0.375)).write(path)
     with Worker("eager") as worker:
-        answer = worker.ask(60, **Contender("eager", checkpoint, "torch", like=path).opening(1))
-    assert Manifest.from_json(answer["manifest"]).dense is not None
-    assert "eager" in answer["description"]
+        eager = Contender("eager", dense_checkpoint("instance_segmentation"), "torch", like=path)
+        answer = worker.ask(60, **eager.opening(1))
+    taken = Manifest.from_json(answer["manifest"]).dense
+    assert taken is not None
+    assert taken.score_threshold == 0.375
 
 
 def test_torch_compile_that_fails_is_left_out(

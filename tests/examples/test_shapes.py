@@ -133,7 +133,7 @@ def test_every_parameter_learns_and_the_loss_falls(example: Any, task: str, tmp_
     spec, recipe = train.small(task), train.TASKS[task]
     model = train.network(spec)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    optimizer = train.optimizer_for(model)
+    optimizer = train.optimizer_for(model, recipe.rate)
     images, targets = zip(*(train.prepared(example.shapes_data.drawn(0, i), spec) for i in range(4)), strict=True)
     losses = []
     for _ in range(16):
