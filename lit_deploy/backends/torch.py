@@ -27,8 +27,8 @@ class TorchSession(BackEnd):
 
     With ``options.like`` it takes and returns what the file of that manifest does, except that the output is the one
     that comparisons need (``_reference``). With ``options.layers``, ``run`` also returns, for every merging, the
-    sampling offsets in pixels ``[B, 8, H//2, W//2]`` under ``<module>.dconv.conv_offset``. On ``cuda``, TensorFloat-32 is turned
-    off for the whole process.
+    sampling offsets in pixels ``[B, 8, H//2, W//2]`` under ``<module>.dconv.conv_offset``. On ``cuda``, TensorFloat-32
+    is turned off for the whole process.
     """
 
     def __init__(self, source: str | Path | Checkpoint, options: SessionOptions) -> None:

@@ -82,7 +82,7 @@ def _pooled(pixels: Tensor, level: Tensor, bins: int) -> Iterator[tuple[Tensor, 
 
 
 def _groups(high: Tensor, wide: Tensor, channels: int) -> Iterator[tuple[Tensor, int, int]]:
-    """Regions with windows of ``high`` x ``wide`` cells (int64 ``[K]``) that are alike: indices, and the largest window."""
+    """Regions whose windows of ``high`` x ``wide`` cells (int64 ``[K]``) are alike: indices, and the largest window."""
     rungs = (torch.stack((high, wide), dim=1).log() / math.log(RUNG)).ceil()
     kinds, members = torch.unique(rungs, dim=0, return_inverse=True)
     for index in range(len(kinds)):
