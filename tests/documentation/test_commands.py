@@ -141,7 +141,12 @@ def test_example_commands(example: Path, tmp_path: Path, perform: Perform) -> No
 
 def test_demo(tmp_path: Path, checkpoint_file: Callable[[str], Path]) -> None:
     """As it is, but for a small network in place of LIT-S, whose commands the README's test has run."""
-    settings = {"DEMO_DIR": str(tmp_path), "DEMO_ROUNDS": "2", "LIT_CKPT": str(checkpoint_file("tiny"))}
+    settings = {
+        "DEMO_DIR": str(tmp_path),
+        "DEMO_ROUNDS": "2",
+        "DEMO_EPOCHS": "1",
+        "LIT_CKPT": str(checkpoint_file("tiny")),
+    }
     printed = run_in_shell(["bash", str(ROOT / "examples" / "demo.sh")], ROOT, **settings)
     assert (tmp_path / "lit_s.onnx").exists()
     assert (tmp_path / "lit_s.png").exists()

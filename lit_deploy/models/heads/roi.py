@@ -78,13 +78,12 @@ class RoiHead(nn.Module):
             limit: see ``boxes.decoded``.
         """
         logits, deltas = self.bbox_head(multi_level_roi_align(proposals, *levels[:LEVELS], output_size=BOX_SIZE))
-        # The official code takes a proposal that ends at row 0 for one that fills up a batch, and silences it.
-        silent = (proposals[:, 3] == 0)[:, None]
-        logits = torch.where(silent, 0.0, logits.float())
-        deltas = torch.where(silent, 0.0, deltas.float())
-        scores = logits.softmax(dim=1)[:, : self.classes]
+        scores = logits.float().softmax(dim=1)[:, : self.classes]
         every = proposals[:, None].expand(-1, self.classes, -1)
-        boxes = decoded(every, deltas.unflatten(1, (self.classes, 4)), limit, STDS)
+        boxes = decoded(every, deltas.float().unflatten(1, (self.classes, 4)), limit, STDS)
+        # The official code takes a proposal that ends at row 0 for one that fills up a batch, and sets its logits to 0.
+        # Of 80 classes none then reaches the threshold. Of a few, all would, as boxes without an area.
+        counts = counts & (proposals[:, 3] != 0)
         return boxes, torch.where(counts[:, None], scores, 0.0)
 
     def masks(self, levels: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
