@@ -8,6 +8,8 @@ relative position bias is gathered once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,10 @@ from lit_deploy.ops.deformable_token_merging.library import deformable_token_mer
 from lit_deploy.ops.deformable_token_merging.reference import tap_major_from_conv
 
 
-def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Module:
+Sizes = Mapping[str, tuple[int, int]]
+
+
+def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName, maps: Sizes | None = None) -> nn.Module:
     """Replace, in place, every module that has a better form for export; return the model.
 
     Args:
@@ -27,6 +32,7 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Mod
         spec: the input of the exported file; a ``uint8`` input takes the normalisation into the patch embedding.
         precision: type of weights and activations behind the patch embedding, which stays float32: folded
             normalisation subtracts large, nearly equal numbers.
+        maps: of a network for one size only, heights and widths of the maps that resized attentions see, by name.
     """
     for name, module in list(model.named_modules()):
         replacement: nn.Module | None = None
@@ -37,7 +43,7 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Mod
         elif isinstance(module, Attention):
             replacement = LoweredAttention(module)
         elif isinstance(module, ResizedAttention):
-            replacement = LoweredResizedAttention(module)
+            replacement = LoweredResizedAttention(module, (maps or {}).get(name))
         elif isinstance(module, Convolution) and module.bn is not None:
             replacement = _folded(module)
         elif isinstance(module, nn.Linear):
@@ -135,18 +141,26 @@ class LoweredAttention(nn.Module):
 
 
 class LoweredResizedAttention(ResizedAttention):
-    """The same operator behind a lowered projection; the table ``[heads, 2R-1, 2R-1]`` is a float32 buffer."""
+    """The same operator behind a lowered projection; the table ``[1, heads, 2R-1, 2R-1]`` is a float32 buffer.
 
-    def __init__(self, module: ResizedAttention) -> None:
+    For a map of one size it is resized here: PyTorch's exporter would resize a small one itself, and otherwise.
+    """
+
+    def __init__(self, module: ResizedAttention, size: tuple[int, int] | None) -> None:
         nn.Module.__init__(self)
         self.num_heads, self.scale, self.stored = module.num_heads, module.scale, module.stored
         self.qkv = LoweredLinear(module.qkv.weight, module.qkv.bias)  # type: ignore[assignment]
         self.proj = LoweredLinear(module.proj.weight, module.proj.bias)  # type: ignore[assignment]
         if self.stored is not None:
-            self.register_buffer("relative_position_bias_table", module.stored_table().detach().contiguous())
+            table = module.stored_table() if size is None else module.table(size)[None]
+            self.register_buffer("relative_position_bias_table", table.detach().contiguous())
+        self.resized = size is not None
 
     def stored_table(self) -> Tensor:
         return self.get_buffer("relative_position_bias_table")
+
+    def table(self, size: tuple[int, int]) -> Tensor:
+        return self.stored_table()[0] if self.resized and self.stored is not None else super().table(size)
 
 
 _LOWERED = (LoweredAttention, LoweredResizedAttention)
