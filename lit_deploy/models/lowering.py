@@ -20,7 +20,6 @@ from lit_deploy.models.convolutions import Convolution
 from lit_deploy.ops.deformable_token_merging.library import deformable_token_merging
 from lit_deploy.ops.deformable_token_merging.reference import tap_major_from_conv
 
-
 Sizes = Mapping[str, tuple[int, int]]
 
 
