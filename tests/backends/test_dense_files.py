@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from support.dense import FAMILY_OF, DenseFile
-from support.exported import KERNELS, needs_library
+from support.exported import KERNELS
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import read_manifest, set_manifest
@@ -109,19 +109,7 @@ def test_what_does_not_fit_is_refused(task: str, dense_file: DenseFile) -> None:
                 session.run({**feeds, name: value})
 
 
-@pytest.mark.parametrize(
-    "library",
-    [
-        pytest.param(True, id="library", marks=needs_library),
-        pytest.param(
-            False,
-            id="function",
-            marks=pytest.mark.xfail(
-                reason="open fault: the attention's function departs where all sizes are fixed", strict=True
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("library", KERNELS)
 @pytest.mark.parametrize("task", TASKS)
 def test_a_fixed_size_and_other_options(task: str, library: bool, dense_checkpoint: Of, dense_file: DenseFile) -> None:
     """Float input, a fixed size, thresholds and logits, in one file."""
