@@ -38,8 +38,8 @@ class SessionOptions:
         layers: also return the output of every layer named in ``manifest.layers``.
         values: ONNX Runtime only: further values of the graph, of float type, to return.
         compiled: PyTorch only: run through ``torch.compile``.
-        like: PyTorch only: manifest of an exported file that this session is to be compared with: it takes the same
-            input and thresholds.
+        like: PyTorch only: take the input, thresholds and output of this manifest, of a file that is compared with this
+            session; of a classifier's, one that takes normalised pixels (see ``Task.reference``).
         half: PyTorch only: run in float16, as a peer in benchmarks.
         profiled: ONNX Runtime only: note how long every node takes, for ``ProfiledSession.node_times``. For a few runs:
             all notes are kept.

@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.backends.base import BackEnd, check_feeds
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
@@ -25,10 +24,9 @@ from lit_deploy.tasks.table import task_of
 class TorchSession(BackEnd):
     """A checkpoint on PyTorch, float32 (or, with ``options.half``, float16); see ``Session``.
 
-    With ``options.like`` it takes and returns what the file of that manifest does, except that the output is the one
-    that comparisons need (``_reference``). With ``options.layers``, ``run`` also returns, for every merging, the
-    sampling offsets in pixels ``[B, 8, H//2, W//2]`` under ``<module>.dconv.conv_offset``. On ``cuda``, TensorFloat-32
-    is turned off for the whole process.
+    With ``options.like`` it takes and returns what a file of that manifest does. With ``options.layers``, ``run`` also
+    returns, for every merging, the sampling offsets in pixels ``[B, 8, H//2, W//2]`` under
+    ``<module>.dconv.conv_offset``. On ``cuda``, TensorFloat-32 is turned off for the whole process.
     """
 
     def __init__(self, source: str | Path | Checkpoint, options: SessionOptions) -> None:
@@ -50,7 +48,10 @@ class TorchSession(BackEnd):
         checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
         model = build(checkpoint.spec, checkpoint.state)
         manifest = manifest_from_checkpoint(checkpoint, layers=layer_names(model))
-        self._manifest = manifest if self._options.like is None else _reference(manifest, self._options.like)
+        like = self._options.like
+        if like is not None:
+            manifest = replace(manifest, input=like.input, dense=like.dense, output=like.output)
+        self._manifest = manifest
         if self._options.half:
             model.half()
             self._manifest = replace(self._manifest, precision="fp16")
@@ -99,18 +100,6 @@ def _array(value: Any) -> NDArray[Any]:
     """A tensor as an array; floating point as float32."""
     array: NDArray[Any] = (value.float() if value.is_floating_point() else value).cpu().numpy()
     return array
-
-
-def _reference(manifest: Manifest, like: Manifest) -> Manifest:
-    """A checkpoint's manifest with what decides over the numbers in that of a file which was made of it.
-
-    A classifier keeps its own form, normalised pixels to logits; a segmentation network gives logits, as label maps
-    alone do not tell which pixels are tied.
-    """
-    if manifest.task == "classification":
-        return manifest
-    output = "logits" if manifest.task == "semantic_segmentation" else manifest.output
-    return replace(manifest, input=like.input, dense=like.dense, output=output)
 
 
 def _float32_only() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE
-from lit_deploy.exporters.options import MIN_SIDE
+from lit_deploy.images.keep_ratio import MIN_SIDE
 from lit_deploy.models.layout import input_size
 
 BATCHES = (1, 8)

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from lit_deploy.core.errors import GateFailed, UsageError
-from lit_deploy.evaluate.classification import Score
 from lit_deploy.evaluate.protocol import FileScore, Matrix
 from lit_deploy.images.datasets import Skipped
-
-__all__ = ["SLACK", "EvaluateReport", "Score", "check_gates"]
 
 SLACK = 1e-9
 """What a share may lack of a gate: 497 of 500 reaches 99.4 %, though 99.4 / 100 is rounded to slightly more. Far below

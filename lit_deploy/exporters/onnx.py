@@ -158,8 +158,8 @@ def _convert(graph: nn.Module, example: tuple[Tensor, ...], manifest: Manifest) 
     proto: onnx.ModelProto = program.model_proto
     hidden = list(proto.graph.output[len(outputs) :])
     del proto.graph.output[len(outputs) :]
-    described = {value.name for value in proto.graph.value_info}
-    proto.graph.value_info.extend(value for value in hidden if value.name not in described)
+    known = {value.name for value in proto.graph.value_info}
+    proto.graph.value_info.extend(value for value in hidden if value.name not in known)
     _name_sizes(proto.graph, manifest)
     return proto
 

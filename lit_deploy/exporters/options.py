@@ -10,6 +10,7 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, DenseSpec, InputKind, InputSpec, OutputKind, PrecisionName
+from lit_deploy.images.keep_ratio import MIN_SIDE
 from lit_deploy.images.labels import read_labels
 from lit_deploy.models.families import default_input
 from lit_deploy.tasks.table import TASKS
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from lit_deploy.checkpoints.load import Checkpoint
 
 Triple = tuple[float, float, float]
-
-MIN_SIDE = 32
-"""Smallest fixed height and width in pixels of a detector's or segmentation network's input: its last map is one token
-then."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,13 @@ class Convolution(nn.Module):
         return F.relu(x) if self.relu else x
 
 
+def next_multiple(side: int, multiple: int) -> int:
+    """The least multiple of a number that is not below a side, which may be a symbol of torch.export."""
+    return (side + multiple - 1) // multiple * multiple
+
+
 def padded(image: Tensor, multiple: int) -> Tensor:
     """Add zeros on the right and below to an image ``[B, C, H, W]``, until both sides are multiples of a number."""
     height, width = image.shape[2:]
-    rows, cols = ((side + multiple - 1) // multiple * multiple - side for side in (height, width))
+    rows, cols = (next_multiple(side, multiple) - side for side in (height, width))
     return F.pad(image, (0, cols, 0, rows))

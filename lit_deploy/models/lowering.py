@@ -31,7 +31,8 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName, maps: Siz
         spec: the input of the exported file; a ``uint8`` input takes the normalisation into the patch embedding.
         precision: type of weights and activations behind the patch embedding, which stays float32: folded
             normalisation subtracts large, nearly equal numbers.
-        maps: of a network for one size only, heights and widths of the maps that resized attentions see, by name.
+        maps: of a network for one size only, heights and widths of the maps that resized attentions see, by the prefix of
+            their stage's names.
     """
     for name, module in list(model.named_modules()):
         replacement: nn.Module | None = None
@@ -42,7 +43,8 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName, maps: Siz
         elif isinstance(module, Attention):
             replacement = LoweredAttention(module)
         elif isinstance(module, ResizedAttention):
-            replacement = LoweredResizedAttention(module, (maps or {}).get(name))
+            size = next((size for prefix, size in (maps or {}).items() if name.startswith(prefix)), None)
+            replacement = LoweredResizedAttention(module, size)
         elif isinstance(module, Convolution) and module.bn is not None:
             replacement = _folded(module)
         elif isinstance(module, nn.Linear):
@@ -153,13 +155,13 @@ class LoweredResizedAttention(ResizedAttention):
         if self.stored is not None:
             table = module.stored_table() if size is None else module.table(size)[None]
             self.register_buffer("relative_position_bias_table", table.detach().contiguous())
-        self.resized = size is not None
+        self.resized = self.stored is not None and size is not None
 
     def stored_table(self) -> Tensor:
         return self.get_buffer("relative_position_bias_table")
 
     def table(self, size: tuple[int, int]) -> Tensor:
-        return self.stored_table()[0] if self.resized and self.stored is not None else super().table(size)
+        return self.stored_table()[0] if self.resized else super().table(size)
 
 
 _LOWERED = (LoweredAttention, LoweredResizedAttention)

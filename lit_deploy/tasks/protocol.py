@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -14,13 +14,13 @@ from PIL import Image
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.specs import OutputKind, TensorSpec, Tolerance
 from lit_deploy.images.picture import Picture
-from lit_deploy.tasks.arrays import Arrays
+from lit_deploy.tasks.arrays import Arrays, Outputs, Pair
 from lit_deploy.tasks.comparison import Comparison
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Arrays", "Change", "Findings", "Metric", "OutputAgreement", "Prediction", "Task"]
+__all__ = ["Arrays", "Change", "Findings", "Metric", "OutputAgreement", "Outputs", "Pair", "Prediction", "Task"]
 
 
 @dataclass(frozen=True)
@@ -161,14 +161,17 @@ class Task(Protocol):
     def difference(self, reference: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArray[Any]]) -> float:
         """How far two sessions' outputs are apart, over the reference's scale; infinite for NaN."""
 
-    def agreement(
-        self,
-        manifest: Manifest,
-        tolerance: Tolerance,
-        expected: Sequence[Mapping[str, NDArray[Any]]],
-        got: Sequence[Mapping[str, NDArray[Any]]],
-    ) -> OutputAgreement:
-        """Compare the outputs of a file with those of the float32 reference, batch by batch of the same images."""
+    def reference(self, manifest: Manifest) -> Manifest:
+        """What the float32 reference takes and gives so that a file of ``manifest`` can be compared with it."""
+
+    def agreement(self, manifest: Manifest, tolerance: Tolerance, pairs: Iterable[Pair]) -> OutputAgreement:
+        """Compare the outputs of a file with those of the float32 reference, batch by batch of the same images.
+
+        Args:
+            manifest: of the tested file; ``tolerance``: the limits of its precision.
+            pairs: outputs of the reference and of the file. Taken one after the other: all of many large pictures would
+                not fit in memory.
+        """
 
     def findings(self, outputs: Mapping[str, NDArray[Any]], manifest: Manifest, images: int) -> Any:
         """What outputs say about the first ``images`` of a batch, as ``Findings`` of the task's own kind."""

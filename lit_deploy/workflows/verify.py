@@ -6,7 +6,7 @@ sampling offsets, an output that ignores the input) is refused rather than passe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from lit_deploy.images.datasets import even_parts
 from lit_deploy.images.folders import images_in
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.comparison import Comparison, RunningComparison
-from lit_deploy.tasks.protocol import Arrays, Metric
+from lit_deploy.tasks.protocol import Arrays, Metric, OutputAgreement, Pair
 from lit_deploy.tasks.table import task_of
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -118,40 +118,41 @@ def verify_artifact(
     base = options or SessionOptions()
     with open_session(artifact, replace(base, layers=layers)) as tested:
         manifest, task = tested.manifest, task_of(tested.manifest)
-        like = SessionOptions(threads=base.threads, layers=True, like=manifest)
-        with open_session(checkpoint, like) as reference:
+        like = task.reference(manifest)
+        with open_session(checkpoint, SessionOptions(threads=base.threads, layers=True, like=like)) as reference:
             if manifest.source_sha256 != reference.manifest.source_sha256:
                 raise UsageError(
                     f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
                     f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
                 )
             pictures, source = _pictures(manifest, images, limit)
-            # The reference may take another layout, but what is done to the pixels is up to the tested file.
-            spec = replace(manifest.input, kind=reference.manifest.input.kind)
-            feeds = {"tested": manifest, "reference": replace(reference.manifest, input=spec)}
-            expected: list[Arrays] = []
-            got: list[Arrays] = []
             compared = {name: RunningComparison(name) for name in manifest.layers if layers}
-            for batch, count in _batches(pictures, tested.batch_range, seeded=images is None):
-                # Layers are compared batch by batch and dropped: those of many images would not fit in memory.
-                wanted, found = (
-                    _cut(session.run(task.feed(batch, feeds[which])), count, len(batch))
-                    for session, which in ((reference, "reference"), (tested, "tested"))
-                )
-                for name, running in compared.items():
-                    running.add(wanted[name], found[name])
-                expected.append({name: wanted[name] for name in wanted if name not in reference.manifest.layers})
-                got.append({name: found[name] for name in found if name not in compared})
-            comparisons = tuple(running.comparison() for running in compared.values())
+            offsets: list[Arrays] = []
+
+            def pairs() -> Iterator[Pair]:
+                for batch, count in _batches(pictures, tested.batch_range, seeded=images is None):
+                    wanted, found = (
+                        _cut(session.run(task.feed(batch, described)), count, len(batch))
+                        for session, described in ((reference, like), (tested, manifest))
+                    )
+                    # Layers are compared batch by batch and dropped: those of many images would not fit in memory.
+                    for name, running in compared.items():
+                        running.add(wanted[name], found[name])
+                    offsets.append({name: value for name, value in wanted.items() if name.endswith(".conv_offset")})
+                    yield wanted, found
+
+            tolerance = TOLERANCES[manifest.precision]
+            outputs = task.agreement(manifest, tolerance, pairs())
             return _judged(
                 artifact=str(artifact),
                 source=source,
                 images=len(pictures),
                 tested=tested,
                 reference=reference,
-                expected=expected,
-                got=got,
-                layers=comparisons,
+                tolerance=tolerance,
+                outputs=outputs,
+                offset_std=_offset_std(offsets),
+                layers=tuple(running.comparison() for running in compared.values()),
             )
 
 
@@ -191,23 +192,20 @@ def _judged(
     images: int,
     tested: Session,
     reference: Session,
-    expected: Sequence[Arrays],
-    got: Sequence[Arrays],
+    tolerance: Tolerance,
+    outputs: OutputAgreement,
+    offset_std: float,
     layers: tuple[Comparison, ...],
 ) -> VerifyReport:
-    """Ask the task about the outputs, and add what every LIT has: layers and sampling offsets."""
-    manifest = tested.manifest
-    tolerance = TOLERANCES[manifest.precision]
-    outputs = task_of(manifest).agreement(manifest, tolerance, expected, got)
+    """Add to what the task says about the outputs what every LIT has: layers and sampling offsets."""
     departed = next((layer.name for layer in layers if not layer.relative <= tolerance.relative), None)
-    offset_std = _offset_std(expected)
     faults = [*outputs.faults, *([f"{departed} is the first layer outside the tolerance"] if departed else [])]
     blind = [*_still(offset_std), *outputs.blind]
     return VerifyReport(
         artifact=artifact,
         tested=tested.description,
         reference=reference.description,
-        precision=manifest.precision,
+        precision=tested.manifest.precision,
         tolerance=tolerance,
         images=images,
         source=source,
@@ -221,14 +219,13 @@ def _judged(
     )
 
 
-def _offset_std(expected: Sequence[Mapping[str, NDArray[Any]]]) -> float:
-    """Least standard deviation, over mergings, of the reference's sampling offsets in pixels."""
+def _offset_std(offsets: Sequence[Arrays]) -> float:
+    """Least standard deviation, over mergings, of the reference's sampling offsets in pixels, batch by batch."""
     spreads: dict[str, list[NDArray[np.float64]]] = {}
-    for outputs in expected:
-        for name, value in outputs.items():
-            if name.endswith(".conv_offset"):
-                channels = value.astype(np.float64).transpose(1, 0, 2, 3).reshape(value.shape[1], -1)
-                spreads.setdefault(name, []).append(channels)
+    for batch in offsets:
+        for name, value in batch.items():
+            channels = value.astype(np.float64).transpose(1, 0, 2, 3).reshape(value.shape[1], -1)
+            spreads.setdefault(name, []).append(channels)
     return min(float(np.concatenate(parts, axis=1).std(axis=1).max()) for parts in spreads.values())
 
 

@@ -42,8 +42,8 @@ def outputs(source: Path, shown: list[Picture], options: SessionOptions) -> tupl
 def assert_agree(path: Path, checkpoint: Path, library: bool) -> list[Arrays]:
     """A file and PyTorch on the same pictures; returns what the file said."""
     manifest, got = outputs(path, pictures(), SessionOptions(library=library))
-    _, expected = outputs(checkpoint, pictures(), SessionOptions(like=manifest))
-    agreement = task_of(manifest).agreement(manifest, TOLERANCES["fp32"], expected, got)
+    _, expected = outputs(checkpoint, pictures(), SessionOptions(like=task_of(manifest).reference(manifest)))
+    agreement = task_of(manifest).agreement(manifest, TOLERANCES["fp32"], zip(expected, got, strict=True))
     assert agreement.faults == ()
     return got
 
@@ -121,8 +121,8 @@ def test_a_fixed_size_and_other_options(task: str, library: bool, dense_checkpoi
     path = dense_file(task, **options)
     shown = [Picture(synthetic_image(9, "fixed", 64, 96), (50, 70))]
     manifest, got = outputs(path, shown, SessionOptions(library=library))
-    _, expected = outputs(dense_checkpoint(task), shown, SessionOptions(like=manifest))
-    assert task_of(manifest).agreement(manifest, TOLERANCES["fp32"], expected, got).faults == ()
+    _, expected = outputs(dense_checkpoint(task), shown, SessionOptions(like=task_of(manifest).reference(manifest)))
+    assert task_of(manifest).agreement(manifest, TOLERANCES["fp32"], zip(expected, got, strict=True)).faults == ()
     assert manifest.input.crop == (64, 96)
     if task == "semantic_segmentation":
         assert got[0]["logits"].shape == (1, 5, 50, 70)

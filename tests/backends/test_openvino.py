@@ -66,9 +66,11 @@ def test_pictures_of_any_size(task: str, portable_file: Portable, dense_checkpoi
     with open_session(portable_file(task), ON_OPENVINO) as session:
         manifest = session.manifest
         got = [found(session, size) for size in SIZES]
-    with open_session(dense_checkpoint(task), SessionOptions(like=manifest, threads=1)) as reference:
+    with open_session(
+        dense_checkpoint(task), SessionOptions(like=task_of(manifest).reference(manifest), threads=1)
+    ) as reference:
         expected = [found(reference, size) for size in SIZES]
-    assert task_of(manifest).agreement(manifest, TOLERANCES["fp32"], expected, got).faults == ()
+    assert task_of(manifest).agreement(manifest, TOLERANCES["fp32"], zip(expected, got, strict=True)).faults == ()
     for outputs in got:
         assert all(np.isfinite(value).all() for value in outputs.values()), "a region without an area gives NaN there"
         specs = task_of(manifest).output_specs(manifest)

@@ -19,7 +19,8 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.bench.result import BenchReport, Measurement
 from lit_deploy.core.errors import MissingDependency
 from lit_deploy.core.specs import TOLERANCES
-from lit_deploy.evaluate.result import EvaluateReport, Score
+from lit_deploy.evaluate.classification import Score
+from lit_deploy.evaluate.result import EvaluateReport
 from lit_deploy.images.calibration import CalibrationImages
 from lit_deploy.machine.facts import Machine
 from lit_deploy.models.families import default_input

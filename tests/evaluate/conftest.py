@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.dense import dense_checkpoint, dense_file
 from support.fake_dense import draw_pictures, fakes, write_annotations
 
-__all__ = ["dense_checkpoint", "dense_file", "fakes", "pictures", "truth"]
+__all__ = ["fakes", "pictures", "truth"]
 
 
 @pytest.fixture

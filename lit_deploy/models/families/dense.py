@@ -103,9 +103,16 @@ class Dense(Family):
         return self.head.build(spec, lit_ti.LitTiBackbone(spec))
 
     def lower(self, model: nn.Module, spec: InputSpec, precision: PrecisionName) -> nn.Module:
+        from lit_deploy.models.convolutions import next_multiple
         from lit_deploy.models.lowering import lower
 
-        maps = {} if spec.height is None else _maps(model, spec)
+        maps = {}
+        if spec.height is not None:
+            patch = model.get_submodule("backbone").patch_size
+            height, width = (
+                next_multiple(next_multiple(side, spec.pad_multiple), patch) // patch for side in spec.crop
+            )
+            maps = {self.stage_prefix(stage): (height >> stage, width >> stage) for stage in (2, 3)}
         return lower(model, replace(spec, kind="float"), precision, maps)  # the graph normalises, then pads
 
     def default_input(self, spec: ModelSpec, kind: InputKind = "uint8") -> InputSpec:
@@ -124,23 +131,3 @@ class Dense(Family):
 
 
 _CONVOLUTION = (("weight", 4), ("bias", 1))
-
-
-def _maps(model: nn.Module, spec: InputSpec) -> dict[str, tuple[int, int]]:
-    """Heights and widths of the maps that the attentions of a network see, for an input of one size."""
-    import torch
-
-    from lit_deploy.models.blocks import ResizedAttention
-    from lit_deploy.models.convolutions import padded
-
-    maps: dict[str, tuple[int, int]] = {}
-    hooks = [
-        module.register_forward_hook(lambda _, arguments, __, name=name: maps.update({name: arguments[1]}))
-        for name, module in model.named_modules()
-        if isinstance(module, ResizedAttention)
-    ]
-    with torch.no_grad():
-        model.get_submodule("backbone")(padded(torch.zeros(1, 3, *spec.crop), spec.pad_multiple))
-    for hook in hooks:
-        hook.remove()
-    return maps

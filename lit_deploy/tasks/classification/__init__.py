@@ -1,6 +1,6 @@
 """Classification: one label an image. The names below are what ``tasks.protocol.Task`` asks for."""
 
-from lit_deploy.tasks.classification.agreement import agreement, difference
+from lit_deploy.tasks.classification.agreement import agreement, difference, reference
 from lit_deploy.tasks.classification.change import findings
 from lit_deploy.tasks.classification.drawing import drawn
 from lit_deploy.tasks.classification.predictions import predictions
@@ -8,5 +8,5 @@ from lit_deploy.tasks.classification.tensors import OUTPUTS, feed, graph, input_
 
 __all__ = [
     "OUTPUTS", "agreement", "difference", "drawn", "feed", "findings", "graph", "input_specs", "output_specs",
-    "pictures", "predictions", "seeded",
+    "pictures", "predictions", "reference", "seeded",
 ]  # fmt: skip

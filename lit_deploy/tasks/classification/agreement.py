@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.specs import BEST_CLASSES, EIGHT_BIT, PrecisionName, Tolerance
 from lit_deploy.tasks.classification.ranking import Classes, Floats, log_probabilities, ranked, softmax
 from lit_deploy.tasks.comparison import Comparison, compared
-from lit_deploy.tasks.protocol import Metric, OutputAgreement
+from lit_deploy.tasks.protocol import Metric, OutputAgreement, Pair
 
 MIN_SENSITIVITY = 4.0
 """The logits must differ between images by at least this many times the allowed error. An output that ignores the
@@ -48,19 +48,19 @@ class _Outputs:
     top5: float
 
 
-def agreement(
-    manifest: Manifest,
-    tolerance: Tolerance,
-    expected: Sequence[Mapping[str, NDArray[Any]]],
-    got: Sequence[Mapping[str, NDArray[Any]]],
-) -> OutputAgreement:
+def reference(manifest: Manifest) -> Manifest:
+    """Normalised pixels to logits, whatever the form of the file's input and output."""
+    return replace(manifest, input=replace(manifest.input, kind="float"), output="logits")
+
+
+def agreement(manifest: Manifest, tolerance: Tolerance, pairs: Iterable[Pair]) -> OutputAgreement:
     """Compare the outputs of a file with the logits of the float32 reference.
 
     Args:
         manifest: of the tested file; ``tolerance``: the limits of its precision.
-        expected: the reference's ``logits`` ``[N, classes]``, batch by batch.
-        got: the tested file's outputs of the same images.
+        pairs: the reference's ``logits`` ``[N, classes]``, and the tested file's outputs of the same images.
     """
+    expected, got = zip(*pairs, strict=True)
     logits = np.concatenate([outputs["logits"] for outputs in expected]).astype(np.float64)
     joined = {name: np.concatenate([outputs[name] for outputs in got]) for name in got[0]}
     both = _outputs(manifest, tolerance, logits, joined)

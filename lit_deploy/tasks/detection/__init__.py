@@ -1,7 +1,7 @@
 """Detection: labelled boxes in a picture. The names below are what ``tasks.protocol.Task`` asks for."""
 
 from lit_deploy.tasks.dense.tensors import feed, input_specs, seeded
-from lit_deploy.tasks.detection.agreement import agreement, difference
+from lit_deploy.tasks.detection.agreement import agreement, difference, reference
 from lit_deploy.tasks.detection.change import findings
 from lit_deploy.tasks.detection.drawing import drawn
 from lit_deploy.tasks.detection.predictions import predictions
@@ -9,5 +9,5 @@ from lit_deploy.tasks.detection.tensors import OUTPUTS, graph, output_specs, pic
 
 __all__ = [
     "OUTPUTS", "agreement", "difference", "drawn", "feed", "findings", "graph", "input_specs", "output_specs",
-    "pictures", "predictions", "seeded",
+    "pictures", "predictions", "reference", "seeded",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ Detections are matched by label and nearest box, never by position: scores that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,7 @@ from lit_deploy.core.specs import PrecisionName, Tolerance
 from lit_deploy.tasks.comparison import Comparison, Floats
 from lit_deploy.tasks.dense.tensors import dense_of
 from lit_deploy.tasks.detection.results import Detections, detections_of
-from lit_deploy.tasks.protocol import Metric, OutputAgreement
-
-Outputs = Mapping[str, NDArray[Any]]
+from lit_deploy.tasks.protocol import Metric, OutputAgreement, Outputs, Pair
 
 
 @dataclass(frozen=True)
@@ -67,21 +65,26 @@ class Match:
     wanted: int
 
 
-def agreement(
-    manifest: Manifest, tolerance: Tolerance, expected: Sequence[Outputs], got: Sequence[Outputs]
-) -> OutputAgreement:
+def reference(manifest: Manifest) -> Manifest:
+    """The same: what a detector finds is compared as it is."""
+    return manifest
+
+
+def agreement(manifest: Manifest, tolerance: Tolerance, pairs: Iterable[Pair]) -> OutputAgreement:
     """Compare the detections of a file with those of the float32 reference, picture by picture.
 
     Args:
         manifest: of the tested file; ``tolerance``: of layers, not used here; see ``LIMITS``.
-        expected, got: outputs of the two sessions for the same pictures.
+        pairs: outputs of the reference and of the file, a picture each.
     """
     limits = LIMITS[manifest.precision]
     threshold = dense_of(manifest).score_threshold
-    rows = [
-        (one, other, matched(one, other, threshold, limits))
-        for one, other in zip(map(detections_of, expected), map(detections_of, got), strict=True)
-    ]
+    rows, disorder = [], []
+    for expected, got in pairs:
+        one, other = detections_of(expected), detections_of(got)
+        rows.append((one, other, matched(one, other, threshold, limits)))
+        disorder += _disorder(got)
+    count = sum(len(one) for one, *_ in rows)
     boxes = _box_errors(rows)
     scores = np.concatenate([np.abs(a.scores[m.pairs[:, 0]] - b.scores[m.pairs[:, 1]]) for a, b, m in rows])
     unmatched = sum(m.missing + m.extra for *_, m in rows) / max(sum(m.wanted for *_, m in rows), 1)
@@ -96,7 +99,7 @@ def agreement(
             f"{unmatched:.1%}",
             f"<= {limits.unmatched:.0%}",
         ),
-        Metric("detections", "detections of the reference", len(scores), str(sum(len(a) for a, *_ in rows))),
+        Metric("detections", "detections of the reference", count, str(count)),
     ]
     if masks is not None:
         metrics.append(_metric("masks", "mask pixels that differ", masks, limits.mask))
@@ -107,11 +110,10 @@ def agreement(
         )
         if not metric.value <= limit  # written so that NaN is a fault
     ]
-    faults += [text for other in got for text in _disorder(other)]
     return OutputAgreement(
         output=Comparison("boxes", _worst(boxes), float(boxes.mean()) if len(boxes) else 0.0, _worst(boxes), 1.0),
         metrics=tuple(metrics),
-        faults=tuple(dict.fromkeys(faults)),
+        faults=tuple(dict.fromkeys((*faults, *disorder))),
         blind=tuple(_blind([a for a, *_ in rows], limits)),
     )
 

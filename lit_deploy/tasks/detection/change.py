@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.tasks.comparison import Floats
+from lit_deploy.tasks.detection.overlap import iou
 from lit_deploy.tasks.detection.results import Detections, detections_of
 from lit_deploy.tasks.protocol import Change
 
@@ -101,7 +101,7 @@ def counterparts(one: Detections, other: Detections) -> NDArray[np.intp]:
     found = np.full(len(one), -1, dtype=np.intp)
     if not len(other):
         return found
-    overlaps = _overlaps(one.boxes.astype(np.float64), other.boxes.astype(np.float64))
+    overlaps = iou(one.boxes, other.boxes)
     fits = (overlaps >= OVERLAP) & (one.labels[:, None] == other.labels[None])
     fits &= one.scores[:, None] <= SCORE_RATIO * other.scores[None]
     fits &= other.scores[None] <= SCORE_RATIO * one.scores[:, None]
@@ -113,16 +113,6 @@ def counterparts(one: Detections, other: Detections) -> NDArray[np.intp]:
                 fits[:, candidate] = False
                 break
     return found
-
-
-def _overlaps(one: Floats, other: Floats) -> Floats:
-    """Intersection over union ``[n, m]`` of boxes ``[n, 4]`` and ``[m, 4]``; NaN where a box is not finite."""
-    low, high = np.maximum(one[:, None, :2], other[None, :, :2]), np.minimum(one[:, None, 2:], other[None, :, 2:])
-    common = np.prod(np.maximum(high - low, 0.0), axis=2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (one, other)]
-    union: Floats = areas[0][:, None] + areas[1][None] - common
-    result: Floats = common / np.maximum(union, np.finfo(np.float64).tiny)
-    return result
 
 
 def _same_mask(one: Detections, index: int, other: Detections, candidate: int) -> bool:

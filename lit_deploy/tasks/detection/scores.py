@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.text import first_line
 from lit_deploy.machine.packages import require
+from lit_deploy.tasks.detection.overlap import iou
 
 Kind = Literal["bbox", "segm"]
 """What is compared: boxes or masks."""
@@ -146,9 +147,9 @@ def partners(
         boxes: float32 ``[N, 4]``, x1 y1 x2 y2 in pixels; ``labels``: int32 ``[N]``.
         others: float32 ``[M, 4]``; ``other_labels``: int32 ``[M]``.
     """
-    overlap = np.where(labels[:, None] == other_labels[None, :], iou(boxes, others), 0.0)
-    left, right = np.nonzero(overlap >= SAME_IOU)
-    order = np.argsort(-overlap[left, right], kind="stable")
+    shared = np.where(labels[:, None] == other_labels[None, :], iou(boxes, others), 0.0)
+    left, right = np.nonzero(shared >= SAME_IOU)
+    order = np.argsort(-shared[left, right], kind="stable")
     taken, given = np.zeros(len(boxes), dtype=bool), np.zeros(len(others), dtype=bool)
     for first, second in zip(left[order].tolist(), right[order].tolist(), strict=True):
         if not (taken[first] or given[second]):
@@ -156,15 +157,10 @@ def partners(
     return int(taken.sum())
 
 
-def iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
+def iou(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> Floats:
     """Intersection over union ``[N, M]`` of boxes ``[N, 4]`` and ``[M, 4]``, x1 y1 x2 y2; equal boxes have 1.
 
     Boxes without an area overlap with nothing but their like.
     """
-    a, b = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
-    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
-    union = (a[..., 2:] - a[..., :2]).prod(axis=-1) + (b[..., 2:] - b[..., :2]).prod(axis=-1) - shared
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.where(union > 0, shared / union, 0.0)
-    result: NDArray[np.float64] = np.where((a == b).all(axis=-1), 1.0, found)
+    result: Floats = np.where((boxes[:, None] == others[None]).all(axis=-1), 1.0, overlap.iou(boxes, others))
     return result

@@ -1,7 +1,7 @@
 """Instance segmentation: detection with a mask for every box. The names are what ``tasks.protocol.Task`` asks for."""
 
 from lit_deploy.tasks.dense.tensors import feed, input_specs, seeded
-from lit_deploy.tasks.detection.agreement import agreement, difference
+from lit_deploy.tasks.detection.agreement import agreement, difference, reference
 from lit_deploy.tasks.detection.change import findings
 from lit_deploy.tasks.detection.tensors import OUTPUTS, graph, pictures
 from lit_deploy.tasks.instance_segmentation.drawing import drawn
@@ -10,5 +10,5 @@ from lit_deploy.tasks.instance_segmentation.tensors import output_specs
 
 __all__ = [
     "OUTPUTS", "agreement", "difference", "drawn", "feed", "findings", "graph", "input_specs", "output_specs",
-    "pictures", "predictions", "seeded",
+    "pictures", "predictions", "reference", "seeded",
 ]  # fmt: skip

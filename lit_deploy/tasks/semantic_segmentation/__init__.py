@@ -1,7 +1,7 @@
 """Semantic segmentation: a label for every pixel. The names below are what ``tasks.protocol.Task`` asks for."""
 
 from lit_deploy.tasks.dense.tensors import feed, input_specs, seeded
-from lit_deploy.tasks.semantic_segmentation.agreement import agreement, difference
+from lit_deploy.tasks.semantic_segmentation.agreement import agreement, difference, reference
 from lit_deploy.tasks.semantic_segmentation.change import findings
 from lit_deploy.tasks.semantic_segmentation.drawing import drawn
 from lit_deploy.tasks.semantic_segmentation.predictions import predictions
@@ -9,5 +9,5 @@ from lit_deploy.tasks.semantic_segmentation.tensors import OUTPUTS, graph, outpu
 
 __all__ = [
     "OUTPUTS", "agreement", "difference", "drawn", "feed", "findings", "graph", "input_specs", "output_specs",
-    "pictures", "predictions", "seeded",
+    "pictures", "predictions", "reference", "seeded",
 ]  # fmt: skip

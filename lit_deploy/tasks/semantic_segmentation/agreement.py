@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.specs import Tolerance
 from lit_deploy.tasks.comparison import RunningComparison
-from lit_deploy.tasks.protocol import Metric, OutputAgreement
-
-Outputs = Mapping[str, NDArray[Any]]
+from lit_deploy.tasks.protocol import Metric, OutputAgreement, Outputs, Pair
 
 
 @dataclass
@@ -26,22 +24,24 @@ class _Pixels:
     wrong: int = 0
 
 
-def agreement(
-    manifest: Manifest, tolerance: Tolerance, expected: Sequence[Outputs], got: Sequence[Outputs]
-) -> OutputAgreement:
+def reference(manifest: Manifest) -> Manifest:
+    """Logits, as label maps alone do not tell which pixels are tied."""
+    return replace(manifest, output="logits")
+
+
+def agreement(manifest: Manifest, tolerance: Tolerance, pairs: Iterable[Pair]) -> OutputAgreement:
     """Compare label maps, or logits, with the logits of the float32 reference, picture by picture.
 
     A pixel whose two best logits are nearer than twice the allowed error is tied: either label will do.
 
     Args:
         manifest: of the tested file; ``tolerance``: the limits of its precision.
-        expected: the reference's ``logits`` ``[1, classes, h, w]``.
-        got: the tested file's ``labels`` or ``logits``.
+        pairs: the reference's ``logits`` ``[1, classes, h, w]``, and the tested file's ``labels`` or ``logits``.
     """
     pixels, running, shapes = _Pixels(), RunningComparison("logits"), []
     best: set[int] = set()
-    for reference, tested in zip(expected, got, strict=True):
-        logits = reference["logits"]
+    for expected, tested in pairs:
+        logits = expected["logits"]
         labels = logits.argmax(axis=1)
         best.update(np.unique(labels).tolist())
         if "logits" in tested:
