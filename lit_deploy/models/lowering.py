@@ -31,8 +31,8 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName, maps: Siz
         spec: the input of the exported file; a ``uint8`` input takes the normalisation into the patch embedding.
         precision: type of weights and activations behind the patch embedding, which stays float32: folded
             normalisation subtracts large, nearly equal numbers.
-        maps: of a network for one size only, heights and widths of the maps that resized attentions see, by the prefix of
-            their stage's names.
+        maps: of a network for one size only, heights and widths of the maps that resized attentions see, by how
+            the names of their stage begin.
     """
     for name, module in list(model.named_modules()):
         replacement: nn.Module | None = None

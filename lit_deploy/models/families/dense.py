@@ -108,10 +108,9 @@ class Dense(Family):
 
         maps = {}
         if spec.height is not None:
-            patch = model.get_submodule("backbone").patch_size
-            height, width = (
-                next_multiple(next_multiple(side, spec.pad_multiple), patch) // patch for side in spec.crop
-            )
+            patch: int = model.get_submodule("backbone").patch_size  # type: ignore[assignment]
+            padded = (next_multiple(next_multiple(side, spec.pad_multiple), patch) for side in spec.crop)
+            height, width = (side // patch for side in padded)
             maps = {self.stage_prefix(stage): (height >> stage, width >> stage) for stage in (2, 3)}
         return lower(model, replace(spec, kind="float"), precision, maps)  # the graph normalises, then pads
 

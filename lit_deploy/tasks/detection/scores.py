@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.text import first_line
 from lit_deploy.machine.packages import require
-from lit_deploy.tasks.detection.overlap import iou
+from lit_deploy.tasks.comparison import Floats
+from lit_deploy.tasks.detection import overlap
 
 Kind = Literal["bbox", "segm"]
 """What is compared: boxes or masks."""
