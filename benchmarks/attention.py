@@ -16,23 +16,15 @@ and ratios are taken within each round. Before any timing all must compute the s
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import multiprocessing
 import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from lit_deploy.machine.native import find_library
+from operator_timing import quartiles, raced, required_library, serve, written
 
 Array = NDArray[np.float32]
 
@@ -41,7 +33,6 @@ CASES = ((14, 14, 12), (50, 76, 12), (25, 38, 24))
 HEAD_DIM = 32
 KERNEL = "ort_kernel"
 CONTENDERS = (KERNEL, "ort_blocks", "ort_plain", "openvino_blocks", "openvino_plain", "torch", "torch_sdpa")
-ROUND_SECONDS = 0.05
 MAX_DIFFERENCE = 1e-5
 """Largest difference allowed from the reference, of the largest output."""
 
@@ -53,11 +44,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="threads of every contender [default: 2]")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "attention_cpu.json")
     arguments = parser.parse_args()
-    if (library := find_library()) is None:
-        parser.error(
-            "the custom-op library is not built, and it is what this measures; build it with "
-            "`cmake -S plugins -B build/native && cmake --build build/native`"
-        )
+    library = required_library(parser)
 
     load_before = os.getloadavg()[0]
     cases = []
@@ -73,52 +60,23 @@ def main() -> int:
                 flush=True,
             )
     agreed = all(case["max_relative_difference"] < MAX_DIFFERENCE for case in cases)
-    report = {
-        "what": "one attention with a relative position bias, float32, batch 1; over_kernel = time / ort_kernel time",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_name(), "cpus": os.cpu_count(), "platform": platform.platform()},
-        "load_average_before": round(load_before, 2),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("onnxruntime", "openvino", "torch", "onnx", "numpy")},
-        "cpu_isa": os.environ.get("LIT_DEPLOY_CPU_ISA", "widest supported"),
-        "threads": arguments.threads,
-        "rounds": arguments.rounds,
-        "cases": cases,
-    }
-    if agreed:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"wrote {arguments.output}")
-    else:
-        print(f"the contenders differ by more than {MAX_DIFFERENCE:g} of the largest output: nothing written")
-    return 0 if agreed else 1
+    return written(
+        "one attention with a relative position bias, float32, batch 1; over_kernel = time / ort_kernel time",
+        cases,
+        arguments,
+        load_before,
+        ("onnxruntime", "openvino", "torch", "onnx", "numpy"),
+        "" if agreed else f"the contenders differ by more than {MAX_DIFFERENCE:g} of the largest output",
+    )
 
 
 def measure(case: tuple[int, int, int], rounds: int, threads: int, library: Path) -> dict[str, Any]:
     """Time every contender at one size; milliseconds, quartiles of the ratios, and memory."""
     os.environ.update(OMP_WAIT_POLICY="PASSIVE", KMP_BLOCKTIME="0")  # who waits its turn must leave the cores alone
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    outputs, peaks = {}, {}
-    for name in CONTENDERS:
-        pipes[name], theirs = context.Pipe()
-        process = context.Process(target=contend, args=(theirs, name, case, threads, str(library)), daemon=True)
-        process.start()
-        theirs.close()  # so that a contender that dies is an EOFError here and not a wait without end
-        processes.append(process)
-        outputs[name], peaks[name] = pipes[name].recv()
+    said, times = raced(CONTENDERS, contend, (case, threads, str(library)), rounds)
+    outputs, peaks = ({name: each[place] for name, each in said.items()} for place in (0, 1))
     want = outputs["torch"]
     difference = max(float(np.abs(output - want).max()) for output in outputs.values()) / float(np.abs(want).max())
-
-    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for index in range(rounds):
-        for name in CONTENDERS if index % 2 == 0 else reversed(CONTENDERS):
-            pipes[name].send(ROUND_SECONDS)
-            times[name].append(pipes[name].recv())
-    for name, process in zip(CONTENDERS, processes, strict=True):
-        pipes[name].send(None)
-        process.join()
     height, width, heads = case
     return {
         "height": height,
@@ -151,15 +109,7 @@ def contend(pipe: Connection, name: str, case: tuple[int, int, int], threads: in
     for _ in range(3):
         output = run()
     pipe.send((output, round(max(0.0, memory_mib("VmHWM") - before), 1)))
-    while (seconds := pipe.recv()) is not None:
-        run()  # wakes the thread pool and refills the caches after the others' turns
-        times = []
-        end = time.perf_counter() + seconds
-        while not times or time.perf_counter() < end:
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        pipe.send(statistics.median(times))
+    serve(pipe, run, least=1)
 
 
 def attention_model(name: str, heads: int) -> Any:
@@ -235,22 +185,6 @@ def memory_mib(entry: str) -> float:
     """One entry of this process's status, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(entry)) / 1024
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    """Median and quartiles, rounded to what they are worth."""
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": round(median, 4), "lower_quartile": round(lower, 4), "upper_quartile": round(upper, 4)}
-
-
-def cpu_name() -> str:
-    """The CPU's own name on Linux, otherwise what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -12,11 +12,7 @@ is taken within each pair of calls. Before any timing both must give the same re
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -26,9 +22,9 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from operator_timing import quartiles, required_library, written
 
 from lit_deploy.core.specs import OP_VERSION
-from lit_deploy.machine.native import find_library
 from lit_deploy.ops.domain import DOMAIN
 from lit_deploy.ops.multi_level_roi_align import onnx_function as roi_align_function
 from lit_deploy.ops.multi_level_roi_align.schema import STRIDES
@@ -48,8 +44,7 @@ def main() -> int:
     default = Path(__file__).parent / "results" / "detection_operators_cpu.json"
     parser.add_argument("--output", type=Path, default=default)
     arguments = parser.parse_args()
-    if (library := find_library()) is None:
-        parser.error("the custom-op library is not built, and it is what this measures; build it with `make native`")
+    library = required_library(parser)
 
     load_before = os.getloadavg()[0]
     cases = []
@@ -64,28 +59,14 @@ def main() -> int:
             flush=True,
         )
     agreed = all(case["difference"] <= TOLERANCE for case in cases)
-    report = {
-        "what": "one operator on ONNX Runtime; ratio = time of the function of standard operators / time of the kernel",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_name(), "cpus": os.cpu_count(), "platform": platform.platform()},
-        "load_average_before": round(load_before, 2),
-        "versions": {
-            "python": platform.python_version(),
-            "onnxruntime": onnxruntime.__version__,
-            "numpy": np.__version__,
-        },
-        "cpu_isa": os.environ.get("LIT_DEPLOY_CPU_ISA", "widest supported"),
-        "threads": arguments.threads,
-        "rounds": arguments.rounds,
-        "cases": cases,
-    }
-    if agreed:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"wrote {arguments.output}")
-    else:
-        print("a kernel and its function disagree: nothing written")
-    return 0 if agreed else 1
+    return written(
+        "one operator on ONNX Runtime; ratio = time of the function of standard operators / time of the kernel",
+        cases,
+        arguments,
+        load_before,
+        ("onnxruntime", "numpy"),
+        "" if agreed else "a kernel and its function disagree",
+    )
 
 
 def all_cases() -> list[tuple[str, onnx.ModelProto, dict[str, Array]]]:
@@ -183,17 +164,6 @@ def measure(model: onnx.ModelProto, feed: dict[str, Array], rounds: int, threads
         "function_over_kernel": quartiles(ratios),
         "ratios": [round(ratio, 4) for ratio in ratios],
     }
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    lower, median, upper = statistics.quantiles(values, n=4)
-    return {"median": round(median, 4), "lower_quartile": round(lower, 4), "upper_quartile": round(upper, 4)}
-
-
-def cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

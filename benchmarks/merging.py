@@ -15,13 +15,7 @@ and the ratio is taken within each pair of rounds. Before any timing both must c
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import multiprocessing
 import os
-import platform
-import statistics
-import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,8 +25,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from operator_timing import quartiles, raced, required_library, serve, written
 
-from lit_deploy.machine.native import find_library
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 
 Array = NDArray[np.float32]
@@ -41,7 +35,6 @@ STEPS = ((56, 96, 192), (28, 192, 384), (14, 384, 768))
 """(H = W, C, Cout) of the three merges of LIT-S."""
 BATCHES = (1, 8)
 CONTENDERS = ("kernel", "deform_conv")
-ROUND_SECONDS = 0.05
 MAX_DIFFERENCE = 1e-4
 """Largest difference allowed between the contenders, of the largest output."""
 
@@ -53,11 +46,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="intra-op threads [default: 2]")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "merging_cpu.json")
     arguments = parser.parse_args()
-    if (library := find_library()) is None:
-        parser.error(
-            "the custom-op library is not built, and it is what this measures; build it with "
-            "`cmake -S plugins -B build/native && cmake --build build/native`"
-        )
+    library = required_library(parser)
 
     load_before = os.getloadavg()[0]
     cases = []
@@ -75,57 +64,24 @@ def main() -> int:
                 flush=True,
             )
     agreed = all(case["max_relative_difference"] < MAX_DIFFERENCE for case in cases)
-    report = {
-        "what": "one merging step (op, projection, GELU), tokens to tokens; ratio = deform_conv time / kernel time",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_name(), "cpus": os.cpu_count(), "platform": platform.platform()},
-        "load_average_before": round(load_before, 2),
-        "versions": {
-            "python": platform.python_version(),
-            "onnxruntime": onnxruntime.__version__,
-            "onnx": onnx.__version__,
-            "numpy": np.__version__,
-        },
-        "cpu_isa": os.environ.get("LIT_DEPLOY_CPU_ISA", "widest supported"),
-        "threads": arguments.threads,
-        "rounds": arguments.rounds,
-        "cases": cases,
-    }
-    if agreed:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"wrote {arguments.output}")
-    else:
-        print(f"the contenders differ by more than {MAX_DIFFERENCE:g} of the largest output: nothing written")
-    return 0 if agreed else 1
+    return written(
+        "one merging step (op, projection, GELU), tokens to tokens; ratio = deform_conv time / kernel time",
+        cases,
+        arguments,
+        load_before,
+        ("onnxruntime", "onnx", "numpy"),
+        "" if agreed else f"the contenders differ by more than {MAX_DIFFERENCE:g} of the largest output",
+    )
 
 
 def measure(
     size: int, channels: int, channels_out: int, batch: int, rounds: int, threads: int, library: Path
 ) -> dict[str, Any]:
     """Time both contenders at one size; milliseconds, quartiles and every pairwise ratio."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    for name in CONTENDERS:
-        pipes[name], theirs = context.Pipe()
-        arguments = (theirs, name, (size, channels, channels_out, batch), threads, str(library))
-        process = context.Process(target=contend, args=arguments, daemon=True)
-        process.start()
-        theirs.close()  # so that a contender that dies is an EOFError here and not a wait without end
-        processes.append(process)
-    outputs = {name: pipe.recv() for name, pipe in pipes.items()}
+    case = (size, channels, channels_out, batch)
+    outputs, times = raced(CONTENDERS, contend, (case, threads, str(library)), rounds)
     scale = float(np.abs(outputs["deform_conv"]).max())
     difference = float(np.abs(outputs["kernel"] - outputs["deform_conv"]).max()) / scale
-
-    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for index in range(rounds):
-        for name in CONTENDERS if index % 2 == 0 else reversed(CONTENDERS):
-            pipes[name].send(ROUND_SECONDS)
-            times[name].append(pipes[name].recv())
-    for name, process in zip(CONTENDERS, processes, strict=True):
-        pipes[name].send(None)
-        process.join()
     ratios = [slow / fast for slow, fast in zip(times["deform_conv"], times["kernel"], strict=True)]
     return {
         "size": size,
@@ -154,15 +110,7 @@ def contend(pipe: Connection, name: str, case: tuple[int, int, int, int], thread
     options.register_custom_ops_library(library)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     pipe.send(session.run(None, {"x": x})[0])
-    while (seconds := pipe.recv()) is not None:
-        session.run(None, {"x": x})  # wakes the thread pool and refills the caches after the other's turn
-        times = []
-        end = time.perf_counter() + seconds
-        while len(times) < 3 or time.perf_counter() < end:
-            start = time.perf_counter()
-            session.run(None, {"x": x})
-            times.append(time.perf_counter() - start)
-        pipe.send(statistics.median(times))
+    serve(pipe, lambda: session.run(None, {"x": x}), least=3)
 
 
 def parameters(channels: int, channels_out: int, rng: np.random.Generator) -> dict[str, Array]:
@@ -235,22 +183,6 @@ def step_model(
     )
     opsets = [helper.make_opsetid("", 22), helper.make_opsetid(DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    """Median and quartiles, rounded to what they are worth."""
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": round(median, 4), "lower_quartile": round(lower, 4), "upper_quartile": round(upper, 4)}
-
-
-def cpu_name() -> str:
-    """The CPU's own name on Linux, otherwise what Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":
