@@ -205,8 +205,7 @@ def _translation(operator: Operator) -> Any:
 
 def _rename(proto: onnx.ModelProto, prefix: str) -> None:
     """Name initializers and nodes after the PyTorch modules they come from, and drop the tracer's metadata."""
-    outer = prefix.partition(".")[0] + "."  # what prepares pictures stands around the network
-    names = {value.name: value.name.removeprefix(prefix).removeprefix(outer) for value in proto.graph.initializer}
+    names = {value.name: _within(value.name, prefix) for value in proto.graph.initializer}
     consumer = {value: node for node in reversed(proto.graph.node) for value in node.input}
     taken: dict[str, int] = {}
     for node in proto.graph.node:
@@ -237,8 +236,13 @@ def _module_of(node: onnx.NodeProto, prefix: str) -> str | None:
         if entry.key == "pkg.torch.onnx.name_scopes":
             *modules, _ = ["", *re.findall(r"'([^']*)'", entry.value)]  # the last scope is the operation itself
             if modules and not modules[-1].startswith("_empty_nn_module_stack"):
-                return f"{modules[-1]}.".removeprefix(prefix).rstrip(".")
+                return _within(f"{modules[-1]}.", prefix).rstrip(".")
     return None
+
+
+def _within(name: str, prefix: str) -> str:
+    """A name as the network itself has it; what prepares pictures and finishes results stands around it."""
+    return name.removeprefix(prefix).removeprefix(prefix.partition(".")[0] + ".")
 
 
 def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
