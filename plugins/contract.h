@@ -18,6 +18,10 @@ inline constexpr const char* kOpType = "DeformableTokenMerging";
 inline constexpr int64_t kOpVersion = 1;
 inline constexpr const char* kOpVersionText = "1";
 
+// The custom-op library of ONNX Runtime.
+inline constexpr const char* kDeviceEntry = "lit_deploy.device";
+inline constexpr const char* kCudaDevice = "cuda";
+
 // Manifests and sidecars.
 inline constexpr const char* kManifestKey = "lit_deploy.manifest";
 inline constexpr int64_t kOldestFormat = 1;

@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <string>
 
 #include <lit_runtime.hpp>
 
@@ -12,9 +13,17 @@
 
 namespace {
 
+lit_backend backend_of(const std::string& name) {
+  if (name == "onnxruntime") return LIT_BACKEND_ONNXRUNTIME;
+  if (name == "openvino") return LIT_BACKEND_OPENVINO;
+  if (name == "tensorrt") return LIT_BACKEND_TENSORRT;
+  return LIT_BACKEND_AUTO;
+}
+
 lit::Model open(const lit_service::Options& options) {
   lit::Options how;
   how.device = options.device == "cuda" ? LIT_CUDA : LIT_CPU;
+  how.backend = backend_of(options.backend);
   how.threads = static_cast<int32_t>(options.threads);
   return lit::Model(options.model, how);
 }

@@ -1,7 +1,9 @@
 #include "options.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <iterator>
 #include <string_view>
 
 namespace lit_service {
@@ -21,10 +23,13 @@ struct NumberOption {
 };
 
 constexpr TextOption kTexts[] = {
-    {"--model", &Options::model, "exported .onnx file, or .engine with its sidecar; required"},
+    {"--model", &Options::model, "exported .onnx or .xml file, or .engine with its sidecar; required"},
     {"--address", &Options::address, "IP address to listen on"},
     {"--device", &Options::device, "cpu or cuda"},
+    {"--backend", &Options::backend, "auto, onnxruntime, openvino or tensorrt; auto: what the file is for"},
 };
+
+constexpr std::string_view kBackends[] = {"auto", "onnxruntime", "openvino", "tensorrt"};
 
 constexpr NumberOption kNumbers[] = {
     {"--port", &Options::port, 0, 65535, "TCP port; 0 takes a free one, which is printed"},
@@ -88,6 +93,10 @@ Options options_from(int count, const char* const* arguments) {
   if (options.model.empty()) throw UsageError("--model is missing: give the exported file, --model lit_s.onnx");
   if (options.device != "cpu" && options.device != "cuda") {
     throw UsageError("--device received '" + options.device + "' where cpu or cuda is expected");
+  }
+  if (std::find(std::begin(kBackends), std::end(kBackends), options.backend) == std::end(kBackends)) {
+    throw UsageError("--backend received '" + options.backend +
+                     "' where auto, onnxruntime, openvino or tensorrt is expected");
   }
   return options;
 }

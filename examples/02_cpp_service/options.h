@@ -12,6 +12,7 @@ struct Options {
   std::string model;
   std::string address = "127.0.0.1";
   std::string device = "cpu";
+  std::string backend = "auto";
 
   long port = 8080;
   long threads = 0;

@@ -40,6 +40,7 @@ from lit_deploy.core.specs import (
 from lit_deploy.images.decoding import MAX_PIXELS
 from lit_deploy.machine.tensorrt import RTX_TARGETS, BackendName
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
+from lit_deploy.ops.domain import CUDA_DEVICE, DEVICE_ENTRY
 
 ABI_VERSION = 1
 """Version of the C API; ``lit_runtime.h`` says when it grows, and holds the same number."""
@@ -51,6 +52,10 @@ _CONSTANTS: tuple[tuple[str, dict[str, Value]], ...] = (
     (
         "The operator, and TensorRT's plugin of the same name.",
         {"kDomain": DOMAIN, "kOpType": OP_TYPE, "kOpVersion": OP_VERSION, "kOpVersionText": str(OP_VERSION)},
+    ),
+    (
+        "The custom-op library of ONNX Runtime.",
+        {"kDeviceEntry": DEVICE_ENTRY, "kCudaDevice": CUDA_DEVICE},
     ),
     (
         "Manifests and sidecars.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH, TensorSpec
+from lit_deploy.core.specs import MAX_BATCH, PrecisionName, TensorSpec
 from lit_deploy.tasks.table import task_of
 
 T = TypeVar("T")
+
+IN_MEMORY = Path("the model in memory")
+"""What messages call a model that is no file."""
 
 
 def entered(value: T | None) -> T:
@@ -45,6 +49,10 @@ class BackEnd:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return task_of(self.manifest).output_specs(self.manifest)
+
+    @property
+    def precision(self) -> PrecisionName:
+        return self.manifest.precision
 
     @property
     def batch_range(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import MANIFEST_KEY, Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact, check_file, manifest_of, read_manifest, with_outputs
-from lit_deploy.backends.base import BackEnd, check_feeds, entered
+from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds, entered
 from lit_deploy.backends.emulation import FP8_SETTING, NOTES, bf16_in_float32, emulated_precisions
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
@@ -27,11 +27,9 @@ from lit_deploy.core.text import first_line
 from lit_deploy.machine import native
 from lit_deploy.machine.facts import cpu_flags
 from lit_deploy.machine.packages import PACKAGES
+from lit_deploy.ops.domain import CUDA_DEVICE, DEVICE_ENTRY
 from lit_deploy.tasks.protocol import Arrays
 from lit_deploy.tasks.table import task_of
-
-IN_MEMORY = Path("the model in memory")
-"""What messages call a model that is no file."""
 
 _TAIL = 1 << 20
 """Bytes at the end of a file, more than any manifest has."""
@@ -126,6 +124,8 @@ class OnnxRuntimeSession(BackEnd):
         settings.log_severity_level = 4  # what it would log as an error is raised as well
         if self._options.threads is not None:
             settings.intra_op_num_threads = self._options.threads
+        if self._options.device == "cuda":  # before the library is registered: it asks for it
+            settings.add_session_config_entry(DEVICE_ENTRY, CUDA_DEVICE)
         if saturates(cpu_flags()):
             settings.add_session_config_entry(*EXACT_INT8)
         # A plan of where values lie is made for every size of picture, beside the memory of the runs without one: of a

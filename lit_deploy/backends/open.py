@@ -9,6 +9,7 @@ from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.backends.protocol import Session, SessionOptions, Source
 from lit_deploy.backends.table import BACKENDS, BackEndRecord
 from lit_deploy.checkpoints.load import Checkpoint
+from lit_deploy.core.errors import UsageError
 
 
 def back_end_of(source: Source, options: SessionOptions) -> BackEndRecord:
@@ -21,11 +22,12 @@ def back_end_of(source: Source, options: SessionOptions) -> BackEndRecord:
 
 
 def open_session(source: Source, options: SessionOptions | None = None) -> Session:
-    """Open a checkpoint (PyTorch), an ``.onnx`` file (ONNX Runtime) or an engine (TensorRT) as a session.
+    """Open a checkpoint (PyTorch), an ``.onnx`` file (ONNX Runtime, OpenVINO), an IR (OpenVINO), an engine (TensorRT).
 
     Args:
-        source: a checkpoint file, an official model name, an https URL, an ``.onnx`` file, or an ``.engine`` or
-            ``.plan`` file with its sidecar beside it; or a checkpoint or an ``.onnx`` file's content that is in memory.
+        source: a checkpoint file, an official model name, an https URL, an ``.onnx`` file, an ``.xml`` file with its
+            ``.bin`` beside it, or an ``.engine`` or ``.plan`` file with its sidecar; or a checkpoint or an ``.onnx``
+            file's content that is in memory.
         options: device, threads, custom-op library, layers.
 
     Returns:
@@ -35,6 +37,11 @@ def open_session(source: Source, options: SessionOptions | None = None) -> Sessi
         UsageError, ArtifactError, CheckpointError, MissingDependency: when entered, as their names say.
     """
     options = options or SessionOptions()
-    module, _, name = back_end_of(source, options).session.partition(":")
+    record = back_end_of(source, options)
+    if options.precision_hint is not None and record.name not in ("openvino", "torch"):  # a reference is what it is
+        raise UsageError(
+            f"a precision hint is for OpenVINO, but {record.title} is to run {source}; add --backend openvino"
+        )
+    module, _, name = record.session.partition(":")
     session: Session = getattr(importlib.import_module(module), name)(source, options)
     return session

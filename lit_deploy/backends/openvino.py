@@ -1,4 +1,4 @@
-"""Sessions on OpenVINO: a peer that benchmarks compare with. Imports no torch."""
+"""Sessions on OpenVINO's CPU plugin, with our operators as an extension. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,28 +11,37 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.artifacts.onnx_file import read_manifest
-from lit_deploy.backends.base import BackEnd, check_feeds
+from lit_deploy.artifacts.inlining import inlined
+from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.onnx_file import OnnxArtifact, check_file
+from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir
+from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
 from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError
+from lit_deploy.core.specs import PrecisionName
+from lit_deploy.core.text import last_line
+from lit_deploy.machine import native
+from lit_deploy.machine.facts import computes_bf16, cpu_flags
 from lit_deploy.tasks.protocol import Arrays
 
 MAX_COMPILED = 3
-"""Input sizes whose compiled networks are kept: each holds the memory of one inference, 1.6 GiB for a large picture."""
+"""Input sizes whose compiled networks are kept: each holds the memory of one inference."""
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class OpenVinoSession(BackEnd):
-    """A portable file on OpenVINO's CPU plugin in float32: a peer to measure against, not a supported runtime.
+    """An exported ``.onnx`` file or IR (``.xml``) on OpenVINO's CPU plugin; see ``Session``.
 
-    Every input size is compiled with static shapes, which is how OpenVINO is fastest; the last few stay compiled.
+    Ordinary files run our kernels where the extension is found, otherwise the functions inside them, which are inlined
+    first. Every input size is compiled with static shapes, as OpenVINO is fastest then; the last few stay compiled.
     """
 
-    def __init__(self, path: str | Path, options: SessionOptions) -> None:
+    def __init__(self, source: str | Path | OnnxArtifact, options: SessionOptions) -> None:
         super().__init__(options)
-        self._path = Path(path)
+        self._source = source if isinstance(source, OnnxArtifact) else Path(source)
+        self._path = IN_MEMORY if isinstance(source, OnnxArtifact) else Path(source)  # for messages
         self._requests: OrderedDict[Shapes, Any] = OrderedDict()
         self._running = threading.Lock()  # a request runs one inference at a time
 
@@ -42,18 +51,78 @@ class OpenVinoSession(BackEnd):
         except ImportError:
             raise MissingDependency(BACKENDS["openvino"].absence) from None
         if self._options.device != "cpu":
-            raise UsageError(f"device is {self._options.device}, but OpenVINO is measured on the CPU only")
-        self._manifest = read_manifest(self._path)
-        if not self._manifest.portable:  # its reader ends the process on some of these files
-            raise ArtifactError(
-                f"OpenVINO refuses {self._path.name} (it knows no operator of lit-deploy's); export it with --portable"
+            raise UsageError(f"device is {self._options.device}, but OpenVINO runs on the CPU here; use --device cpu")
+        version = openvino.__version__.split("-")[0]
+        artifact, manifest = self._read()
+        if manifest.precision == "fp8":
+            raise UsageError(
+                f"OpenVINO's CPU has no products of 8-bit floats, which {self._path.name} holds; use ONNX Runtime"
+            )
+        # an IR holds no functions that could stand in for our operators
+        wanted = self._options.library if artifact is not None else True
+        extension = None if manifest.portable else native.choose_extension(wanted)
+        if manifest.portable and self._options.library:
+            raise UsageError(
+                f"{self._path} is a portable file, which holds no custom operator; export it without --portable"
             )
         self._core = openvino.Core()
-        self.description = f"OpenVINO {openvino.__version__.split('-')[0]} cpu (f32)"
+        if extension is not None:
+            try:
+                self._core.add_extension(str(extension))
+            except RuntimeError as error:
+                raise MissingDependency(
+                    f"OpenVINO {version} cannot load {extension} ({last_line(error)}); "
+                    f"rebuild it against this OpenVINO: {native.BUILD_COMMAND}"
+                ) from None
+        self._model: Any = self._load(artifact, manifest, inline=extension is None)
+        # Inference in f32 keeps what the file says; where the CPU has bfloat16, OpenVINO would choose that by itself.
+        self._bf16 = self._half(manifest)
+        self._manifest = manifest
+        kernels = "inlined" if manifest.portable else "lit-deploy kernels" if extension else "built-in functions"
+        self.description = f"OpenVINO {version} cpu ({'bf16' if self._bf16 else 'f32'}, {kernels})"
         return self
+
+    @property
+    def precision(self) -> PrecisionName:
+        return "bf16" if self._bf16 and self.manifest.precision == "fp32" else self.manifest.precision
+
+    def _read(self) -> tuple[OnnxArtifact | None, Manifest]:
+        """An ``.onnx`` file with its manifest; of an IR the manifest alone."""
+        if isinstance(self._source, OnnxArtifact):
+            return self._source, self._source.manifest
+        if self._path.suffix.lower() == IR_SUFFIX:
+            return None, read_ir(self._path)[0]
+        artifact = OnnxArtifact.read(self._source)
+        return artifact, artifact.manifest
+
+    def _load(self, artifact: OnnxArtifact | None, manifest: Manifest, *, inline: bool) -> Any:
+        """OpenVINO's form of the network, with the layers as further outputs where they are asked for."""
+        try:
+            if artifact is None:
+                check_file(self._path)
+                model = self._core.read_model(str(self._path))
+            else:
+                graph = inlined(artifact.graph) if inline and not manifest.portable else artifact.graph
+                model = self._core.read_model(graph.SerializeToString())
+            if self._options.layers:
+                model.add_outputs(list(manifest.layers))
+        except RuntimeError as error:
+            raise ArtifactError(f"OpenVINO refuses {self._path} ({last_line(error)}); export it again") from None
+        return model
+
+    def _half(self, manifest: Manifest) -> bool:
+        """Whether products are to be computed in bfloat16: the file is of that type, or the options ask for it."""
+        hint = self._options.precision_hint
+        capable = computes_bf16(cpu_flags())
+        if hint == "bf16" and not capable:
+            raise UsageError(
+                "this CPU does not compute in bfloat16 (AMX or AVX512_BF16); leave out --precision-hint bf16"
+            )
+        return hint == "bf16" or (hint is None and manifest.base == "bf16" and capable)
 
     def _close(self) -> None:
         self._requests.clear()
+        self._model = None
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         check_feeds(feeds, self.inputs)
@@ -70,26 +139,25 @@ class OpenVinoSession(BackEnd):
             try:
                 results = request.infer(arrays, share_inputs=True)
             except RuntimeError as error:
-                raise ArtifactError(f"OpenVINO failed while it ran {self._path}: {_reason(error)}") from None
-        return {spec.name: results[spec.name] for spec in self.outputs}
+                raise ArtifactError(f"OpenVINO failed while it ran {self._path}: {last_line(error)}") from None
+            outputs = {spec.name: results[spec.name] for spec in self.outputs}
+            layers = self.manifest.layers if self._options.layers else ()
+            return outputs | {name: results[name].astype(np.float32) for name in layers}
+
+    def execution_graph(self) -> Any:
+        """What OpenVINO made of the network for the input size that ran last: an ``openvino.Model`` of its nodes."""
+        return next(reversed(self._requests.values())).get_compiled_model().get_runtime_model()
 
     def _compile(self, shapes: Shapes) -> Any:
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32",  # where the CPU has bfloat16 the default is less exact
+            "INFERENCE_PRECISION_HINT": "bf16" if self._bf16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         if self._options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self._options.threads
         try:
-            model = self._core.read_model(str(self._path))
+            model = self._model.clone()
             model.reshape({name: list(shape) for name, shape in shapes})
             return self._core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
-            raise ArtifactError(
-                f"OpenVINO refuses {self._path.name} ({_reason(error)}); export it with --portable"
-            ) from error
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last line of OpenVINO's message, which names the cause; those before it name its own source files."""
-    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+            raise ArtifactError(f"OpenVINO refuses {self._path.name} ({last_line(error)}); export it again") from error

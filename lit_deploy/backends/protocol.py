@@ -15,12 +15,14 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.checkpoints.load import Checkpoint
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_THREADS, TensorSpec
+from lit_deploy.core.specs import MAX_THREADS, PrecisionName, TensorSpec
 from lit_deploy.tasks.protocol import Arrays
 
 Device = Literal["cpu", "cuda"]
 Backend = Literal["onnxruntime", "openvino"]
 """What runs an ``.onnx`` file."""
+PrecisionHint = Literal["f32", "bf16"]
+"""What OpenVINO computes in."""
 BackendName = Literal["onnxruntime", "openvino", "tensorrt", "torch"]
 Source = str | Path | Checkpoint | OnnxArtifact
 """What can be opened: a path, an official name, a URL; or what is in memory already."""
@@ -43,7 +45,9 @@ class SessionOptions:
         half: PyTorch only: run in float16, as a peer in benchmarks.
         profiled: ONNX Runtime only: note how long every node takes, for ``ProfiledSession.node_times``. For a few runs:
             all notes are kept.
-        backend: what runs an ``.onnx`` file; ``openvino`` takes portable files, as a peer in benchmarks.
+        backend: what runs an ``.onnx`` file.
+        precision_hint: OpenVINO only: compute what is not quantised in bfloat16, where this CPU does, or in float32;
+            None follows the file.
         allow_engine_code: engines only: let TensorRT run code that lies inside the file (an embedded plugin, or the
             runtime of a version-compatible engine).
         cuda_graph: engines only: replay a captured CUDA graph instead of launching kernel by kernel. Every batch size
@@ -60,13 +64,14 @@ class SessionOptions:
     half: bool = False
     like: Manifest | None = None
     backend: Backend = "onnxruntime"
+    precision_hint: PrecisionHint | None = None
     allow_engine_code: bool = False
     cuda_graph: bool = False
 
     def __post_init__(self) -> None:
-        for name, kind in (("device", Device), ("backend", Backend)):
+        for name, kind in (("device", Device), ("backend", Backend), ("precision_hint", PrecisionHint)):
             value, allowed = getattr(self, name), get_args(kind)
-            if value not in allowed:
+            if value not in allowed and not (value is None and name == "precision_hint"):
                 raise UsageError(f"{name} is '{value}', expected one of {', '.join(allowed)}")
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
             raise UsageError(f"threads is {self.threads}, expected at least 1 and at most {MAX_THREADS}")
@@ -92,6 +97,10 @@ class Session(Protocol):
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What ``run`` returns."""
+
+    @property
+    def precision(self) -> PrecisionName:
+        """What it computes in, which decides what limits apply: the file's, unless the options ask for another."""
 
     @property
     def batch_range(self) -> tuple[int, int]:

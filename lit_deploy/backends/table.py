@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
+from lit_deploy.artifacts.openvino_file import IR_SUFFIX
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES
 from lit_deploy.backends.protocol import BackendName
 from lit_deploy.machine import tensorrt
@@ -57,7 +58,7 @@ BACKENDS: dict[BackendName, BackEndRecord] = {
         BackEndRecord(
             name="openvino",
             title="OpenVINO",
-            suffixes=(".onnx",),
+            suffixes=(".onnx", IR_SUFFIX),
             session="lit_deploy.backends.openvino:OpenVinoSession",
             modules=("openvino",),
             install=PACKAGES["openvino"].install,

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact, read_manifest
+from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir
 from lit_deploy.artifacts.preflight import preflight, this_host
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, read_sidecar
 from lit_deploy.backends.protocol import Device
@@ -23,14 +25,14 @@ from lit_deploy.exporters.onnx import onnx_from_checkpoint, portable
 from lit_deploy.exporters.options import OnnxOptions
 from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.machine import native
-from lit_deploy.machine.facts import cpp_compiler
+from lit_deploy.machine.facts import computes_bf16, cpp_compiler, cpu_flags
 from lit_deploy.machine.tensorrt import BACKENDS as TENSORRT
 from lit_deploy.machine.tensorrt import process_environment
 from lit_deploy.models.families import OFFICIAL_SPECS
 
 Kind = Literal[
     "torch", "torch-fp16", "torch.compile", "torch.compile-fp16", "onnxruntime", "onnxruntime-stock", "openvino",
-    "engine", "engine-graph",
+    "openvino-kernels", "openvino-bf16", "engine", "engine-graph",
 ]  # fmt: skip
 
 _THRESHOLDS: tuple[TaskName, ...] = ("detection", "instance_segmentation")
@@ -45,8 +47,9 @@ class Contender:
         label: its name in tables; unique within a benchmark.
         source: checkpoint or exported file.
         kind: what runs it: ``torch`` (eager) and ``torch.compile``, both in float32 or ``-fp16``; ``onnxruntime`` (with
-            the custom-op library), ``onnxruntime-stock`` (without it), ``openvino`` (portable files); ``engine`` and
-            ``engine-graph`` (TensorRT, launched kernel by kernel or as a CUDA graph).
+            the custom-op library), ``onnxruntime-stock`` (without it); ``openvino`` (without our operators),
+            ``openvino-kernels`` (with them) and ``openvino-bf16`` (in bfloat16, with them where the file has them);
+            ``engine`` and ``engine-graph`` (TensorRT, launched kernel by kernel or as a CUDA graph).
         device: ``cpu`` or ``cuda``.
         unavailable: why it cannot run here; it is then listed with this reason and not started.
         compared: False for a deliberate lower bound that computes something else, whose outputs are not checked.
@@ -113,7 +116,8 @@ def default_contenders(
         Contender(
             label="ONNX Runtime", source=exported, kind="onnxruntime-stock", device=device, unavailable=_missing_ort()
         ),
-        _on_openvino("OpenVINO", inlined, device),
+        *_on_openvino("", exported, device, artifact.manifest),
+        _on_openvino("", inlined, device, replace(artifact.manifest, portable=True))[0],
     )
 
 
@@ -126,8 +130,10 @@ def contenders_for(
     """List the contenders for named files.
 
     Args:
-        artifacts: exported files (each runs with and without the custom-op library; a portable one on stock ONNX
-            Runtime and OpenVINO), engines (with and without a CUDA graph) or checkpoints (PyTorch eager).
+        artifacts: exported files (each runs with our operators on ONNX Runtime and OpenVINO, and without them on ONNX
+            Runtime; a portable one without them on both; an IR on OpenVINO; on OpenVINO in bfloat16, too, where the
+            file and this CPU leave that to be chosen), engines (with and without a CUDA graph) or checkpoints (PyTorch
+            eager).
         checkpoint: a checkpoint that PyTorch runs as the baseline; on ``cuda`` in float16, too.
         device: where to run; engines run on the GPU in any case.
         allow_engine_code: see ``SessionOptions``.
@@ -135,17 +141,27 @@ def contenders_for(
     Raises:
         UsageError: no file given. ArtifactError: a file is damaged or not from lit-deploy.
     """
-    manifests = {path: read_manifest(path) for path in artifacts if Path(path).suffix.lower() == ".onnx"}
+    suffixes = {path: Path(path).suffix.lower() for path in artifacts}
+    manifests = {
+        path: read_manifest(path) if suffix == ".onnx" else read_ir(Path(path))[0]
+        for path, suffix in suffixes.items()
+        if suffix in (".onnx", IR_SUFFIX)
+    }
     like = next((path for path, manifest in manifests.items() if manifest.task in _THRESHOLDS), None)
     contenders = [] if checkpoint is None else [replace(c, like=like) for c in _on_pytorch(checkpoint, device)]
     names = [Path(artifact).name for artifact in artifacts]
     for artifact, name in zip(artifacts, names, strict=True):
         shown = str(artifact) if names.count(name) > 1 else name
-        if Path(artifact).suffix.lower() in ENGINE_SUFFIXES:
+        if suffixes[artifact] in ENGINE_SUFFIXES:
             contenders += _on_tensorrt(f"{shown}, ", Path(artifact), allow_engine_code)
             continue
-        if Path(artifact).suffix.lower() != ".onnx":
+        if artifact not in manifests:
             contenders.append(Contender(f"{shown}, PyTorch eager", artifact, "torch", device, like=like))
+            continue
+        manifest = manifests[artifact]
+        on_openvino = _on_openvino(f"{shown}, ", artifact, device, manifest)
+        if suffixes[artifact] == IR_SUFFIX:
+            contenders += on_openvino
             continue
         stock = Contender(
             label=f"{shown}, ONNX Runtime",
@@ -154,10 +170,9 @@ def contenders_for(
             device=device,
             unavailable=_missing_ort(),
         )
-        if manifests[artifact].portable:
-            contenders += [stock, _on_openvino(f"{shown}, OpenVINO", artifact, device)]
-        else:
-            contenders += [_with_library(f"{shown}, ONNX Runtime + lit-deploy kernel", artifact, device), stock]
+        if not manifest.portable:
+            contenders.append(_with_library(f"{shown}, ONNX Runtime + lit-deploy kernel", artifact, device))
+        contenders += [stock, *on_openvino]
     if not contenders:
         raise UsageError(
             "got no file to benchmark; name .onnx files, engines or a checkpoint, or none at all for LIT-S"
@@ -245,6 +260,18 @@ def _with_library(label: str, source: str | Path, device: Device) -> Contender:
     return Contender(label=label, source=source, kind="onnxruntime", device=device, unavailable=reason)
 
 
-def _on_openvino(label: str, source: str | Path, device: Device) -> Contender:
-    reason = BACKENDS["openvino"].missing() if device == "cpu" else "measured on the CPU only"
-    return Contender(label=label, source=source, kind="openvino", device=device, unavailable=reason)
+def _on_openvino(prefix: str, source: str | Path, device: Device, manifest: Manifest) -> tuple[Contender, ...]:
+    """A file in its own precision, and in bfloat16 where it is of float32 around what may be quantised."""
+    if device == "cuda" or manifest.precision == "fp8":
+        return ()
+    reason = BACKENDS["openvino"].missing()
+    kind: Kind = "openvino"
+    label = f"{prefix}OpenVINO"
+    if not manifest.portable:
+        kind, label = "openvino-kernels", f"{label} + lit-deploy kernels"
+        if reason is None and native.find_extension() is None:
+            reason = f"OpenVINO's extension is not built: {native.BUILD_COMMAND}"
+    own = Contender(label=label, source=source, kind=kind, device=device, unavailable=reason)
+    if manifest.base != "fp32" or not computes_bf16(cpu_flags()):
+        return (own,)
+    return own, replace(own, label=f"{label}, bf16", kind="openvino-bf16")

@@ -143,7 +143,7 @@ class BenchReport:
     """Outcome of one benchmark.
 
     Attributes:
-        model: name of the network; ``image_size``: height and width of its input in pixels.
+        model: name of the network, the baseline's; ``image_size``: height and width of its input in pixels.
         threads: threads of every contender.
         baseline: label of the contender that speed-ups refer to: PyTorch eager, else the first one.
         turn_seconds, rounds: length of a turn and turns per contender and batch size.
@@ -153,6 +153,7 @@ class BenchReport:
             None where not known.
         machine: where and when.
         breakdowns: of detectors and segmentation networks on ONNX Runtime; empty for classifiers.
+        further_models: names of other networks that were measured beside it.
     """
 
     model: str
@@ -166,6 +167,12 @@ class BenchReport:
     other_cores: float | None
     machine: Machine
     breakdowns: tuple[Breakdown, ...] = ()
+    further_models: tuple[str, ...] = ()
+
+    def fastest(self, batch: int) -> str:
+        """Label of the fastest contender at a batch size; what is a lower bound and computes something else aside."""
+        compared = [m for m in self.measurements if m.batch == batch and m.max_relative_difference is not None]
+        return max(compared, key=lambda m: m.images_per_second).label if compared else ""
 
     @property
     def quiet(self) -> bool:

@@ -2,7 +2,7 @@
 
 Every contender lives in a process of its own; they take short turns in rotating order and are stopped while others are
 measured, so that no thread pool disturbs another and a slow spell of the machine meets all of them. Ratios are taken
-pair by pair within a round. Before anything is timed, every contender must compute the same outputs.
+pair by pair within a round. Before anything is timed, all contenders of one network must compute the same outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lit_deploy.bench.result import BenchReport, Exclusion, GpuTimes, Measuremen
 from lit_deploy.bench.worker import Worker
 from lit_deploy.core.errors import LitDeployError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import TOLERANCES
+from lit_deploy.core.specs import TOLERANCES, PrecisionName
 from lit_deploy.machine.facts import this_machine
 from lit_deploy.tasks.protocol import Arrays
 from lit_deploy.tasks.table import task_of
@@ -153,6 +153,9 @@ def run_bench(
     measurements.sort(key=lambda m: (batches.index(m.batch), order[m.label]))
     return BenchReport(
         model=first.model.name,
+        further_models=tuple(
+            dict.fromkeys(m.model.name for m in manifests.values() if m.model.name != first.model.name)
+        ),
         image_size=image_size,
         threads=used,
         baseline=baseline.label,
@@ -174,6 +177,7 @@ class _Entry:
     worker: Worker
     manifest: Manifest
     description: str
+    precision: PrecisionName
     batches: tuple[int, int]
     timing: TimingSettings | None
     difference: float | None = None
@@ -204,6 +208,7 @@ def _entry(contender: Contender, worker: Worker, answer: dict[str, Any]) -> _Ent
         worker=worker,
         manifest=Manifest.from_json(answer["manifest"]),
         description=answer["description"],
+        precision=answer["precision"],
         batches=(low, high),
         timing=timing,
     )
@@ -212,7 +217,7 @@ def _entry(contender: Contender, worker: Worker, answer: dict[str, Any]) -> _Ent
 def _prepare(
     entries: list[_Entry], request: dict[str, Any], file: Path, timeout: float, tick: Callable[[str], None]
 ) -> tuple[list[_Entry], list[Exclusion], Arrays]:
-    """Compile and warm up for one batch size; keep the entries whose outputs agree with the first one's.
+    """Compile and warm up for one batch size; keep the entries whose outputs agree with the first one's of its network.
 
     Args:
         request: batch and size of the input; ``file``: through which outputs are handed over, one after another:
@@ -223,7 +228,7 @@ def _prepare(
     """
     agreeing: list[_Entry] = []
     refused: list[Exclusion] = []
-    reference: Arrays = {}
+    references: dict[str, tuple[_Entry, Arrays]] = {}  # by the checkpoint that a network was made of
     batch = request["batch"]
     for entry in entries:
         tick(f"prepare {entry.contender.label}, batch {batch}")
@@ -238,18 +243,18 @@ def _prepare(
         with np.load(file) as stored:
             outputs = dict(stored)
         file.unlink()
-        reference = reference or outputs
+        first, reference = references.setdefault(entry.manifest.source_sha256, (entry, outputs))
         if not entry.contender.compared:
             agreeing.append(entry)
             continue
-        limit = max(TOLERANCES[e.manifest.precision].relative for e in (entry, entries[0]))
+        limit = max(TOLERANCES[e.precision].relative for e in (entry, first))
         difference = task_of(entry.manifest).difference(reference, outputs)
         if difference <= limit:
             agreeing.append(replace(entry, difference=difference))
         else:
             reason = f"refused: its outputs differ by {difference:.1e} of the largest, more than {limit:.0e}"
             refused.append(Exclusion(entry.contender.label, batch, reason))
-    return agreeing, refused, reference
+    return agreeing, refused, references[entries[0].manifest.source_sha256][1]
 
 
 def _take_turns(
@@ -292,7 +297,7 @@ def _measurements(turns: list[_Turns], batch: int) -> list[Measurement]:
                 label=entry.contender.label,
                 kind=entry.contender.kind,
                 description=entry.description,
-                precision=entry.manifest.precision,
+                precision=entry.precision,
                 batch=batch,
                 samples=len(runs),
                 p50=all_runs.p50,

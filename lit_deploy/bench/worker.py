@@ -185,7 +185,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "torch.compile-fp16": {"compiled": True, "half": True},
     "onnxruntime": {"library": True},
     "onnxruntime-stock": {"library": False},
-    "openvino": {"backend": "openvino"},
+    "openvino": {"backend": "openvino", "library": False},
+    "openvino-kernels": {"backend": "openvino", "library": True},
+    "openvino-bf16": {"backend": "openvino", "precision_hint": "bf16"},
     "engine": {},
     "engine-graph": {"cuda_graph": True},
 }
@@ -231,7 +233,7 @@ def _serve(requests: IO[str], replies: IO[str]) -> None:
                     session = stack.enter_context(_open(request))
                     reply(
                         manifest=session.manifest.to_json(), description=session.description,
-                        batches=session.batch_range,
+                        precision=session.precision, batches=session.batch_range,
                         timing=asdict(session.timing_settings) if isinstance(session, TimedSession) else None,
                     )  # fmt: skip
                     continue

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lit_deploy.commands.options import Device, EngineCode, Json, Library, Markdown, Threads
+from lit_deploy.commands.options import Backend, Device, EngineCode, Json, Library, Markdown, PrecisionHint, Threads
 from lit_deploy.commands.values import one_form, session_options, share
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import MAX_BATCH
@@ -198,6 +198,8 @@ def evaluate(
     device: Device = "cpu",
     threads: Threads = None,
     library: Library = None,
+    backend: Backend = "onnxruntime",
+    precision_hint: PrecisionHint = None,
     allow_engine_code: EngineCode = False,
     min_top1: MinTop1 = None,
     min_ap: MinAp = None,
@@ -226,7 +228,10 @@ def evaluate(
     agreement = share("--min-agreement", min_agreement)
     if agreement is not None and len(artifacts) + (ckpt is not None) < 2:
         raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
-    options = session_options(artifacts, device, threads, library, allow_engine_code)
+    options = session_options(
+        artifacts, device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
+        allow_engine_code=allow_engine_code,
+    )  # fmt: skip
     with steps() as progress:
         result = evaluate_artifacts(
             artifacts, images, ckpt, labels_file=labels_file, folders=folders, annotations=annotations,

@@ -37,8 +37,8 @@ Source = Annotated[
     str,
     typer.Option(
         "--ckpt",
-        help="Checkpoint file (.pth, .safetensors), official name (lit_s) or https URL; for an engine, also an "
-        "exported .onnx file.",
+        help="Checkpoint file (.pth, .safetensors), official name (lit_s) or https URL; for an engine or an IR, also "
+        "an exported .onnx file.",
         metavar="CKPT",
         show_default=False,
     ),
@@ -49,13 +49,16 @@ Out = Annotated[
         "--out",
         "-o",
         metavar="FILE",
-        help="File to write; <checkpoint>.onnx or <checkpoint>.engine here when left out.",
+        help="File to write; <checkpoint>.onnx, .xml or .engine here when left out.",
         show_default=False,
     ),
 ]
 Format = Annotated[
-    Literal["onnx", "trt"],
-    typer.Option(help="trt builds a TensorRT engine, with a sidecar and the ONNX file it was made from beside it."),
+    Literal["onnx", "openvino", "trt"],
+    typer.Option(
+        help="openvino writes an IR (.xml and .bin). trt builds a TensorRT engine, with a sidecar and the ONNX file it "
+        "was made from beside it."
+    ),
 ]
 Precision = Annotated[
     PrecisionName,
@@ -238,6 +241,14 @@ Layers = Annotated[
         rich_help_panel=ENGINE,
     ),
 ]
+ProvenOn = Annotated[
+    Literal["onnxruntime", "openvino"] | None,
+    typer.Option(
+        help="What an .onnx file is proven and measured on: ONNX Runtime when left out, and OpenVINO for bf16 where it "
+        "computes that here.",
+        show_default=False,
+    ),
+]
 Calib = Annotated[
     Path | None, typer.Option(metavar="DIR|NPZ", help=CALIB, show_default=False, rich_help_panel=EIGHT_BITS)
 ]
@@ -263,6 +274,7 @@ def export(
     max_det: MaxDetections = None,
     verify: Proof = True,
     threads: Threads = None,
+    backend: ProvenOn = None,
     calib: Calib = None,
     calib_method: CalibMethod = "minmax",
     calib_percentile: CalibPercentile = None,
@@ -282,11 +294,14 @@ def export(
     layers: Layers = False,
 ) -> None:
     """Write a checkpoint as a file that runs elsewhere, and prove that it computes the same."""
+    from lit_deploy.core.progress import Step
     from lit_deploy.exporters.options import OnnxOptions
     from lit_deploy.exporters.tensorrt import EngineOptions
-    from lit_deploy.report.export import export_summary
+    from lit_deploy.report.export import advice_line, export_summary
     from lit_deploy.report.terminal import show, steps
+    from lit_deploy.workflows.advice import faster_choice
     from lit_deploy.workflows.export import export_checkpoint, export_engine
+    from lit_deploy.workflows.export_ir import export_ir
 
     given = [p for p in context.params if (source := context.get_parameter_source(p)) and source.name == "COMMANDLINE"]
     quantize = None
@@ -298,8 +313,10 @@ def export(
             calib=calib, method=calib_method, percentile=calib_percentile, limit=calib_limit, keep=keep,
             budget=accuracy_budget, force=force,
         )  # fmt: skip
-    if format == "onnx":
+    if format != "trt":
         refuse(given, ENGINE_OPTIONS, "is for engines; add --format trt")
+    if format != "onnx":
+        refuse(given, ("backend",), f"is for .onnx files; --format {format} has one back end")
     images, profile = batch_of(batch, engine=format == "trt")
     options: OnnxOptions | None = OnnxOptions(
         input=input, output=output, precision=precision, batch=images, portable=portable, labels=labels, resize=resize,
@@ -307,20 +324,32 @@ def export(
         iou_threshold=iou_threshold, max_detections=max_det,
     )  # fmt: skip
     stem = Path(ckpt).stem or "model"
+    exported = format != "onnx" and Path(ckpt).suffix.lower() == ".onnx"
+    if exported:
+        refuse(given, ("calib",), "is for checkpoints: an .onnx file is taken as it is, quantised or not")
+        decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
+        refuse(given, GRAPH_OPTIONS, decided)
+        options, stem = None, stem.removesuffix(".engine")
+    advice = None
     with steps() as progress:
         if format == "onnx":
             result = export_checkpoint(
                 ckpt, out or Path(f"{stem}.onnx"), options, quantize=quantize, verify=verify, threads=threads,
+                backend=backend, progress=progress,
+            )  # fmt: skip
+            if result.report is not None and backend is None and precision != "bf16":
+                progress(Step("look for a faster choice"))
+                advice = faster_choice(result.path, result.manifest, ckpt, threads)
+        elif format == "openvino":
+            if exported:
+                refuse(given, ("batch",), decided)
+            result = export_ir(
+                ckpt, out or Path(f"{stem}.xml"), options, quantize=quantize, verify=verify, threads=threads,
                 progress=progress,
             )  # fmt: skip
         else:
-            if Path(ckpt).suffix.lower() == ".onnx":
-                refuse(given, ("calib",), "is for checkpoints: an .onnx file is built as it is, quantised or not")
-                decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
-                refuse(given, GRAPH_OPTIONS, decided)
-                if images is not None:
-                    raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
-                options, stem = None, stem.removesuffix(".engine")
+            if exported and images is not None:
+                raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
             build = EngineOptions(
                 backend=None if builder == "auto" else builder, profile=profile, plugin=plugin,
                 embed_plugin=embed_plugin, hardware_compatible=hardware_compatible,
@@ -332,3 +361,5 @@ def export(
                 progress=progress,
             )  # fmt: skip
     show(export_summary(result))
+    if advice is not None:
+        show(advice_line(advice))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 Artifact = Annotated[
-    str, typer.Argument(help="Exported .onnx file, engine, or checkpoint.", metavar="FILE", show_default=False)
+    str, typer.Argument(help="Exported .onnx or .xml file, engine, or checkpoint.", metavar="FILE", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel="Report")]
 Threads = Annotated[
@@ -29,7 +29,20 @@ Library = Annotated[
     bool | None,
     typer.Option(
         "--library/--no-library",
-        help="Require, or leave out, the custom-op library; used where found when left out.",
+        help="Require, or leave out, our kernels (ONNX Runtime's custom-op library, OpenVINO's extension); used where "
+        "found when left out.",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+Backend = Annotated[
+    Literal["onnxruntime", "openvino"],
+    typer.Option(help="What runs an .onnx file; an .xml file always runs on OpenVINO.", rich_help_panel="Run"),
+]
+PrecisionHint = Annotated[
+    Literal["f32", "bf16"] | None,
+    typer.Option(
+        help="OpenVINO: compute in bfloat16, where this CPU does, or in float32; as the file says when left out.",
         show_default=False,
         rich_help_panel="Run",
     ),

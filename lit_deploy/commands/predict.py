@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lit_deploy.commands.options import Artifact, Device, EngineCode, Json, Library, Threads
+from lit_deploy.commands.options import Artifact, Backend, Device, EngineCode, Json, Library, PrecisionHint, Threads
 from lit_deploy.commands.values import session_options
 
 Images = Annotated[
@@ -48,6 +48,8 @@ def predict(
     device: Device = "cpu",
     threads: Threads = None,
     library: Library = None,
+    backend: Backend = "onnxruntime",
+    precision_hint: PrecisionHint = None,
     allow_engine_code: EngineCode = False,
 ) -> None:
     """Print, and draw, what a file finds in images, by the resize rule it carries."""
@@ -55,6 +57,9 @@ def predict(
     from lit_deploy.report.terminal import show
     from lit_deploy.workflows.predict import predicted
 
-    options = session_options([artifact], device, threads, library, allow_engine_code)
+    options = session_options(
+        [artifact], device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
+        allow_engine_code=allow_engine_code,
+    )  # fmt: skip
     predictions = predicted(artifact, images, top, options, out, score_threshold)
     show(predictions_json(predictions) if json else predictions_table(predictions))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lit_deploy.commands.options import Json, Threads
+from lit_deploy.commands.options import Backend, Json, Threads
 from lit_deploy.commands.quantize_options import (
     CALIB,
     EIGHT_BITS,
@@ -60,6 +60,7 @@ def quantize(
     accuracy_budget: AccuracyBudget = 1.0,
     force: Force = False,
     threads: Threads = None,
+    backend: Backend = "onnxruntime",
     json: Json = False,
 ) -> None:
     """Quantise an exported file to 8 bits; or (--scan) rank its modules by the damage that does, and propose --keep."""
@@ -73,12 +74,16 @@ def quantize(
     )  # fmt: skip
     if scan and (out is not None or force):
         raise UsageError(f"--scan writes no file; drop {'--out' if out is not None else '--force'}")
+    if scan and backend != "onnxruntime":
+        raise UsageError("--scan runs on ONNX Runtime, which shows every value of a graph; drop --backend")
     with steps() as progress:
         if scan:
             found = scan_file(artifact, options, precision, threads=threads, progress=progress)
         else:
             path = out or Path(f"{Path(artifact).stem}_{precision}.onnx")
-            result = quantize_file(artifact, path, options, precision, threads=threads, progress=progress)
+            result = quantize_file(
+                artifact, path, options, precision, threads=threads, backend=backend, progress=progress
+            )
     if scan:
         show(as_json(found) if json else scan_table(found))
     else:

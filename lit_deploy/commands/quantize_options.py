@@ -48,8 +48,7 @@ Force = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Write the file even if it is over the budget, slower than fp32 on ONNX Runtime, or beyond the limits of "
-        "parity.",
+        help="Write the file even if it is over the budget, slower than fp32, or beyond the limits of parity.",
         rich_help_panel=EIGHT_BITS,
     ),
 ]

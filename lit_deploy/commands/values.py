@@ -15,14 +15,24 @@ if TYPE_CHECKING:
 
 
 def session_options(
-    artifacts: list[str], device: Literal["cpu", "cuda"], threads: int | None, library: bool | None, code: bool
+    artifacts: list[str],
+    *,
+    device: Literal["cpu", "cuda"],
+    threads: int | None,
+    library: bool | None,
+    backend: Literal["onnxruntime", "openvino"],
+    precision_hint: Literal["f32", "bf16"] | None,
+    allow_engine_code: bool,
 ) -> SessionOptions:
     """How the named files are to run; the program starts anew where one of them needs that."""
     from lit_deploy.backends.protocol import SessionOptions
 
     for artifact in artifacts:
         _restart_if_needed(artifact)
-    return SessionOptions(device=device, threads=threads, library=library, allow_engine_code=code)
+    return SessionOptions(
+        device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
+        allow_engine_code=allow_engine_code,
+    )  # fmt: skip
 
 
 def _restart_if_needed(artifact: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lit_deploy.commands.options import Artifact, Device, EngineCode, Json, Library, Threads
+from lit_deploy.commands.options import Artifact, Backend, Device, EngineCode, Json, Library, PrecisionHint, Threads
 from lit_deploy.commands.values import session_options
 from lit_deploy.core.errors import UsageError
 
@@ -45,6 +45,8 @@ def verify(
     device: Device = "cpu",
     threads: Threads = None,
     library: Library = None,
+    backend: Backend = "onnxruntime",
+    precision_hint: PrecisionHint = None,
     allow_engine_code: EngineCode = False,
 ) -> None:
     """Compare a file with the PyTorch float32 model of its checkpoint. Exits with 1 when it departs."""
@@ -57,7 +59,10 @@ def verify(
         raise UsageError("--plot draws the error per layer; add --layers")
     if plot is not None:
         check_chart(plot)
-    options = session_options([artifact], device, threads, library, allow_engine_code)
+    options = session_options(
+        [artifact], device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
+        allow_engine_code=allow_engine_code,
+    )  # fmt: skip
     result = verify_artifact(artifact, ckpt, images=images, limit=limit, layers=layers, options=options)
     if plot is not None:
         layers_plot(result, plot)

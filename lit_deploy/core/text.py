@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of an exception's message: OpenVINO names the cause there, after its own source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """What a foreign error says in its first line, to be quoted in one of ours; its type when it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

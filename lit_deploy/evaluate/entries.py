@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.openvino_file import IR_SUFFIX
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES
 from lit_deploy.backends.protocol import Session
 from lit_deploy.core.errors import UsageError
@@ -35,7 +36,7 @@ class Entry:
 
 def is_checkpoint(source: str | Path) -> bool:
     """Whether it has no input rule of its own: whatever is no exported file is a checkpoint (see ``open_session``)."""
-    return Path(source).suffix.lower() not in (".onnx", *ENGINE_SUFFIXES)
+    return Path(source).suffix.lower() not in (".onnx", IR_SUFFIX, *ENGINE_SUFFIXES)
 
 
 def unique_labels(sources: Sequence[str | Path]) -> list[str]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lit_deploy.artifacts.inlining import inlined
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
@@ -24,7 +25,7 @@ from lit_deploy.models.build import build
 from lit_deploy.models.families import FAMILIES
 from lit_deploy.ops.deformable_token_merging import schema as merging_schema
 from lit_deploy.ops.domain import DOMAIN
-from lit_deploy.ops.nms.onnx_function import inclusive_iou_threshold
+from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 from lit_deploy.ops.table import OPERATORS, Operator
 from lit_deploy.tasks.table import task_of
 
@@ -265,30 +266,9 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
 
 def portable(artifact: OnnxArtifact) -> OnnxArtifact:
     """The same file for runtimes that know neither our operators nor model-local functions: everything is inlined."""
-    import onnx
-    import onnx.inliner
-
-    proto = onnx.ModelProto()
-    proto.CopyFrom(artifact.graph)
-    _suppress_from_threshold_on(proto)
-    proto = onnx.inliner.inline_local_functions(proto)
-    kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
-    del proto.opset_import[:]
-    proto.opset_import.extend(kept)
+    proto = inlined(decomposed(artifact.graph))
     check_model(proto)
     return OnnxArtifact(proto, artifact.manifest).described(portable=True)
-
-
-def _suppress_from_threshold_on(proto: onnx.ModelProto) -> None:
-    """Raise the IoU threshold of portable files by its last bit.
-
-    OpenVINO drops a box whose overlap is the threshold, where ONNX Runtime and the official code keep it. With the next
-    larger number both keep it.
-    """
-    for node in proto.graph.node:
-        for attribute in node.attribute:
-            if node.domain == DOMAIN and attribute.name == "iou_threshold":
-                attribute.f = inclusive_iou_threshold(attribute.f)
 
 
 def check_model(proto: onnx.ModelProto) -> None:

@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.artifacts.onnx_file import OnnxArtifact, with_value_info
 from lit_deploy.core.errors import ExportError, UsageError
 from lit_deploy.core.specs import EightBit, TaskName
 from lit_deploy.models.families import FAMILIES
+from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 
 if TYPE_CHECKING:
     import onnx
@@ -60,11 +61,19 @@ class Product:
     axis: int = 1
 
 
+def opened(artifact: OnnxArtifact, precision: EightBit) -> OnnxArtifact:
+    """The form of a graph in which products are quantised: for fp8, with those inside attention in sight."""
+    if precision != "fp8":
+        return artifact
+    return replace(artifact, graph=with_value_info(decomposed(artifact.graph)))
+
+
 def products(artifact: OnnxArtifact, precision: EightBit, keep: Sequence[str] = ()) -> tuple[Product, ...]:
     """List the matrix products and convolutions that ``quantized`` changes, in the order they run.
 
     Args:
-        artifact: an exported model whose graph holds no Q/DQ yet; its family says which layers stay in any case.
+        artifact: an exported model whose graph holds no Q/DQ yet, ``opened`` for this precision; its family says which
+            layers stay in any case.
         precision: products inside attention are quantised for fp8 only: on a CPU and in int8 they gain nothing.
         keep: shell-style patterns of module names (``layers.0.*``) that stay as they are; a module's name covers
             everything below it.

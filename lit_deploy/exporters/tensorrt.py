@@ -35,6 +35,7 @@ from lit_deploy.machine.cuda import Gpu, find_gpu, require_gpu
 from lit_deploy.machine.tensorrt import BACKENDS, RTX_TARGETS, BackendName
 from lit_deploy.models.families import FAMILIES
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
+from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 
 COMMAND = worker_command("lit_deploy.exporters.tensorrt_builder")
 DEFAULT_PROFILE = (1, 8, 32)
@@ -122,7 +123,7 @@ def engine_from_onnx(
     assert backend is not None
     title = BACKENDS[backend].title
     progress(Step(f"start {title} {version}", 0.0))
-    engine, facts = _build(model, manifest, options, library, progress)
+    engine, facts = _build(_as_built(model), manifest, options, library, progress)
     inspections = msgspec.convert(facts["inspections"], tuple[Inspection, ...])
     for inspection in inspections:
         _check_inspection(inspection, manifest, library is not None)
@@ -143,6 +144,14 @@ def engine_from_onnx(
         manifest=manifest,
     )
     return engine, sidecar
+
+
+def _as_built(model: bytes) -> bytes:
+    """The graph that TensorRT is given: it has no kernel for attention, and knows how to fuse the products of one."""
+    import onnx
+
+    proto: bytes = decomposed(onnx.load_from_string(model)).SerializeToString()
+    return proto
 
 
 def ready_to_build(

@@ -83,6 +83,11 @@ def kernel_isa(flags: frozenset[str], requested: str | None = None) -> str:
     return requested if requested in supported else supported[-1]
 
 
+def computes_bf16(flags: frozenset[str]) -> bool:
+    """Whether a CPU of these flags multiplies bfloat16 itself, by AMX or AVX512_BF16."""
+    return not flags.isdisjoint(("amx_bf16", "avx512_bf16"))
+
+
 def this_machine() -> Machine:
     """Describe the machine and what is installed, now."""
     names = ("lit-deploy", "numpy", "onnx", "torch", "onnxruntime", "onnxruntime-gpu", "openvino")

@@ -12,6 +12,8 @@ from lit_deploy.core.files import PACKAGE
 
 LIBRARY_NAME = "liblit_deploy_onnxruntime.so"
 ENVIRONMENT_VARIABLE = "LIT_DEPLOY_LIBRARY"
+EXTENSION_NAME = "liblit_deploy_openvino.so"
+EXTENSION_VARIABLE = "LIT_DEPLOY_OPENVINO_EXTENSION"
 PLUGIN_NAME = "liblit_deploy_tensorrt.so"
 PLUGIN_VARIABLE = "LIT_DEPLOY_PLUGIN"
 ONNXRUNTIME_VARIABLE = "LIT_DEPLOY_ONNXRUNTIME"
@@ -71,6 +73,37 @@ def choose_library(wanted: bool | None, device: str) -> Path | None:
                 f"{BUILD_COMMAND}, or leave the library out"
             )
         return None
+    return found
+
+
+def searched_extension_paths() -> tuple[Path, ...]:
+    """The same for the operators' extension of OpenVINO."""
+    return _searched(EXTENSION_NAME, EXTENSION_VARIABLE)
+
+
+def find_extension() -> Path | None:
+    """Return OpenVINO's extension, or None when it was not built."""
+    return next((path for path in searched_extension_paths() if path.is_file()), None)
+
+
+def choose_extension(wanted: bool | None) -> Path | None:
+    """The extension that a file runs with on OpenVINO, None for the functions inside the file.
+
+    Args:
+        wanted: True requires it, False leaves it out, None takes it where it is found.
+
+    Raises:
+        MissingDependency: it is required, or named by the environment, and not there.
+    """
+    if wanted is False:
+        return None
+    found = find_extension()
+    if found is None and (wanted or _named(EXTENSION_VARIABLE)):
+        searched = ", ".join(map(str, searched_extension_paths()))
+        raise MissingDependency(
+            f"the lit-deploy extension of OpenVINO was not found (searched {searched}); "
+            f"build it where openvino is installed: {BUILD_COMMAND}, or set {EXTENSION_VARIABLE}"
+        )
     return found
 
 

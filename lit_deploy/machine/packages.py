@@ -47,7 +47,7 @@ PACKAGES: dict[str, Package] = {
         Package("safetensors", "0.4", "export", "reads .safetensors checkpoints"),
         Package("onnxruntime", "1.25", "ort", "runs .onnx files"),
         Package("onnxruntime-gpu", "1.25", "ort-gpu", "runs .onnx files on CUDA"),
-        Package("openvino", "2025.0", "openvino", "runs portable .onnx files: a peer in benchmarks"),
+        Package("openvino", "2025.0", "openvino", "runs .onnx files and IRs: the fastest on x86 CPUs"),
         Package("cuda-bindings", "12.8", "trt", "runs engines"),
         Package("matplotlib", "3.8", "plot", "draws --plot"),
         Package("hotcoco", "1.3", "evaluate", "scores detectors"),

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_deploy.models.keys import relative_position_index
 from lit_deploy.ops.deformable_token_merging.library import deformable_token_merging
 from lit_deploy.ops.deformable_token_merging.reference import tap_major_from_conv
 from lit_deploy.ops.relative_position_attention.library import relative_position_attention
@@ -57,74 +56,69 @@ class MlpBlock(nn.Module):
 class Attention(nn.Module):
     """Global multi-head self-attention ``[B, N, C]`` to ``[B, N, C]``, optionally with a relative position bias.
 
-    ``qkv`` packs q, k and v, each C wide, heads contiguous inside each.
+    ``qkv`` packs q, k and v, each C wide, heads contiguous inside each. The bias of a map of H x W tokens is stored as
+    a table ``[(2H-1)*(2W-1), heads]``, one row for each difference of two positions.
     """
 
     def __init__(self, dim: int, num_heads: int, map_size: tuple[int, int] | None) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
+        self.map_size = map_size
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table: nn.Parameter | None = None
         if map_size is not None:
-            height, width = map_size
-            table = torch.zeros((2 * height - 1) * (2 * width - 1), num_heads)
+            table = torch.zeros((2 * map_size[0] - 1) * (2 * map_size[1] - 1), num_heads)
             self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
-            self.relative_position_index: Tensor
-            index = torch.from_numpy(relative_position_index(height, width))
-            self.register_buffer("relative_position_index", index, persistent=False)
+
+    def table(self) -> Tensor:
+        """The table ``[heads, 2H-1, 2W-1]`` as the operator takes it, float32; an empty one without a bias.
+
+        The bias of the query at (r, c) and the key at (r', c') is ``table[h, r - r' + H - 1, c - c' + W - 1]``.
+        """
+        if self.relative_position_bias_table is None or self.map_size is None:
+            return torch.zeros(self.num_heads, 0, 0, device=self.qkv.weight.device)
+        rows, columns = (2 * side - 1 for side in self.map_size)
+        return self.relative_position_bias_table.float().t().reshape(self.num_heads, rows, columns)
 
     def bias(self) -> Tensor | None:
-        """Gather the additive attention bias ``[heads, N, N]``, or None where the family has none."""
-        if self.relative_position_bias_table is None:
+        """The additive bias ``[heads, N, N]`` of all queries and keys, or None where the family has none.
+
+        Of a query at (r, c), the keys in reverse order have the window of the table that begins at (r, c).
+        """
+        if self.map_size is None:
             return None
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        windows = self.table().unfold(1, self.map_size[0], 1).unfold(2, self.map_size[1], 1)
+        return windows.flip(3, 4).flatten(3, 4).flatten(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
         logits = (q * self.scale) @ k.transpose(-2, -1)
         bias = self.bias()
         if bias is not None:
-            logits = logits + bias
+            logits = logits + bias.to(logits.dtype)
         return self.proj((logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
 
-class ResizedAttention(nn.Module):
-    """Global self-attention over a map of any size, with a bias table that is stored for one size, or none.
+class ResizedAttention(Attention):
+    """The same over a map of any size: its table is the stored one, resized.
 
-    The table ``[(2R-1)^2, heads]`` is resized bicubically to ``2H-1 x 2W-1`` at every call: relative positions are
-    scaled with the map. Source: official detection and segmentation code at commit 742e961.
+    Bicubically, to ``2H-1 x 2W-1``, at every call: relative positions are scaled with the map. Maps may be large, so
+    that it is the operator that attends. Source: official detection and segmentation code at commit 742e961.
     """
 
-    def __init__(self, dim: int, num_heads: int, stored: tuple[int, int] | None) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
-        self.stored = stored
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        self.relative_position_bias_table: nn.Parameter | None = None
-        if stored is not None:
-            table = torch.zeros((2 * stored[0] - 1) * (2 * stored[1] - 1), num_heads)
-            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        table = self.table()
+        if self.map_size is not None:
+            table = resized_table(table[None], size)
+        return self.proj(relative_position_attention(self.qkv(x), table, self.num_heads, self.scale))
 
-    def stored_table(self) -> Tensor:
-        """The table ``[1, heads, 2R-1, 2R-1]`` as it is stored, float32."""
-        assert self.stored is not None
-        assert self.relative_position_bias_table is not None
-        rows, cols = (2 * side - 1 for side in self.stored)
-        return self.relative_position_bias_table.float().t().reshape(1, self.num_heads, rows, cols)
 
-    def table(self, size: tuple[int, int]) -> Tensor:
-        """The table ``[heads, 2H-1, 2W-1]`` of a map, float32; an empty one where the family has none."""
-        if self.stored is None:
-            return torch.zeros(self.num_heads, 0, 0, device=next(self.parameters()).device)
-        target = (2 * size[0] - 1, 2 * size[1] - 1)
-        return F.interpolate(self.stored_table(), target, mode="bicubic", align_corners=False)[0]
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return self.proj(relative_position_attention(self.qkv(x), self.table(size), self.num_heads, self.scale))
+def resized_table(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """The table ``[1, heads, 2R-1, 2S-1]`` of a map of R x S tokens as that of another, ``[heads, 2H-1, 2W-1]``."""
+    target = (2 * size[0] - 1, 2 * size[1] - 1)
+    return F.interpolate(table, target, mode="bicubic", align_corners=False)[0]
 
 
 class AttentionBlock(nn.Module):

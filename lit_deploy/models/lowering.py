@@ -2,8 +2,7 @@
 
 Every replacement keeps the name of the module it replaces, so that values and initializers of the exported
 file carry the names of the PyTorch module tree. Linear weights are stored ``[in, out]`` (one MatMul, no
-Transpose), BatchNorm is folded into the merging's projection, the attention scale into the rows of q, and the
-relative position bias is gathered once.
+Transpose), BatchNorm is folded into the merging's projection, and the attention scale into the rows of q.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_deploy.core.specs import InputSpec, PrecisionName
-from lit_deploy.models.blocks import Attention, DeformableTokenMerging, PatchEmbedding, ResizedAttention
+from lit_deploy.models.blocks import Attention, DeformableTokenMerging, PatchEmbedding, ResizedAttention, resized_table
 from lit_deploy.models.convolutions import Convolution
 from lit_deploy.ops.deformable_token_merging.library import deformable_token_merging
 from lit_deploy.ops.deformable_token_merging.reference import tap_major_from_conv
+from lit_deploy.ops.relative_position_attention.library import relative_position_attention
 
 Sizes = Mapping[str, tuple[int, int]]
 
@@ -41,16 +41,14 @@ def lower(model: nn.Module, spec: InputSpec, precision: PrecisionName, maps: Siz
         elif isinstance(module, DeformableTokenMerging):
             replacement = LoweredMerging(module)
         elif isinstance(module, Attention):
-            replacement = LoweredAttention(module)
-        elif isinstance(module, ResizedAttention):
             size = next((size for prefix, size in (maps or {}).items() if name.startswith(prefix)), None)
-            replacement = LoweredResizedAttention(module, size)
+            replacement = LoweredAttention(module, size)
         elif isinstance(module, Convolution) and module.bn is not None:
             replacement = _folded(module)
         elif isinstance(module, nn.Linear):
             replacement = LoweredLinear(module.weight, module.bias)
         parent, _, child = name.rpartition(".")
-        if replacement is not None and not isinstance(model.get_submodule(parent), _LOWERED):
+        if replacement is not None and not isinstance(model.get_submodule(parent), LoweredAttention):
             setattr(model.get_submodule(parent), child, replacement)
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
     if half is not None:
@@ -119,9 +117,14 @@ class LoweredPatchEmbedding(nn.Module):
 
 
 class LoweredAttention(nn.Module):
-    """Attention with the scale folded into q and the bias ``[heads, N, N]`` gathered; softmax in float32."""
+    """The operator behind a lowered projection, with the scale folded into q and the table as a float32 buffer.
 
-    def __init__(self, module: Attention) -> None:
+    The table ``[heads, 2H-1, 2W-1]`` is that of the map where there is only one: of a classifier the stored one; of a
+    dense network for one size it is resized here, as PyTorch's exporter would resize a small one itself, and otherwise.
+    Where maps are of any size it is the stored one, ``[1, heads, 2R-1, 2S-1]``, to be resized at every call.
+    """
+
+    def __init__(self, module: Attention, size: tuple[int, int] | None) -> None:
         super().__init__()
         self.num_heads = module.num_heads
         dim = module.proj.in_features
@@ -129,42 +132,26 @@ class LoweredAttention(nn.Module):
         scale[:dim] = module.scale
         self.qkv = LoweredLinear(module.qkv.weight * scale[:, None], module.qkv.bias * scale)
         self.proj = LoweredLinear(module.proj.weight, module.proj.bias)
-        bias = module.bias()
-        self.relative_position_bias = None if bias is None else nn.Parameter(bias.detach().contiguous())
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in self.qkv(x).chunk(3, dim=-1))
-        logits = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)
-        if self.relative_position_bias is not None:
-            logits = logits + self.relative_position_bias
-        weights = logits.float().softmax(dim=-1).to(v.dtype)
-        return self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).flatten(2))
-
-
-class LoweredResizedAttention(ResizedAttention):
-    """The same operator behind a lowered projection; the table ``[1, heads, 2R-1, 2R-1]`` is a float32 buffer.
-
-    For a map of one size it is resized here: PyTorch's exporter would resize a small one itself, and otherwise.
-    """
-
-    def __init__(self, module: ResizedAttention, size: tuple[int, int] | None) -> None:
-        nn.Module.__init__(self)
-        self.num_heads, self.scale, self.stored = module.num_heads, module.scale, module.stored
-        self.qkv = LoweredLinear(module.qkv.weight, module.qkv.bias)  # type: ignore[assignment]
-        self.proj = LoweredLinear(module.proj.weight, module.proj.bias)  # type: ignore[assignment]
-        if self.stored is not None:
-            table = module.stored_table() if size is None else module.table(size)[None]
+        self.biased = module.map_size is not None
+        self.resized = self.biased and isinstance(module, ResizedAttention) and size is None
+        if self.biased:
+            table = module.table()
+            if isinstance(module, ResizedAttention):
+                table = table[None] if size is None else resized_table(table[None], size)
             self.register_buffer("relative_position_bias_table", table.detach().contiguous())
-        self.resized = self.stored is not None and size is not None
 
-    def stored_table(self) -> Tensor:
-        return self.get_buffer("relative_position_bias_table")
+    def table(self, size: tuple[int, int] | None) -> Tensor:
+        """The table of this map; without a bias an empty one."""
+        if not self.biased:
+            return torch.zeros(self.num_heads, 0, 0)
+        table = self.get_buffer("relative_position_bias_table")
+        if not self.resized:
+            return table
+        assert size is not None
+        return resized_table(table, size)
 
-    def table(self, size: tuple[int, int]) -> Tensor:
-        return self.stored_table()[0] if self.resized else super().table(size)
-
-
-_LOWERED = (LoweredAttention, LoweredResizedAttention)
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return self.proj(relative_position_attention(self.qkv(x), self.table(size), self.num_heads, 1.0))
 
 
 class LoweredOffsets(nn.Module):

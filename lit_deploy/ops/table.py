@@ -14,6 +14,7 @@ from lit_deploy.ops.nms import onnx_function as nms
 from lit_deploy.ops.nms import schema as nms_schema
 from lit_deploy.ops.relative_position_attention import onnx_function as attention
 from lit_deploy.ops.relative_position_attention import schema as attention_schema
+from lit_deploy.ops.relative_position_attention.small_maps import has_small_maps_only
 
 if TYPE_CHECKING:
     import onnx
@@ -42,11 +43,13 @@ class Operator:
 def _attention(graph: onnx.GraphProto) -> onnx.FunctionProto:
     """A network's attention is biased everywhere or nowhere: where it is not, every table is a constant of no elements.
 
-    In blocks, as the networks that have the operator see thousands of tokens.
+    In blocks, unless all maps are small: the dense networks see thousands of tokens, the classifiers 196 and 49. Narrow
+    only where it is plain, as GPUs run it: a Loop is no matter of speed, and not a classifier's.
     """
     tables = {node.input[1] for node in graph.node if node.op_type == attention_schema.OP_TYPE}
     empty = {item.name for item in graph.initializer if 0 in item.dims}
-    return attention.onnx_function(biased=not tables <= empty, blocks=True)
+    small = has_small_maps_only(graph)
+    return attention.onnx_function(biased=not tables <= empty, blocks=not small, narrow=small)
 
 
 OPERATORS: dict[str, Operator] = {

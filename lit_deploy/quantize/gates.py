@@ -14,7 +14,8 @@ import numpy as np
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.backends.open import open_session
-from lit_deploy.backends.protocol import SessionOptions, Source
+from lit_deploy.backends.protocol import Backend, SessionOptions, Source
+from lit_deploy.backends.table import BACKENDS
 from lit_deploy.bench.contenders import Contender, Kind
 from lit_deploy.bench.run import run_bench
 from lit_deploy.core.errors import UsageError
@@ -46,13 +47,14 @@ BENCH_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a file is, measured in turns with its reference on this machine's ONNX Runtime.
+    """How fast a file is, measured in turns with its reference on this machine's CPU.
 
     Attributes:
         speedup: median over turns of the reference's time over this file's; ``quartiles``: lower and upper.
         milliseconds, reference_milliseconds: median time of a batch.
         batch: images per run; ``threads``: of both.
         quiet: the machine had little else to do.
+        backend: what ran both.
     """
 
     speedup: float
@@ -62,6 +64,7 @@ class Speed:
     batch: int
     threads: int
     quiet: bool
+    backend: Backend = "onnxruntime"
 
     @property
     def slower(self) -> bool:
@@ -156,10 +159,11 @@ def check_gates(
     *,
     budget: float = 0.01,
     threads: int | None = None,
+    backend: Backend = "onnxruntime",
     unmeasured: str = "",
     progress: Progress = unseen,
 ) -> GateResult:
-    """Compare an 8-bit ``.onnx`` file with the file that it was made from, on ONNX Runtime's CPU.
+    """Compare an 8-bit ``.onnx`` file with the file that it was made from, on this machine's CPU.
 
     It is for the caller to refuse a file whose ``reasons`` are not empty.
 
@@ -169,16 +173,17 @@ def check_gates(
         budget: share 0..1 of the predictions that may change: images whose first class, detections, pixels; see the
             task's ``Findings.change``.
         threads: of every session; None for all cores.
+        backend: what runs both files.
         unmeasured: why speed is not measured, as for a file that only an engine is made from; empty to measure it.
         progress: called with each step and the share that is done.
 
     Raises:
         UsageError: a budget that is no share.
-        LitDeployError: a file that ONNX Runtime cannot run.
+        LitDeployError: a file that the back end cannot run.
     """
     check_budget(budget)
     manifest, wanted = read_manifest(candidate), read_manifest(reference)
-    options = SessionOptions(threads=threads)
+    options = SessionOptions(threads=threads, backend=backend)
 
     def run(source: str | Path, name: str, begin: float) -> tuple[Findings, float]:
         def tick(done: int) -> None:
@@ -192,10 +197,12 @@ def check_gates(
         run(reference, wanted.precision, 0.0),
         run(candidate, manifest.precision, 0.5),
     )
-    size = None if unmeasured else images.size
-    measured = None if unmeasured else measure_speed(candidate, reference, milliseconds, threads, progress, size)
+    measure = partial(
+        measure_speed, candidate, reference, milliseconds, threads, progress, images.size, backend=backend
+    )
+    measured = None if unmeasured else measure()
     if measured is not None and measured.slower and not measured.quiet:  # once more, before that is held against it
-        measured = measure_speed(candidate, reference, milliseconds, threads, progress, size)
+        measured = measure()
     change = found.change(expected)
     result = _result(change)(
         precision=manifest.precision,
@@ -287,20 +294,23 @@ def measure_speed(
     threads: int | None,
     progress: Progress = unseen,
     size: tuple[int, int] | None = None,
+    backend: Backend = "onnxruntime",
 ) -> Speed:
-    """Let two files take turns on ONNX Runtime's CPU, each in a process of its own.
+    """Let two files take turns on this machine's CPU, each in a process of its own.
 
     Args:
         candidate, reference: ``.onnx`` files; the candidate's fixed batch, or one image, is run.
         milliseconds: what the reference takes for one image, roughly; it decides how many turns there are.
         threads, progress, size: as in ``run_bench``.
+        backend: what runs both.
     """
     files = {"8 bits": candidate, "reference": reference}
     manifests = {label: read_manifest(path) for label, path in files.items()}
     batch = manifests["8 bits"].batch or 1
     # outputs need not agree as closely as a benchmark demands: there is a gate of its own for that
     contenders = [
-        Contender(label, files[label], _kind(manifests[label]), compared=False) for label in ("reference", "8 bits")
+        Contender(label, files[label], _kind(manifests[label], backend), compared=False)
+        for label in ("reference", "8 bits")
     ]
     run = milliseconds * batch / 1000
     least, most = ROUNDS
@@ -319,11 +329,14 @@ def measure_speed(
         batch=batch,
         threads=report.threads,
         quiet=report.quiet,
+        backend=backend,
     )
 
 
-def _kind(manifest: Manifest) -> Kind:
-    """With the custom-op library where a session would use it."""
+def _kind(manifest: Manifest, backend: Backend) -> Kind:
+    """With our operators where a session would use them."""
+    if backend == "openvino":
+        return "openvino-kernels" if native.find_extension() and not manifest.portable else "openvino"
     return "onnxruntime" if native.find_library() and not manifest.portable else "onnxruntime-stock"
 
 
@@ -343,8 +356,8 @@ def _reasons(result: GateResult, change: Change, telling: bool) -> tuple[str, ..
     if speed is not None and speed.slower:
         threads = "1 thread" if speed.threads == 1 else f"{speed.threads} threads"
         sentence = (
-            f"it is {speed.speedup:.2f}x as fast as {name} on ONNX Runtime here (batch {speed.batch}, {threads}: "
-            f"{speed.milliseconds:.1f} ms against {speed.reference_milliseconds:.1f} ms)"
+            f"it is {speed.speedup:.2f}x as fast as {name} on {BACKENDS[speed.backend].title} here (batch "
+            f"{speed.batch}, {threads}: {speed.milliseconds:.1f} ms against {speed.reference_milliseconds:.1f} ms)"
         )
         if result.precision == "fp8":
             sentence += (

@@ -11,7 +11,7 @@ from lit_deploy import __version__
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.backends.open import open_session
-from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.backends.protocol import Backend, SessionOptions
 from lit_deploy.core.errors import GateFailed, UsageError
 from lit_deploy.core.files import atomic_path, check_target
 from lit_deploy.core.progress import Progress, Step, unseen
@@ -83,6 +83,7 @@ def quantize_file(
     precision: EightBit = "int8",
     *,
     threads: int | None = None,
+    backend: Backend = "onnxruntime",
     progress: Progress = unseen,
 ) -> QuantizeResult:
     """Quantise an exported ``.onnx`` file. Needs no PyTorch.
@@ -92,6 +93,7 @@ def quantize_file(
         out: file to write; it appears whole, or not at all.
         options: images and limits; ``precision``: of the result.
         threads: of every run.
+        backend: what the result is measured on.
         progress: called with the name of each step.
 
     Raises:
@@ -109,7 +111,7 @@ def quantize_file(
     quantized = quantize_model(reference, reference, images, options, precision, threads, progress)
     with atomic_path(out) as part:
         quantized.write(part)
-        gates = gated(part, source, images, options, threads, engine=False, progress=progress)
+        gates = gated(part, source, images, options, threads, backend=backend, engine=False, progress=progress)
         quantized = with_gates(quantized, gates)
         quantized.seal(part)
         size = part.stat().st_size
@@ -136,6 +138,7 @@ def scan_file(
     """
     artifact = _source(Path(source))
     check_scannable(artifact, source)
+    artifact = qdq.opened(artifact, precision)
     chosen = _chosen(artifact, precision, options)
     images = images_of(options.calib, artifact.manifest, options.limit)
     progress(Step("observe the activations"))
@@ -187,6 +190,7 @@ def quantize_model(
         The checked model and what is known about it.
     """
     progress(Step("observe the activations"))
+    reference, artifact = qdq.opened(reference, precision), qdq.opened(artifact, precision)
     chosen = _chosen(artifact, precision, options)
     amax = observe(reference, qdq.observed(chosen), images, options, threads, progress)
     progress(Step("insert Q/DQ"))
@@ -241,6 +245,7 @@ def gated(
     options: QuantizeOptions,
     threads: int | None,
     *,
+    backend: Backend,
     engine: bool,
     progress: Progress,
 ) -> GateResult:
@@ -248,8 +253,9 @@ def gated(
     budget = options.accuracy_budget
     unmeasured = "it is for an engine, and ONNX Runtime's says nothing about that" if engine else ""
     gates = check_gates(
-        candidate, reference, images, budget=budget, threads=threads, unmeasured=unmeasured, progress=progress
-    )
+        candidate, reference, images, budget=budget, threads=threads, backend=backend, unmeasured=unmeasured,
+        progress=progress,
+    )  # fmt: skip
     if gates.reasons and not options.force:
         advice = _ADVICE if gates.scannable else _ADVICE_WITHOUT_SCAN
         if within(gates.differing, gates.of, budget):

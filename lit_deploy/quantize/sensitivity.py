@@ -19,7 +19,7 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import EIGHT_BIT, EightBit
-from lit_deploy.exporters.qdq import Product, products, quantized
+from lit_deploy.exporters.qdq import Product, opened, products, quantized
 from lit_deploy.images.calibration import CalibrationImages
 from lit_deploy.models.layout import mac_count
 from lit_deploy.quantize.gates import Feeds, Predictions, check_budget, predictions, within
@@ -199,6 +199,7 @@ class _Subject:
                 f"fp16 to {' or '.join(EIGHT_BIT)}"
             )
         check_scannable(self.artifact, source)
+        self.artifact = opened(self.artifact, precision)
         self._precision, self._amax = precision, amax
         self._shapes = _shapes(self.artifact.graph)
         self._nodes = {node.name: node for node in self.artifact.graph.graph.node}

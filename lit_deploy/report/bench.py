@@ -19,11 +19,11 @@ from lit_deploy.bench.result import (
     Measurement,
 )
 from lit_deploy.core.errors import UsageError
-from lit_deploy.report.charts import OURS, bench_settings, model_title
+from lit_deploy.report.charts import bench_settings, model_title
 from lit_deploy.report.terminal import text
 
 BENCH_COLUMNS = (
-    "contender", "batch",
+    "contender", "type", "batch",
     "p50", "p90", "p95", "p99", "mean", "images/s", "peak MiB", "speed-up (quartiles)", "difference",
 )  # fmt: skip
 GPU_COLUMNS = (
@@ -44,14 +44,16 @@ def bench_table(report: BenchReport) -> RenderableType:
         title=_bench_title(report), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True
     )
     table.add_column("contender", min_width=14, overflow="fold")
-    for column in BENCH_COLUMNS[2:-2]:
+    table.add_column(BENCH_COLUMNS[1])
+    for column in BENCH_COLUMNS[3:-2]:
         table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True, overflow="fold")
     table.add_column(BENCH_COLUMNS[-2].replace(" ", "\n"), justify="right", min_width=12)
     for batch in dict.fromkeys(m.batch for m in report.measurements):
         table.add_row(f"batch {batch}", style="dim")
         for measurement in (m for m in report.measurements if m.batch == batch):
-            label, _, *numbers, _ = map(text, _bench_row(measurement))
-            table.add_row(label, *numbers, style="bold" if measurement.kind in OURS else None)
+            label, precision, _, *numbers, _ = map(text, _bench_row(measurement, report))
+            fastest = measurement.label == report.fastest(batch)
+            table.add_row(label, precision, *numbers, style="bold" if fastest else None)
         table.add_section()
     notes = text(f"{_bench_differences(report)}\n{_bench_caption(report)}", "dim")
     phases = [_gpu_table(report)] if _gpu_rows(report) else []
@@ -94,8 +96,8 @@ def bench_markdown(report: BenchReport) -> str:
         f"**{_bench_title(report)}**",
         "",
         f"| {' | '.join(BENCH_COLUMNS)} |",
-        f"|-|{'-:|' * (len(BENCH_COLUMNS) - 1)}",
-        *(f"| {' | '.join(_bench_row(measurement))} |" for measurement in report.measurements),
+        f"|-|-|{'-:|' * (len(BENCH_COLUMNS) - 2)}",
+        *(f"| {' | '.join(_bench_row(measurement, report))} |" for measurement in report.measurements),
         "",
         _bench_caption(report).replace("\n", "\n\n"),
     ]
@@ -134,16 +136,18 @@ def _bench_title(report: BenchReport) -> str:
 
 def _bench_differences(report: BenchReport) -> str:
     differences = [m.max_relative_difference for m in report.measurements if m.max_relative_difference is not None]
-    return f"Outputs agree within {max(differences, default=0.0):.1e} of the largest."
+    networks = ", each network's with its own" if report.further_models else ""
+    return f"Outputs agree within {max(differences, default=0.0):.1e} of the largest{networks}."
 
 
-def _bench_row(m: Measurement) -> list[str]:
+def _bench_row(m: Measurement, report: BenchReport) -> list[str]:
     lower, upper = m.speedup_quartiles
     times = [f"{value:.{_decimals(m.p50)}f}" for value in (m.p50, m.p90, m.p95, m.p99, m.mean)]
     speedup = f"{m.speedup:.2f} ({lower:.2f}-{upper:.2f})"
     difference = "not compared" if m.max_relative_difference is None else f"{m.max_relative_difference:.1e}"
     return [
-        m.label,
+        f"{m.label} (fastest)" if m.label == report.fastest(m.batch) else m.label,
+        m.precision,
         str(m.batch),
         *times,
         f"{m.images_per_second:.1f}",

@@ -22,17 +22,18 @@ DPI = 160
 INK, MUTED, GRID = "#1f2328", "#656d76", "#d8dee4"
 ACCENT, NEUTRAL, FLOOR = "#0b6e4f", "#a8b3bd", "#e6eaee"
 WARNING = "#c0392b"
-OURS = ("onnxruntime", "engine", "engine-graph")
+OURS = ("onnxruntime", "openvino-kernels", "openvino-bf16", "engine", "engine-graph")
 """Kinds of contenders that are set off from those they are compared with."""
 SMALLEST_ERROR = 1e-9
 """Where an error of exactly zero is drawn on a logarithmic axis."""
 
 
 def model_title(report: BenchReport) -> str:
-    """The network's name and input size, as people write them: ``LIT-S 224x224``."""
-    name = PUBLISHED[report.model].title if report.model in PUBLISHED else "LIT (custom)"
+    """The networks' names and the input size, as people write them: ``LIT-S 224x224``."""
+    names = (report.model, *report.further_models)
+    titles = [PUBLISHED[name].title if name in PUBLISHED else "LIT (custom)" for name in names]
     height, width = report.image_size
-    return f"{name} {height}x{width}"
+    return f"{' and '.join(titles)} {height}x{width}"
 
 
 def bench_settings(report: BenchReport) -> str:

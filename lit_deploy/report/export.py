@@ -15,6 +15,7 @@ from lit_deploy.report.quantize import gates_table
 from lit_deploy.report.terminal import text
 from lit_deploy.report.verify import VERDICT_STYLES
 from lit_deploy.tasks.table import task_of
+from lit_deploy.workflows.advice import Advice
 from lit_deploy.workflows.export import ExportResult
 
 
@@ -23,13 +24,15 @@ def export_summary(result: ExportResult) -> RenderableType:
     manifest = result.manifest
     images, *_ = task_of(manifest).input_specs(manifest)
     operator = "inlined (portable)" if manifest.portable else "one node, with a built-in function as fallback"
+    if result.extension is not None:
+        operator = f"{result.extension.library} (SHA-256 {result.extension.sha256[:12]}); ship it with the two files"
     table = Table.grid(padding=(0, 2))
     table.add_row("wrote", text(f"{result.path} ({result.size / 1e6:.1f} MB)", "bold"))
     table.add_row("model", text(f"{manifest.model.name}, {manifest.model.num_classes} classes, {manifest.precision}"))
     table.add_row("input", text(f"{images.name} {images.dtype} [{', '.join(map(str, images.shape))}]"))
     table.add_row("output", text(manifest.output))
     if result.sidecar is None:
-        table.add_row("operator", operator)
+        table.add_row("operator", text(operator))
     else:
         for key, value in _engine_rows(result.sidecar):
             table.add_row(key, text(value))
@@ -45,6 +48,15 @@ def export_summary(result: ExportResult) -> RenderableType:
     if result.unchecked:
         table.add_row("not checked", text(result.unchecked, "yellow"))
     return table if result.gates is None else Group(table, "", gates_table(result.gates))
+
+
+def advice_line(advice: Advice) -> RenderableType:
+    """What runs the file faster on this machine."""
+    return text(
+        f"faster here: {advice.options} takes {advice.milliseconds:.1f} ms where ONNX Runtime takes {advice.usual:.1f} "
+        f"ms (a few runs; cosine with PyTorch {advice.cosine:.6f}); lit-deploy bench measures it",
+        "green",
+    )
 
 
 def _engine_rows(sidecar: Sidecar) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lit_deploy.backends.table import BACKENDS
 from lit_deploy.quantize.gates import GateResult, Speed, too_few
 from lit_deploy.quantize.run import QuantizeResult
 from lit_deploy.quantize.sensitivity import Scan, Trial
@@ -34,7 +35,8 @@ def gates_table(result: GateResult) -> RenderableType:
     verdict = Text("FAIL", "bold red") if result.reasons else Text("PASS", "bold green")
     verdict.append(f"  {result.images} images of {result.source}", "not bold default")
     if result.speed is not None:
-        verdict.append(f"; ONNX Runtime, batch {result.speed.batch}, threads {result.speed.threads}")
+        speed = result.speed
+        verdict.append(f"; {BACKENDS[speed.backend].title}, batch {speed.batch}, threads {speed.threads}")
     else:
         verdict.append(f"; speed was not measured: {result.unmeasured}")
     return Group(table, verdict, *_lines(result.reasons, ""), *_lines(result.notes, "yellow"))

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_deploy import __version__
+from lit_deploy.backends.table import BACKENDS
 from lit_deploy.core.files import cache_dir
-from lit_deploy.core.text import first_line
+from lit_deploy.core.text import first_line, last_line
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.facts import (
+    computes_bf16,
     cpp_compiler,
     cpu_flags,
     cpu_name,
@@ -43,6 +45,10 @@ TENSORRT_FOLDERS = (
 HEADER = "onnxruntime_c_api.h"
 HEADER_SUFFIXES = ("", "include", "include/onnxruntime", "onnxruntime", "include/onnxruntime/core/session")
 ISA_VARIABLE = "LIT_DEPLOY_CPU_ISA"
+CPU_FEATURES = (
+    "avx2", "f16c", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16", "amx_bf16"
+)  # fmt: skip
+"""What decides over speed: vectors of float32, products of int8, products of bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,9 @@ def diagnose() -> Diagnosis:
             *required,
             _onnxruntime(),
             _library(),
+            _extension(),
             _cpu(),
+            _fastest(),
             _compiler(),
             _tool("CMake", "cmake", "builds the custom-op library", "pip install cmake"),
             _headers(),
@@ -183,6 +191,49 @@ def _library() -> Check:
         found = f"{library} does not load in ONNX Runtime {ort.__version__} ({first_line(error)})"
         return Check(name=name, status="missing", found=found, searched=searched, remedy=native.BUILD_COMMAND)
     return Check(name, "ok", f"{library} (loads in ONNX Runtime {ort.__version__})", searched)
+
+
+def _extension() -> Check:
+    name, searched = "OpenVINO extension", tuple(map(str, native.searched_extension_paths()))
+    extension = native.find_extension()
+    if extension is None:
+        return _absent(
+            name,
+            native.EXTENSION_VARIABLE,
+            "OpenVINO runs files by their slower built-in functions",
+            searched,
+            native.BUILD_COMMAND,
+        )
+    try:
+        import openvino
+    except ImportError:
+        return Check(name, "ok", f"{extension} (not tried: no OpenVINO)", searched)
+    version = openvino.__version__.split("-")[0]
+    try:
+        openvino.Core().add_extension(str(extension))
+    except RuntimeError as error:
+        found = f"{extension} does not load in OpenVINO {version} ({last_line(error)})"
+        return Check(name=name, status="missing", found=found, searched=searched, remedy=native.BUILD_COMMAND)
+    return Check(name, "ok", f"{extension} (loads in OpenVINO {version})", searched)
+
+
+def _fastest() -> Check:
+    """What to expect of this CPU; ``lit-deploy bench`` measures it."""
+    name, flags = "fastest here", cpu_flags()
+    if BACKENDS["openvino"].missing():
+        return Check(
+            name,
+            "optional",
+            "files run on ONNX Runtime; OpenVINO is faster on x86",
+            remedy=PACKAGES["openvino"].install,
+        )
+    if computes_bf16(flags):
+        found = "OpenVINO in bfloat16 (--backend openvino --precision-hint bf16), and int8 files on OpenVINO"
+    elif flags.isdisjoint(("avx512_vnni", "avx_vnni")):
+        found = "OpenVINO in float32 (--backend openvino); this CPU has no products of int8 and bfloat16"
+    else:
+        found = "int8 files on OpenVINO (--precision int8, --backend openvino); OpenVINO in float32 for others"
+    return Check(name, "ok", f"{found}; lit-deploy bench measures it")
 
 
 def _absent(name: str, variable: str, without: str, searched: tuple[str, ...], remedy: str) -> Check:
@@ -276,8 +327,7 @@ def _runtime() -> tuple[Check, ...]:
 
 def _cpu() -> Check:
     flags = cpu_flags()
-    # the last two are for int8
-    features = ", ".join(name for name in ("avx2", "f16c", "avx512f", "avx512_vnni", "avx_vnni") if name in flags)
+    features = ", ".join(name for name in CPU_FEATURES if name in flags)
     requested = os.environ.get(ISA_VARIABLE)
     kernel = kernel_isa(flags, requested)
     note = f"; {ISA_VARIABLE}={requested} is not one of this CPU's" if requested and requested != kernel else ""

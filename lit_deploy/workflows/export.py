@@ -12,23 +12,26 @@ from pathlib import Path
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.artifacts.openvino_file import Extension
 from lit_deploy.artifacts.preflight import preflight, this_host
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, Sidecar, onnx_path, sidecar_path
-from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.backends.protocol import Backend, SessionOptions
 from lit_deploy.backends.table import BACKENDS
 from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError
 from lit_deploy.core.files import atomic_path, check_target
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import EIGHT_BIT
+from lit_deploy.core.specs import EIGHT_BIT, PrecisionName
 from lit_deploy.exporters.engine_files import write_sidecar, written_engine
 from lit_deploy.exporters.onnx import onnx_from_checkpoint
 from lit_deploy.exporters.options import OnnxOptions, described
 from lit_deploy.exporters.qdq import check_precision
 from lit_deploy.exporters.tensorrt import EngineOptions, ready_to_build
+from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import find_gpu
+from lit_deploy.machine.facts import computes_bf16, cpu_flags
 from lit_deploy.machine.packages import require
 from lit_deploy.quantize.feeding import images_of
 from lit_deploy.quantize.gates import GateResult
@@ -43,10 +46,11 @@ class ExportResult:
     Attributes:
         path: the file; ``size``: in bytes.
         manifest: what it says about itself; ``sidecar``: of an engine, else None.
-        report: how the ONNX file compares with PyTorch, or None when that was not checked.
-        engine_report: the same for the engine itself; None for an ONNX file, and where no GPU could run the engine.
+        report: how the ONNX file, or the IR, compares with PyTorch, or None when that was not checked.
+        engine_report: the same for the engine itself; None for other files, and where no GPU could run the engine.
         unchecked: why a report is None; empty when none is missing.
         gates: how an 8-bit file compares with the unquantised one; None for the others.
+        extension: what an IR needs beside OpenVINO; None for other files, and for an IR of standard operators.
     """
 
     path: Path
@@ -57,6 +61,7 @@ class ExportResult:
     engine_report: VerifyReport | None = None
     unchecked: str = ""
     gates: GateResult | None = None
+    extension: Extension | None = None
 
 
 def export_checkpoint(
@@ -67,12 +72,13 @@ def export_checkpoint(
     quantize: QuantizeOptions | None = None,
     verify: bool = True,
     threads: int | None = None,
+    backend: Backend | None = None,
     progress: Progress = unseen,
 ) -> ExportResult:
     """Write a checkpoint as an ``.onnx`` file.
 
     An 8-bit file is made of the fp32 file (fp8: of the fp16 file), and compared with the fp32 file on the calibration
-    images in accuracy, and in speed on ONNX Runtime.
+    images in accuracy and speed.
 
     Args:
         source: checkpoint file, official name (``lit_s``) or https URL.
@@ -81,6 +87,8 @@ def export_checkpoint(
         quantize: images and limits, for ``int8`` and ``fp8``.
         verify: compare the written file with PyTorch before it gets its name.
         threads: threads of the verification.
+        backend: what runs the file while it is proven and measured; None for ONNX Runtime, but for bf16 OpenVINO where
+            that computes bfloat16 with our operators here: ONNX Runtime's CPU can only emulate it.
         progress: called with the name of each step as it begins.
 
     Raises:
@@ -91,11 +99,12 @@ def export_checkpoint(
     out, options = Path(out), options or OnnxOptions()
     if out.suffix.lower() != ".onnx":
         raise UsageError(f"the output is {out.name}, expected a name that ends in .onnx")
-    job = _Job(
-        source=source, out=out, options=options, quantize=quantize, verify=verify, threads=threads, progress=progress
-    )
+    job = Job(
+        source=source, out=out, options=options, quantize=quantize, verify=verify, threads=threads, progress=progress,
+        backend=backend or proving_backend(options.precision),
+    )  # fmt: skip
     with atomic_path(out) as part:
-        made = _made(job, part)
+        made = make(job, part)
         size = part.stat().st_size
     return ExportResult(
         path=out,
@@ -146,7 +155,7 @@ def export_engine(
     for target in (out, onnx_path(out), sidecar_path(out), *filter(None, [engine.timing_cache])):
         check_target(target)
     if given:
-        made = _Made(OnnxArtifact.read(Path(source)))
+        made = Made(OnnxArtifact.read(Path(source)))
         _for_engine(made.artifact.manifest)
         unchecked = f"{Path(source).name} was taken as it is"
     else:
@@ -154,7 +163,7 @@ def export_engine(
             raise UsageError(f"a batch of {options.batch} is asked for and a profile as well; give one of the two")
         # minutes before the builder would say the same
         ready_to_build(engine, portable=options.portable, precision=options.precision)
-        job = _Job(
+        job = Job(
             source=source,
             out=out,
             options=options,
@@ -164,7 +173,7 @@ def export_engine(
             progress=progress,
         )
         with tempfile.TemporaryDirectory(prefix="lit-deploy-") as scratch:
-            made = _made(job, Path(scratch) / onnx_path(out).name, for_engine=True)
+            made = make(job, Path(scratch) / onnx_path(out).name, for_engine=True)
         unchecked = "--no-verify"
     with written_engine(made.artifact, out, engine, progress) as (part, sidecar):
         report = None
@@ -175,7 +184,7 @@ def export_engine(
         else:
             progress(Step("verify the engine against PyTorch"))
             session = SessionOptions(threads=threads, allow_engine_code=True)
-            report = _checked(part, made.checkpoint, out, session, quantize)
+            report = checked(part, made.checkpoint, out, session, quantize)
             sidecar = replace(sidecar, parity=report.summary())
             write_sidecar(part, sidecar)
         size = part.stat().st_size
@@ -191,9 +200,15 @@ def export_engine(
     )
 
 
+def proving_backend(precision: PrecisionName) -> Backend:
+    """What an ``.onnx`` file is proven on where nobody chose; see ``export_checkpoint``."""
+    real = precision == "bf16" and computes_bf16(cpu_flags()) and native.find_extension() is not None
+    return "openvino" if real and not BACKENDS["openvino"].missing() else "onnxruntime"
+
+
 @dataclass(frozen=True)
-class _Job:
-    """What both kinds of export are asked for; see ``export_checkpoint``."""
+class Job:
+    """What all kinds of export are asked for; see ``export_checkpoint``."""
 
     source: str | Path
     out: Path
@@ -202,6 +217,7 @@ class _Job:
     verify: bool
     threads: int | None
     progress: Progress
+    backend: Backend = "onnxruntime"
 
     def __post_init__(self) -> None:
         precision = self.options.precision
@@ -215,15 +231,18 @@ class _Job:
                 "--precision int8"
             )
         require("exporting a checkpoint", "torch", "onnxscript")
-        if (self.verify or self.quantize) and BACKENDS["onnxruntime"].missing():
-            raise MissingDependency(
-                "verification and calibration need ONNX Runtime, which is not installed; "
-                f"run: {BACKENDS['onnxruntime'].install}, or export fp32, fp16 or bf16 with --no-verify"
-            )
+        wanted: tuple[Backend, ...] = (self.backend,) if self.verify else ()
+        wanted += ("onnxruntime",) if self.quantize else ()
+        for record in (BACKENDS[name] for name in wanted):
+            if record.missing():
+                raise MissingDependency(
+                    f"verification and calibration need {record.title}, which is not installed; "
+                    f"run: {record.install}, or export fp32, fp16 or bf16 with --no-verify"
+                )
 
 
 @dataclass(frozen=True)
-class _Made:
+class Made:
     """What came of a checkpoint, and what is known about it; see ``ExportResult``. An ``.onnx`` source has none."""
 
     artifact: OnnxArtifact
@@ -232,7 +251,7 @@ class _Made:
     gates: GateResult | None = None
 
 
-def _made(job: _Job, part: Path, *, for_engine: bool = False) -> _Made:
+def make(job: Job, part: Path, *, for_engine: bool = False) -> Made:
     """Convert a checkpoint and prove what is asked for; ``part`` is then the finished ONNX file."""
     job.progress(Step("load checkpoint"))
     checkpoint = load_checkpoint(job.source)
@@ -249,10 +268,11 @@ def _made(job: _Job, part: Path, *, for_engine: bool = False) -> _Made:
     report = None
     if job.verify:
         job.progress(Step("verify against PyTorch"))
-        report = _checked(part, checkpoint, job.out, SessionOptions(threads=job.threads), job.quantize)
+        session = SessionOptions(threads=job.threads, backend=job.backend)
+        report = checked(part, checkpoint, job.out, session, job.quantize)
         artifact = artifact.described(parity=report.summary())
     artifact.seal(part)
-    return _Made(artifact, checkpoint, report, gates)
+    return Made(artifact, checkpoint, report, gates)
 
 
 def _for_engine(manifest: Manifest) -> None:
@@ -265,7 +285,7 @@ def _for_engine(manifest: Manifest) -> None:
 
 
 def _quantized(
-    job: _Job, quantize: QuantizeOptions, checkpoint: Checkpoint, part: Path, *, for_engine: bool
+    job: Job, quantize: QuantizeOptions, checkpoint: Checkpoint, part: Path, *, for_engine: bool
 ) -> tuple[OnnxArtifact, GateResult]:
     """Convert a checkpoint to 8 bits, and measure what is written to ``part`` against the fp32 file."""
     precision = job.options.precision
@@ -283,11 +303,13 @@ def _quantized(
     with tempfile.TemporaryDirectory(prefix="lit-deploy-") as scratch:  # speed is measured in other processes
         wide = Path(scratch) / "fp32.onnx"
         reference.write(wide)
-        gates = gated(part, wide, images, quantize, job.threads, engine=for_engine, progress=job.progress)
+        gates = gated(
+            part, wide, images, quantize, job.threads, backend=job.backend, engine=for_engine, progress=job.progress
+        )
     return with_gates(artifact, gates), gates
 
 
-def _checked(
+def checked(
     part: Path,
     checkpoint: Checkpoint,
     out: Path,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir, weights_path
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, read_sidecar
 from lit_deploy.checkpoints.load import load_checkpoint
 from lit_deploy.core.files import sha256_of
@@ -16,7 +17,7 @@ from lit_deploy.models.layout import mac_count, parameter_count
 
 
 def inspect_file(source: str | Path) -> dict[str, Any]:
-    """Describe a checkpoint, an exported ``.onnx`` file or an engine (by its sidecar).
+    """Describe a checkpoint, an exported ``.onnx`` file, an IR or an engine (by its sidecar).
 
     Returns plain values: strings, numbers, lists and dicts.
 
@@ -28,6 +29,8 @@ def inspect_file(source: str | Path) -> dict[str, Any]:
         return _onnx(Path(source))
     if suffix in ENGINE_SUFFIXES:
         return _engine(Path(source))
+    if suffix == IR_SUFFIX:
+        return _ir(Path(source))
     return _checkpoint(source)
 
 
@@ -42,6 +45,20 @@ def _engine(path: Path) -> dict[str, Any]:
         "file": str(path),
         **description,
         "labels": _shortened(sidecar.manifest.labels),
+    }
+
+
+def _ir(path: Path) -> dict[str, Any]:
+    manifest, extension = read_ir(path)
+    description = asdict(manifest)
+    labels = description.pop("labels")
+    return {
+        "kind": "lit-deploy OpenVINO IR",
+        "file": str(path),
+        "size": path.stat().st_size + weights_path(path).stat().st_size,
+        "extension": None if extension is None else asdict(extension),
+        "labels": _shortened(labels),
+        **description,
     }
 
 

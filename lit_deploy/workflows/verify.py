@@ -141,7 +141,7 @@ def verify_artifact(
                     offsets.append({name: value for name, value in wanted.items() if name.endswith(".conv_offset")})
                     yield wanted, found
 
-            tolerance = TOLERANCES[manifest.precision]
+            tolerance = TOLERANCES[tested.precision]
             outputs = task.agreement(manifest, tolerance, pairs())
             return _judged(
                 artifact=str(artifact),
@@ -205,7 +205,7 @@ def _judged(
         artifact=artifact,
         tested=tested.description,
         reference=reference.description,
-        precision=tested.manifest.precision,
+        precision=tested.precision,
         tolerance=tolerance,
         images=images,
         source=source,

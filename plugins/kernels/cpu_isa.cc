@@ -1,6 +1,7 @@
 // Asks the processor what it can run, once.
 #include "cpu_isa.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
@@ -8,9 +9,34 @@
 #ifdef LIT_DEPLOY_X86
 #include <cpuid.h>
 #endif
+#ifdef LIT_DEPLOY_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#ifdef LIT_DEPLOY_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace lit_deploy {
 namespace {
+
+#ifdef LIT_DEPLOY_AMX
+// Of a machine with AVX-512F. Linux gives a process the tiles, 8 KiB of registers a thread, only if it asks for them;
+// it refuses where a thread has a stack for signals that they do not fit on.
+bool amx_usable(unsigned enabled) {
+  const unsigned tiles = 0x60000;
+  unsigned a, b, c, d;
+  if ((enabled & tiles) != tiles || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool avx512bw = b & (1u << 30), amx_bf16 = d & (1u << 22), amx_tile = d & (1u << 24);
+  if (!(avx512bw && amx_bf16 && amx_tile) || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
+  const bool avx512_bf16 = a & (1u << 5);
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return avx512_bf16 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#elif defined(LIT_DEPLOY_X86)
+bool amx_usable(unsigned) { return false; }
+#endif
 
 #ifdef LIT_DEPLOY_X86
 // The CPU has the instructions, and the operating system saves the registers they use (XCR0).
@@ -25,7 +51,8 @@ CpuIsa widest_cpu_isa() {
   const bool avx2 = b & (1u << 5), avx512f = b & (1u << 16);
   const unsigned ymm = 0x06, zmm = 0xe6;
   if (!avx2 || (enabled & ymm) != ymm) return CpuIsa::kPortable;
-  return avx512f && (enabled & zmm) == zmm ? CpuIsa::kAvx512 : CpuIsa::kAvx2;
+  if (!avx512f || (enabled & zmm) != zmm) return CpuIsa::kAvx2;
+  return amx_usable(enabled) ? CpuIsa::kAmx : CpuIsa::kAvx512;
 }
 #else
 CpuIsa widest_cpu_isa() { return CpuIsa::kPortable; }
@@ -38,7 +65,7 @@ CpuIsa cached_widest_cpu_isa() {
 
 CpuIsa requested_or_widest_cpu_isa() {
   if (const char* name = std::getenv("LIT_DEPLOY_CPU_ISA")) {
-    for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+    for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx}) {
       if (std::strcmp(name, cpu_isa_name(isa)) == 0 && cpu_isa_supported(isa)) return isa;
     }
   }
@@ -49,7 +76,9 @@ CpuIsa requested_or_widest_cpu_isa() {
 
 bool cpu_isa_supported(CpuIsa isa) noexcept { return isa <= cached_widest_cpu_isa(); }
 
-CpuIsa supported_cpu_isa(CpuIsa isa) noexcept { return isa <= cached_widest_cpu_isa() ? isa : cached_widest_cpu_isa(); }
+CpuIsa supported_cpu_isa(CpuIsa isa, CpuIsa widest) noexcept {
+  return std::min({isa, widest, cached_widest_cpu_isa()});
+}
 
 CpuIsa selected_cpu_isa() noexcept {
   static const CpuIsa selected = requested_or_widest_cpu_isa();
@@ -62,6 +91,8 @@ const char* cpu_isa_name(CpuIsa isa) noexcept {
       return "avx2";
     case CpuIsa::kAvx512:
       return "avx512";
+    case CpuIsa::kAmx:
+      return "amx";
     default:
       return "portable";
   }

@@ -2,6 +2,7 @@
 //
 // Written against the C API alone: the library links nothing of ONNX Runtime, works with every release from 1.17 on
 // whatever headers it was built with, and has no exception that could cross the C boundary.
+#include <cstring>
 #include <list>
 #include <mutex>
 #include <new>
@@ -14,20 +15,26 @@
 namespace lit_deploy::ort {
 namespace {
 
-// Every operator of the library, once for each provider: how many element types it comes in, and what fills them in.
+using contract::kCudaDevice;
+using contract::kDeviceEntry;
+
+// Every operator of the library, once for each provider: how many element types it comes in, what fills them in, and
+// whether sessions for CUDA get it. Those of which there is only a kernel for the CPU they do not get: ONNX Runtime would
+// run that, with copies to the host and back, and not the function in the file, on the GPU.
 struct Entry {
   int types;
   void (*fill)(const OrtApi* api, Operator* ops);
+  bool for_cuda;
 };
 
 constexpr Entry kOperators[] = {
-    {kCpuOpCount, make_cpu_ops},
-    {kAttentionOpCount, make_attention_ops},
-    {kNmsOpCount, make_nms_ops},
-    {kRoiAlignOpCount, make_roi_align_ops},
+    {kCpuOpCount, make_cpu_ops, true},
+    {kAttentionOpCount, make_attention_ops, false},
+    {kNmsOpCount, make_nms_ops, false},
+    {kRoiAlignOpCount, make_roi_align_ops, false},
 #ifdef LIT_DEPLOY_HAS_CUDA
     // Whether this ONNX Runtime has the provider or not: where it has none, no node is ever assigned to these.
-    {kCudaOpCount, make_cuda_ops},
+    {kCudaOpCount, make_cuda_ops, true},
 #endif
 };
 
@@ -37,24 +44,26 @@ constexpr int count_ops() {
   return count;
 }
 
-// What one ONNX Runtime needs from us. A process may hold two of them (a Python wheel and a service's own), so the
-// registrations are kept per API table. They live as long as the process: sessions point into them.
+// What one ONNX Runtime needs from us for one device. A process may hold two of them (a Python wheel and a service's
+// own), so the registrations are kept per API table. They live as long as the process: sessions point into them.
 struct Registration {
   const OrtApi* api;
+  bool for_cuda;
   Operator ops[count_ops()];
   OrtCustomOpDomain* domain;
 };
 
 OrtStatus* create_domain(Registration& registration) {
   const OrtApi* api = registration.api;
-  Operator* next = registration.ops;
+  Operator* end = registration.ops;
   for (const Entry& entry : kOperators) {
-    entry.fill(api, next);
-    next += entry.types;
+    if (registration.for_cuda && !entry.for_cuda) continue;
+    entry.fill(api, end);
+    end += entry.types;
   }
   LIT_RETURN_IF_ERROR(api->CreateCustomOpDomain(kDomain, &registration.domain));
-  for (const Operator& op : registration.ops) {
-    if (OrtStatus* status = api->CustomOpDomain_Add(registration.domain, &op)) {
+  for (const Operator* op = registration.ops; op != end; ++op) {
+    if (OrtStatus* status = api->CustomOpDomain_Add(registration.domain, op)) {
       api->ReleaseCustomOpDomain(registration.domain);
       return status;
     }
@@ -62,14 +71,29 @@ OrtStatus* create_domain(Registration& registration) {
   return nullptr;
 }
 
+// Whether the session is to run on CUDA: its options say so, as they name no provider to us.
+OrtStatus* read_device(const OrtSessionOptions* options, const OrtApi* api, bool& for_cuda) {
+  int has_entry = 0;
+  LIT_RETURN_IF_ERROR(api->HasSessionConfigEntry(options, kDeviceEntry, &has_entry));
+  for_cuda = false;
+  if (has_entry == 0) return nullptr;
+  char device[16] = "";
+  size_t size = sizeof device;
+  LIT_RETURN_IF_ERROR(api->GetSessionConfigEntry(options, kDeviceEntry, device, &size));
+  for_cuda = std::strcmp(device, kCudaDevice) == 0;
+  return nullptr;
+}
+
 OrtStatus* register_ops(OrtSessionOptions* options, const OrtApi* api) {
+  bool for_cuda = false;
+  LIT_RETURN_IF_ERROR(read_device(options, api, for_cuda));
   static std::mutex mutex;
   static std::list<Registration>& registrations = *new std::list<Registration>;  // never destroyed, see above
   const std::lock_guard<std::mutex> lock(mutex);
   for (const Registration& known : registrations) {
-    if (known.api == api) return api->AddCustomOpDomain(options, known.domain);
+    if (known.api == api && known.for_cuda == for_cuda) return api->AddCustomOpDomain(options, known.domain);
   }
-  registrations.push_back(Registration{api, {}, nullptr});
+  registrations.push_back(Registration{api, for_cuda, {}, nullptr});
   if (OrtStatus* status = create_domain(registrations.back())) {
     registrations.pop_back();
     return status;

@@ -64,10 +64,6 @@ lit_status guarded(Function&& function) noexcept {
   }
 }
 
-bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 lit_model_info describe(const Network& network) {
   lit_model_info info{};
   info.struct_size = sizeof(info);
@@ -85,14 +81,7 @@ lit_model_info describe(const Network& network) {
 }
 
 std::unique_ptr<lit_model> open_model(const std::string& path, const Options& options) {
-  lit_deploy::runtime::Loaded loaded;
-  if (ends_with(path, ".onnx")) {
-    loaded = lit_deploy::runtime::open_onnx(path, options);
-  } else if (ends_with(path, ".engine") || ends_with(path, ".plan")) {
-    loaded = lit_deploy::runtime::open_engine(path, options);
-  } else {
-    require(false, path + " is no file of lit-deploy by its name; expected .onnx, .engine or .plan");
-  }
+  lit_deploy::runtime::Loaded loaded = lit_deploy::runtime::open_file(path, options);
   auto network = std::make_shared<Network>();
   network->manifest = std::move(loaded.manifest);
   network->backend = std::move(loaded.backend);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "contract.h"
+#include "error.h"
 #include "lit_runtime.h"
 #include "manifest.h"
 
@@ -22,6 +23,7 @@ struct Options {
   std::string operator_library;  // "": search
   bool allow_engine_code = false;
   bool cuda_graph = false;
+  lit_backend backend = LIT_BACKEND_AUTO;
 };
 
 // What one thread needs to run a network.
@@ -56,10 +58,19 @@ struct Loaded {
   std::unique_ptr<Backend> backend;
 };
 
-Loaded open_onnx(const std::string& path, const Options& options);
+// A file of any kind on the back end that its options name. Throws every status of lit_model_open().
+Loaded open_file(const std::string& path, const Options& options);
+
+// One kind of file on one back end, whatever `options.backend` says; `manifest` is that of the file.
+Loaded open_onnxruntime(const std::string& path, Manifest manifest, const Options& options);
+Loaded open_openvino(const std::string& path, Manifest manifest, const Options& options);
 
 // Declared always; where TensorRT's headers were not found at build time it throws LIT_NOT_SUPPORTED, which says so.
 Loaded open_engine(const std::string& path, const Options& options);
+
+// Why a graph is refused that is not what its manifest promises.
+Error other_tensors(const std::string& path);  // before it runs
+Error other_scores(const std::string& path);   // when it has run
 
 }  // namespace lit_deploy::runtime
 

@@ -6,6 +6,7 @@
 
 #include "contract.h"
 #include "error.h"
+#include "ir_metadata.h"
 #include "json_fields.h"
 #include "onnx_metadata.h"
 
@@ -192,5 +193,7 @@ Manifest parse_manifest(const std::string& json, const std::string& path) {
 Manifest manifest_of_onnx(const std::string& path) {
   return parse_manifest(onnx_metadata(path, contract::kManifestKey), path);
 }
+
+Manifest manifest_of_ir(const std::string& path) { return parse_manifest(ir_metadata(path), path); }
 
 }  // namespace lit_deploy::runtime

@@ -60,6 +60,9 @@ Manifest parse_manifest(const std::string& json, const std::string& path);
 // Reads the manifest inside an .onnx file, without reading its weights. Throws LIT_FILE_ERROR, too.
 Manifest manifest_of_onnx(const std::string& path);
 
+// Reads the manifest inside an OpenVINO IR, whose weights lie beside it. Throws LIT_FILE_ERROR, too.
+Manifest manifest_of_ir(const std::string& path);
+
 }  // namespace lit_deploy::runtime
 
 #endif  // LIT_DEPLOY_RUNTIME_MANIFEST_H_

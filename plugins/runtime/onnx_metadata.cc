@@ -3,64 +3,25 @@
 // entry would put a second copy of it beside ONNX Runtime's. Source: protobuf's encoding guide, onnx.proto.
 #include "onnx_metadata.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 #include "error.h"
+#include "file.h"
 #include "json_fields.h"
 
 namespace lit_deploy::runtime {
 namespace {
 
 constexpr uint64_t kMetadataProps = 14;        // of ModelProto
+constexpr uint64_t kFunctions = 25;            // of ModelProto
 constexpr uint64_t kKey = 1, kValue = 2;       // of StringStringEntryProto
 constexpr int kMostFields = 10000;             // at the top level; ours have about twenty
 
 enum WireType : uint64_t { kVarint = 0, kFixed64 = 1, kLengthDelimited = 2, kFixed32 = 5 };
 
 struct NotOnnx {};
-
-class File {
- public:
-  // O_NONBLOCK: opening a pipe would wait for somebody to write; it changes nothing for a file.
-  explicit File(const std::string& path) : descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
-    if (descriptor_ < 0) throw Error(LIT_FILE_ERROR, path + " cannot be opened (" + std::strerror(errno) + ")");
-    struct stat status;
-    if (fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
-      close(descriptor_);
-      throw Error(LIT_FILE_ERROR, path + " is not a file; expected an .onnx file written by `lit-deploy export`");
-    }
-    size_ = static_cast<uint64_t>(status.st_size);
-  }
-  ~File() { close(descriptor_); }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  uint64_t size() const { return size_; }
-
-  // Reads up to `count` bytes at `offset`; how many there were.
-  size_t read(uint64_t offset, char* bytes, size_t count) const {
-    size_t done = 0;
-    while (done < count) {
-      const ssize_t got = pread(descriptor_, bytes + done, count - done, static_cast<off_t>(offset + done));
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) break;
-      done += static_cast<size_t>(got);
-    }
-    return done;
-  }
-
- private:
-  int descriptor_;
-  uint64_t size_ = 0;
-};
 
 // A base-128 varint at the start of `bytes`; how long it is.
 size_t read_varint(const char* bytes, size_t count, uint64_t* value) {
@@ -118,40 +79,62 @@ std::pair<std::string, std::string> parse_entry(const std::string& bytes) {
   return entry;
 }
 
-bool find_entry(const File& file, const std::string& key, std::string* value) {
-  bool found = false;
+// Hands every field of the top level that has a length to `function`, with the offset at which its content begins.
+template <typename Function>
+void for_each_field(const File& file, Function&& function) {
   int fields = 0;
   for (uint64_t at = 0; at < file.size();) {
     if (++fields > kMostFields) throw NotOnnx();
     char head[20];  // a tag and a length
     const size_t count = file.read(at, head, std::min<uint64_t>(sizeof(head), file.size() - at));
     const Field field = next_field(head, count, file.size() - at);
-    if (field.number == kMetadataProps && field.wire_type == kLengthDelimited) {
-      if (field.end - field.begin > kMostJsonBytes) throw NotOnnx();
-      std::string bytes(field.end - field.begin, '\0');
-      if (file.read(at + field.begin, bytes.data(), bytes.size()) != bytes.size()) throw NotOnnx();
-      auto [name, text] = parse_entry(bytes);
-      if (name == key) {
-        *value = std::move(text);
-        found = true;
-      }
-    }
+    if (field.wire_type == kLengthDelimited) function(field, at + field.begin);
     at += field.end;
   }
+}
+
+bool find_entry(const File& file, const std::string& key, std::string* value) {
+  bool found = false;
+  for_each_field(file, [&](const Field& field, uint64_t begin) {
+    if (field.number != kMetadataProps) return;
+    if (field.end - field.begin > kMostJsonBytes) throw NotOnnx();
+    std::string bytes(field.end - field.begin, '\0');
+    if (file.read(begin, bytes.data(), bytes.size()) != bytes.size()) throw NotOnnx();
+    auto [name, text] = parse_entry(bytes);
+    if (name == key) {
+      *value = std::move(text);
+      found = true;
+    }
+  });
   return found;
+}
+
+Error not_whole(const std::string& path) {
+  return Error(LIT_BAD_MODEL, path + " is not a whole ONNX file (truncated or another format); export it again");
 }
 
 }  // namespace
 
 std::string onnx_metadata(const std::string& path, const std::string& key) {
-  const File file(path);
+  const File file(path, "an .onnx file");
   std::string value;
   try {
     if (file.size() > 0 && find_entry(file, key, &value)) return value;
   } catch (const NotOnnx&) {
-    throw Error(LIT_BAD_MODEL, path + " is not a whole ONNX file (truncated or another format); export it again");
+    throw not_whole(path);
   }
-  throw Error(LIT_BAD_MODEL, path + " holds no lit-deploy manifest; expected a file written by `lit-deploy export`");
+  throw no_manifest(path);
+}
+
+bool onnx_has_functions(const std::string& path) {
+  const File file(path, "an .onnx file");
+  bool found = false;
+  try {
+    for_each_field(file, [&](const Field& field, uint64_t) { found = found || field.number == kFunctions; });
+  } catch (const NotOnnx&) {
+    throw not_whole(path);
+  }
+  return found;
 }
 
 }  // namespace lit_deploy::runtime

@@ -9,6 +9,7 @@
 #endif
 
 #include "backend.h"
+#include "contract.h"
 #include "onnxruntime_api.h"
 #include "shared_library.h"
 
@@ -131,6 +132,9 @@ class OnnxRuntimeBackend : public Backend {
       check(api->AddSessionConfigEntry(made, "session.disable_quant_qdq", "1"), LIT_INTERNAL_ERROR);
     }
     if (!operators.empty()) {
+      if (options.device == LIT_CUDA) {
+        check(api->AddSessionConfigEntry(made, contract::kDeviceEntry, contract::kCudaDevice), LIT_INTERNAL_ERROR);
+      }
       runtime_.check(api->RegisterCustomOpsLibrary_V2(made, operators.c_str()), LIT_WRONG_VERSION,
                      "ONNX Runtime " + runtime_.version + " cannot load " + operators);
     }
@@ -173,10 +177,7 @@ class OnnxRuntimeBackend : public Backend {
     check(count(session_.get(), &found), LIT_BAD_MODEL);
     bool same = found == promised.size();
     for (size_t i = 0; same && i < found; ++i) same = tensor(i, name, type_info).agrees(promised[i]);
-    if (!same) {
-      throw Error(LIT_BAD_MODEL,
-                  "the graph of " + path_ + " has other inputs or outputs than its manifest promises; export it again");
-    }
+    if (!same) throw other_tensors(path_);
   }
 
   // An input or output of the graph; without a shape where it is no tensor at all.
@@ -257,10 +258,7 @@ void OnnxRuntimeContext::run(const void* input, int64_t batch, lit_output* outpu
     backend_.check(api->GetDimensionsCount(info, &rank), LIT_RUN_FAILED);
     if (rank == 2) backend_.check(api->GetDimensions(info, found, 2), LIT_RUN_FAILED);
     // ONNX Runtime does not hold a graph to the shapes that it declares.
-    if (found[0] != batch || found[1] != backend_.outputs_[i].shape[1]) {
-      throw Error(LIT_RUN_FAILED,
-                  backend_.path_ + " returned another number of scores than its manifest promises; export it again");
-    }
+    if (found[0] != batch || found[1] != backend_.outputs_[i].shape[1]) throw other_scores(backend_.path_);
     void* data = nullptr;
     backend_.check(api->GetTensorMutableData(values_[i], &data), LIT_RUN_FAILED);
     if (i == 0) output->scores = static_cast<const float*>(data);
@@ -270,11 +268,9 @@ void OnnxRuntimeContext::run(const void* input, int64_t batch, lit_output* outpu
 
 }  // namespace
 
-Loaded open_onnx(const std::string& path, const Options& options) {
-  Loaded loaded;
-  loaded.manifest = manifest_of_onnx(path);
-  loaded.backend = std::make_unique<OnnxRuntimeBackend>(path, loaded.manifest, options);
-  return loaded;
+Loaded open_onnxruntime(const std::string& path, Manifest manifest, const Options& options) {
+  auto backend = std::make_unique<OnnxRuntimeBackend>(path, manifest, options);
+  return {std::move(manifest), std::move(backend)};
 }
 
 }  // namespace lit_deploy::runtime

@@ -27,6 +27,8 @@ Options parse_options(const lit_options* given) {
   require(options.device_index >= 0, "device_index is negative; expected 0 or more");
   require(options.threads >= 0 && options.threads <= contract::kMaxThreads,
           "threads is outside 0.." + std::to_string(contract::kMaxThreads));
+  require(options.backend >= LIT_BACKEND_AUTO && options.backend <= LIT_BACKEND_TENSORRT,
+          "the backend is none of LIT_BACKEND_AUTO, _ONNXRUNTIME, _OPENVINO and _TENSORRT");
   parsed.device = options.device;
   parsed.device_index = options.device_index;
   parsed.threads = options.threads;
@@ -37,6 +39,7 @@ Options parse_options(const lit_options* given) {
   }
   parsed.allow_engine_code = options.allow_engine_code != 0;
   parsed.cuda_graph = options.cuda_graph != 0;
+  parsed.backend = options.backend;
   return parsed;
 }
 

@@ -7,7 +7,9 @@
 //   overflow MODEL          a result that is one byte too small for lit_preprocess()
 //   race MODEL              one context in two threads at once, which lit_runtime.h forbids
 //
-// LIT_DEPLOY_ONNXRUNTIME names libonnxruntime.so; LIT_DEPLOY_LIBRARY, where it is set, the operator library.
+// LIT_DEPLOY_ONNXRUNTIME names libonnxruntime.so; LIT_DEPLOY_LIBRARY, where it is set, the operator library. With
+// LIT_RUNTIME_DRIVER_OPENVINO set, everything is on OpenVINO, which LIT_DEPLOY_OPENVINO and
+// LIT_DEPLOY_OPENVINO_EXTENSION name.
 #include <lit_runtime.h>
 #include <malloc.h>
 
@@ -45,7 +47,11 @@ lit_options options() {
   lit_options made;
   expect_status(lit_options_init(&made, sizeof made), LIT_OK, "lit_options_init");
   made.threads = 1;
-  if (std::getenv("LIT_DEPLOY_LIBRARY") == nullptr) made.operator_library = "";
+  if (std::getenv("LIT_RUNTIME_DRIVER_OPENVINO") != nullptr) {
+    made.backend = LIT_BACKEND_OPENVINO;
+  } else if (std::getenv("LIT_DEPLOY_LIBRARY") == nullptr) {
+    made.operator_library = "";
+  }
   return made;
 }
 

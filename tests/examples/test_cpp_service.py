@@ -25,6 +25,7 @@ from support.documentation import run_in_shell
 from support.exported import export_of
 from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, build, exchange, sanitized, wait_for
 from support.runtime_library import needs_runtime
+from support.runtime_openvino import find_openvino_library, needs_openvino
 from support.service_pictures import BAD_REQUESTS, JPEG, PICTURES, PNG, big, slow
 
 from lit_deploy.machine.native import find_onnxruntime_library
@@ -115,6 +116,19 @@ def test_predictions_are_those_of_lit_deploy_predict(service: Service, model: Pa
     assert metrics["lit_service_batch_images_count", ""] < metrics["lit_service_batch_images_sum", ""]
     same(service.classify(JPEG, top=2), expected["jpeg"][:2])
     assert len(json.loads(service.classify(JPEG, top=1000).body)["predictions"]) == 7
+
+
+@needs_openvino
+def test_the_same_on_openvino(
+    binary: Path, checkpoint_file: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = export_of(checkpoint_file("tiny"), portable=True)
+    expected = expectations(path, tmp_path)
+    monkeypatch.setenv("LIT_DEPLOY_OPENVINO", str(find_openvino_library()))
+    with Service(binary, path, "--backend", "openvino") as running, ThreadPoolExecutor(4) as pool:
+        for name, reply in zip(PICTURES, pool.map(running.classify, PICTURES.values()), strict=True):
+            same(reply, expected[name])
+    assert any("on OpenVINO 2" in line for line in running.log)
 
 
 def test_a_fixed_batch_of_raw_pixels_and_top5(
@@ -348,6 +362,8 @@ def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) 
         (["--model", "x.onnx", "--port=70000"], "from 0 to 65535"),
         (["--model", "x.onnx", "--max-batch"], "--max-batch received ''"),
         (["--model", "x.onnx", "--device", "tpu"], "where cpu or cuda is expected"),
+        (["--model", "x.onnx", "--backend", "tflite"], "where auto, onnxruntime, openvino or tensorrt is expected"),
+        (["--model", "x.onnx", "--backend", "tensorrt"], "x.onnx is an ONNX file, which TensorRT does not run"),
         (["--model", "MODEL", "--address", "localhost"], "where an IP address is expected"),
         (["--model", "MODEL", "--port", "BUSY"], "cannot listen on 127.0.0.1 port"),
     ],

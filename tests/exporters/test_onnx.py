@@ -20,6 +20,7 @@ from lit_deploy.core.specs import ModelSpec
 from lit_deploy.exporters.onnx import OPSET
 from lit_deploy.models.layout import state_entries
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
+from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION
 
 CheckpointFile = Callable[[str], Path]
 
@@ -57,11 +58,10 @@ def test_names_follow_the_modules(graph: tuple[ModelSpec, onnx.ModelProto, Path]
     """Every weight has its official key, except where a documented rewrite made a new one from several."""
     spec, model, path = graph
     official = set(state_entries(spec))
-    gathered = {key.replace("bias_table", "bias") for key in official if key.endswith("bias_table")}
     weights = {entry.name for entry in model.graph.initializer if "/" not in entry.name}
-    assert weights <= official | gathered, weights - official - gathered
+    assert weights <= official, weights - official
     gone = {key for key in official - weights if not key.endswith("num_batches_tracked")}
-    assert all(re.search(r"norm_layer\.|relative_position_(index|bias_table)", key) for key in gone), gone
+    assert all(re.search(r"norm_layer\.|relative_position_index", key) for key in gone), gone
     constants = [entry for entry in model.graph.initializer if "/" in entry.name]
     assert all(numpy_helper.to_array(entry).size <= 8 for entry in constants)
 
@@ -73,8 +73,6 @@ def test_names_follow_the_modules(graph: tuple[ModelSpec, onnx.ModelProto, Path]
         assert re.fullmatch(rf"{node.op_type}(_\d+)?", kind), node.name
         assert not module or module in modules | activations, node.name
         own += not module
-        if node.op_type == "Split":
-            assert module.endswith((".attn.qkv", ".attn")), node.name
     assert own < 12, "pooling, embeddings, class token, output"
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
@@ -105,11 +103,11 @@ def test_graph_is_clean(graph: tuple[ModelSpec, onnx.ModelProto, Path]) -> None:
     assert counts[OP_TYPE] == 3
     assert counts["Gelu"] == 3 + sum(spec.depths)
     assert counts["LayerNormalization"] == 2 + sum(spec.depths) + attention
-    assert counts["Softmax"] == attention + (manifest.output != "logits")
-    assert counts["Split"] == attention
-    assert counts["Transpose"] == 4 * attention + 1
-    assert counts["MatMul"] == 1 + 3 + 2 * sum(spec.depths) + 4 * attention + 1
-    assert counts["Cast"] == (2 + 2 * attention) * half + pixels, "float32 where it matters: pixels, softmax, output"
+    assert counts[ATTENTION] == attention
+    assert counts["Softmax"] == (manifest.output != "logits")
+    assert counts["Transpose"] == 1
+    assert counts["MatMul"] == 1 + 3 + 2 * sum(spec.depths) + 2 * attention + 1
+    assert counts["Cast"] == 2 * half + pixels, "float32 where it matters: pixels, output"
     # the class token is repeated for a batch of any size, and read at the end; nothing else computes a shape
     allowed = {"Shape": 1, "Gather": 1, "Concat": 2, "Expand": 1} if class_token else {}
     for kind in ("Shape", "Gather", "Concat", "Expand", "Slice", "Unsqueeze", "Squeeze"):
@@ -118,21 +116,26 @@ def test_graph_is_clean(graph: tuple[ModelSpec, onnx.ModelProto, Path]) -> None:
         "Gelu",
         "LayerNormalization",
         "Softmax",
-        "Split",
         "Transpose",
         "MatMul",
         "Cast",
         "Add",
         "Reshape",
         OP_TYPE,
+        ATTENTION,
     }
     assert counts.keys() <= wanted | allowed.keys() | {"ReduceMean", "TopK"}
     assert counts["BatchNormalization"] == counts["Identity"] == counts["Erf"] == 0
 
 
 def test_node_finds_kernel_function_and_plugin(graph: tuple[ModelSpec, onnx.ModelProto, Path]) -> None:
-    _, model, _ = graph
-    assert [(entry.domain, entry.name) for entry in model.functions] == [(DOMAIN, OP_TYPE)]
+    spec, model, _ = graph
+    assert [(entry.domain, entry.name) for entry in model.functions] == [(DOMAIN, OP_TYPE), (DOMAIN, ATTENTION)]
+    heads = [count for stage in (2, 3) for count in [spec.num_heads[stage - 2]] * spec.depths[stage]]
+    attentions = [node for node in model.graph.node if node.op_type == ATTENTION]
+    for node, count in zip(attentions, heads, strict=True):
+        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        assert attributes == {"num_heads": count, "scale": 1.0}, "the scale is in the weights"
     for node in (node for node in model.graph.node if node.op_type == OP_TYPE):
         attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
         assert attributes == {"plugin_namespace": b"lit_deploy", "plugin_version": b"1"}
@@ -146,5 +149,12 @@ def test_portable_graph_is_standard(name: str, checkpoint_file: CheckpointFile) 
     assert {node.domain for node in model.graph.node} == {""}
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
     assert sum(node.op_type == "GridSample" for node in model.graph.node) == 3
+    spec = {"tiny": TINY, "tiny_ti": TINY_TI}[name]
+    attention = sum(spec.depths[2:])
+    inside = Counter(node.op_type for node in model.graph.node if node.name.rpartition("/")[0].endswith(".attn"))
+    wanted = {"Split": 1, "Reshape": 4, "Constant": 2, "Transpose": 4, "MatMul": 2, "Softmax": 1}
+    wanted |= {"Add": 1} if spec.family == "lit" else {}
+    assert inside == {kind: count * attention for kind, count in wanted.items()}, "no shape, no gathering"
+    assert not [tensor.name for tensor in model.graph.initializer if tensor.name.endswith("bias_table")]
     onnx.checker.check_model(model, full_check=True)
     assert read_manifest(path).portable

@@ -50,6 +50,11 @@ def products(model: onnx.ModelProto, precision: EightBit, keep: Sequence[str] = 
     return qdq.products(OnnxArtifact(model, manifest), precision, keep)
 
 
+def opened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``qdq.opened`` of an exported model, for fp8."""
+    return qdq.opened(OnnxArtifact(model, manifest_of(metadata_of(model), Path("model"))), "fp8").graph
+
+
 def linear_modules(model: onnx.ModelProto) -> list[str]:
     """Modules of all products with a constant weight, told independently of node names: by the weights' names."""
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -76,9 +81,12 @@ def test_all_linear_modules_but_the_first_and_the_last(name: str, checkpoint_fil
     assert sum(module.endswith("dconv") for module in inner) == 3, "projections behind the merging are among them"
 
 
+@pytest.mark.parametrize("portable", [False, True], ids=["with functions", "portable"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_attention_is_quantised_in_fp8_only(precision: str, checkpoint_file: CheckpointFile) -> None:
-    model = read_onnx(export_of(checkpoint_file("tiny"), **({} if precision == "fp32" else {"precision": precision})))
+def test_attention_is_quantised_in_fp8_only(precision: str, portable: bool, checkpoint_file: CheckpointFile) -> None:
+    options = {} if precision == "fp32" else {"precision": precision}
+    path = export_of(checkpoint_file("tiny"), **options, **({"portable": True} if portable else {}))
+    model = opened(read_onnx(path))
     inside = [product for product in products(model, "fp8") if product.weight is None]
     blocks = [
         name for name in manifest_of(metadata_of(model), Path()).layers if name.startswith(("layers.2.b", "layers.3.b"))
@@ -86,13 +94,14 @@ def test_attention_is_quantised_in_fp8_only(precision: str, checkpoint_file: Che
     assert Counter(product.module for product in inside) == {f"{block}.attn.products": 2 for block in blocks}
     assert [product.probabilities is not None for product in inside] == [False, True] * len(blocks)
     assert len(products(model, "fp8")) == len(products(model, "int8")) + len(inside)
+    assert opened(model) == model, "opened once, it stays"
     names = observed(inside)
     assert len(names) == 3 * len(blocks), "q, k and v; the range of a softmax is known"
     assert not {product.probabilities for product in inside} & set(names)
 
 
 def test_keep(checkpoint_file: CheckpointFile) -> None:
-    model = read_onnx(export_of(checkpoint_file("tiny")))
+    model = opened(read_onnx(export_of(checkpoint_file("tiny"))))
     every = products(model, "fp8")
     modules = [product.module for product in every]
     for patterns in (["layers.2.blocks.0.mlp.fc1"], ["layers.2"], ["*.attn"], ["layers.[01].*", "*.dconv"]):
@@ -198,7 +207,7 @@ def test_types(precision: EightBit, base: str, checkpoint_file: CheckpointFile) 
 
 
 def test_softmax_in_fp8_has_a_known_range(checkpoint_file: CheckpointFile) -> None:
-    model = read_onnx(export_of(checkpoint_file("tiny")))
+    model = opened(read_onnx(export_of(checkpoint_file("tiny"))))
     chosen = products(model, "fp8")
     result = quantized(model, "fp8", dict.fromkeys(observed(chosen), 3.0), chosen)
     scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in result.graph.initializer}

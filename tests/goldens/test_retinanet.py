@@ -15,6 +15,7 @@ from support.dense_goldens import (
     check_network,
     check_photo_pixels,
     checkpoint_of,
+    exported,
     files_of,
     picture,
     ran,
@@ -36,11 +37,12 @@ def test_backbone_and_pyramid(name: str, case: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_pytorch(name: str, tmp_path: Path) -> None:
     check_network(name, "net", RETINANET)
-    (outputs,) = ran(checkpoint_of(name, tmp_path), PHOTO, SessionOptions())
-    check_detections(name, "photo", detections_of(outputs), RETINANET)
+    if with_photo(name, "torch"):
+        (outputs,) = ran(checkpoint_of(name, tmp_path), PHOTO, SessionOptions())
+        check_detections(name, "photo", detections_of(outputs), RETINANET)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=exported(NAMES))
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Path]]:
     """The name of a network and its exported files."""
     return request.param, files_of(request.param, tmp_path_factory.mktemp(request.param))

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.attention import (
     TYPES,
+    ULP,
     Array,
     assert_attention_equal,
     attention_expected,
@@ -22,12 +23,19 @@ from support.attention import (
 )
 
 from lit_deploy.core.specs import OP_VERSION
+from lit_deploy.models.blocks import Attention
 from lit_deploy.models.keys import relative_position_index
 from lit_deploy.ops.domain import DOMAIN
 from lit_deploy.ops.relative_position_attention.library import relative_position_attention
 from lit_deploy.ops.relative_position_attention.onnx_function import OPSET, onnx_function
 from lit_deploy.ops.relative_position_attention.reference import reference
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE, register_onnx_schema
+from lit_deploy.ops.relative_position_attention.small_maps import (
+    MAX_TOKENS,
+    bias_of,
+    decomposed,
+    has_small_maps_only,
+)
 
 HEADS = 3
 BIASED = pytest.mark.parametrize("biased", [True, False], ids=["table", "no table"])
@@ -295,6 +303,110 @@ def test_attributes_of_the_node_reach_the_body() -> None:
         assert_attention_equal(results[-1], attention_expected(feed, heads, scale))
     assert not np.allclose(results[0], results[1], atol=1e-2)
     assert not np.allclose(results[0], results[2], atol=1e-2)
+
+
+def small_model(
+    heads: int, scale: float, feed: dict[str, Array], dtype: str, **functions: list[onnx.FunctionProto]
+) -> onnx.ModelProto:
+    """As an exporter writes it: the table a constant, shapes known but for the batch."""
+    tokens, width = feed["qkv"].shape[1:]
+    model = attention_model(heads, scale, dtype=dtype, qkv=("B", tokens, width), **functions)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(feed["table"], "table"))
+    del model.graph.input[1]
+    model.graph.node[1].name = "layers.2.blocks.0.attn/RelativePositionAttention"
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def half_bound(feed: dict[str, Array], heads: int, scale: float, dtype: str) -> float:
+    """How far products of a half type may lie from the definition.
+
+    Scaled q, products, bias and logits are rounded, which moves weights by a factor; so are weights and results.
+    """
+    unit = ULP[dtype] / 2
+    sizes = np.abs(feed["qkv"]).reshape(*feed["qkv"].shape[:2], 3, heads, -1).transpose(2, 0, 3, 1, 4)
+    largest = scale * (sizes[0] @ sizes[1].swapaxes(-1, -2)).max() + np.abs(feed["table"]).max(initial=0)
+    return float((np.expm1(2 * 4 * unit * largest) + 3 * unit) * sizes[2].max()) + 1e-5
+
+
+@BIASED
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("dtype", sorted(TYPES))
+def test_small_maps_are_written_out(dtype: str, scale: float, biased: bool) -> None:
+    """Products, bias and softmax under the attention's name; no shape is computed, nothing of the operator is left."""
+    from onnx.reference import ReferenceEvaluator
+
+    feed = attention_inputs(2, HEADS, 4, 5, 8, biased=biased)
+    model = small_model(HEADS, scale, feed, dtype)
+    before = model.SerializeToString()
+    result = decomposed(model)
+    assert model.SerializeToString() == before
+    onnx.checker.check_model(result, full_check=True)
+    assert {node.domain for node in result.graph.node} == {""}
+    assert not result.functions
+    assert decomposed(result) is result
+    inner = [node for node in result.graph.node if node.name.startswith("layers.2.blocks.0.attn/")]
+    assert len({node.name for node in inner}) == len(inner) == len(result.graph.node) - 2
+    assert not {node.op_type for node in inner} & {"Shape", "Gather", "Range", "Concat", "CastLike"}
+    assert [tensor.name for tensor in result.graph.initializer] == ["layers.2.blocks.0.attn/bias"] * biased
+    want = attention_expected(feed, HEADS, scale, dtype)
+    bound = 1e-5 if dtype == "float32" else half_bound(feed, HEADS, scale, dtype)
+    for batch in (2, 0):
+        qkv = feed["qkv"][:batch]
+        (got,) = ReferenceEvaluator(result).run(None, {"qkv": qkv})
+        np.testing.assert_allclose(got, want[:batch], rtol=0, atol=bound)
+        if dtype != "bfloat16":  # ONNX Runtime multiplies none on a CPU
+            np.testing.assert_allclose(session(result).run(None, {"qkv": qkv})[0], want[:batch], rtol=0, atol=bound)
+
+
+@BIASED
+@pytest.mark.parametrize("dtype", sorted(TYPES))
+def test_narrow_body(dtype: str, biased: bool) -> None:
+    """In float32 it is the plain one; in a half type products are rounded, and the softmax is that of float32."""
+    from onnx.reference import ReferenceEvaluator
+
+    feed = attention_inputs(2, HEADS, 4, 5, 8, biased=biased)
+    model = attention_model(HEADS, 0.3, dtype=dtype, functions=[onnx_function(biased, narrow=True)])
+    want = attention_expected(feed, HEADS, 0.3, dtype)
+    bound = 1e-5 if dtype == "float32" else half_bound(feed, HEADS, 0.3, dtype)
+    np.testing.assert_allclose(ReferenceEvaluator(model).run(None, feed)[0], want, rtol=0, atol=bound)
+    if dtype != "bfloat16":  # ONNX Runtime multiplies none on a CPU
+        np.testing.assert_allclose(session(model).run(None, feed)[0], want, rtol=0, atol=bound)
+
+
+def test_which_maps_are_small() -> None:
+    """Few tokens, and their number known; one other attention and all stays as it is."""
+    feed = attention_inputs(1, HEADS, 4, 5, 8)
+    model = small_model(HEADS, 0.3, feed, "float32")
+    assert has_small_maps_only(model.graph)
+    for tokens in ("N", MAX_TOKENS + 1):
+        other = onnx.shape_inference.infer_shapes(attention_model(HEADS, 0.3, qkv=("B", tokens, 72)))
+        assert not has_small_maps_only(other.graph)
+        assert decomposed(other) is other
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (3, 5), (7, 7)], ids=str)
+def test_bias_is_what_the_official_index_gathers(size: tuple[int, int]) -> None:
+    """The stored table ``[(2H-1)*(2W-1), heads]`` gathered by the buffer of the official checkpoints, query first."""
+    rows, columns = size
+    stored = np.random.default_rng(1).standard_normal(((2 * rows - 1) * (2 * columns - 1), HEADS)).astype(np.float32)
+    gathered = stored[relative_position_index(rows, columns)].transpose(2, 0, 1)
+    table = stored.T.reshape(HEADS, 2 * rows - 1, 2 * columns - 1)
+    assert np.array_equal(bias_of(table), gathered)
+    attention = Attention(HEADS * 8, HEADS, size)
+    attention.relative_position_bias_table.data = torch.from_numpy(stored)
+    assert np.array_equal(attention.table().detach(), table)
+    assert np.array_equal(attention.bias().detach(), gathered)
+
+
+def test_without_a_table_any_number_of_tokens_attends() -> None:
+    """A class token stands beside the map: 50 tokens lie on no map, and 51 = 3 * 17 of them are none either."""
+    for tokens in (1, 2, 50, 51):
+        feed = attention_inputs(2, HEADS, 1, tokens, 8, biased=False, seed=tokens)
+        want = attention_expected(feed, HEADS, 0.3)
+        assert_attention_equal(want, by_definition(feed, HEADS, 0.3).astype(np.float32))
+        for blocks in (True, False):
+            run = session(attention_model(HEADS, 0.3, biased=False, blocks=blocks))
+            assert_attention_equal(run.run(None, feed)[0], want)
 
 
 def test_worked_example_of_the_documentation() -> None:

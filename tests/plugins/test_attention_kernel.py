@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +36,9 @@ needs_library = pytest.mark.skipif(_FOUND is None, reason=f"the custom-op librar
 LIBRARY = str(_FOUND)
 KERNELS = Path(__file__).resolve().parents[2] / "plugins" / "kernels"
 HEADS = 3
+SCALE = 0.3
+RANDOM_CASES = int(os.environ.get("LIT_DEPLOY_RANDOM_CASES", "60"))
+"""Of test_random_cases(). Each is told by its number, so a failure of a long run is a case of a short one."""
 
 # A function of the node's name that is wrong on purpose: what computes right is the kernel.
 WRONG = helper.make_function(
@@ -55,8 +60,20 @@ def session(model: onnx.ModelProto, threads: int = 2) -> Any:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def kernel(heads: int = HEADS, scale: float = 0.3, dtype: str = "float32", threads: int = 2, **shapes: Any) -> Any:
+def kernel(heads: int = HEADS, scale: float = SCALE, dtype: str = "float32", threads: int = 2, **shapes: Any) -> Any:
     return session(attention_model(heads, scale, dtype=dtype, functions=[WRONG], **shapes), threads)
+
+
+def assert_kernel_equal(got: Array, want: Array, feed: dict[str, Array], heads: int, dtype: str, sharp: float) -> None:
+    """As the other implementations; but the kernel may round weights to bfloat16 before it multiplies such values."""
+    if dtype == "bfloat16":
+        qkv = feed["qkv"].copy()
+        values = qkv[..., qkv.shape[-1] // 3 * 2 :]
+        np.abs(values, out=values)
+        allowed = 2.0**-8 * attention_expected({**feed, "qkv": qkv}, heads, SCALE)
+        difference = got - want
+        got = want + np.copysign(np.maximum(np.abs(difference) - allowed, 0), difference)
+    assert_attention_equal(got, want, dtype=dtype, sharp=sharp)
 
 
 @pytest.fixture(scope="module", params=sorted(TYPES))
@@ -87,8 +104,39 @@ def test_equals_reference(
 ) -> None:
     dtype, target = typed
     feed = attention_inputs(batch, HEADS, *size, dim, biased=biased, seed=seed, sharp=sharp)
-    want = attention_expected(feed, HEADS, 0.3, dtype)
-    assert_attention_equal(target.run(None, feed)[0], want, dtype=dtype, sharp=sharp)
+    want = attention_expected(feed, HEADS, SCALE, dtype)
+    assert_kernel_equal(target.run(None, feed)[0], want, feed, HEADS, dtype, sharp)
+
+
+@needs_library
+def test_random_cases() -> None:
+    """Maps of 1 x 1 to 40 x 40, heads of 8 to 128 channels, every type; in some a value that is not finite.
+
+    LIT_DEPLOY_RANDOM_CASES=100000 makes it a long run.
+    """
+    cached = functools.cache(kernel)
+    for seed in range(RANDOM_CASES):
+        rng = np.random.default_rng(seed)
+        rows, columns = (int(40 ** rng.random() + 0.5) for _ in range(2))
+        batch, heads, dim = (int(rng.integers(low, high)) for low, high in ((1, 3), (1, 5), (8, 129)))
+        dtype, sharp = str(rng.choice(sorted(TYPES))), float(8 * rng.random())
+        feed = attention_inputs(batch, heads, rows, columns, dim, biased=rng.random() < 0.8, seed=seed, sharp=sharp)
+        want = attention_expected(feed, heads, SCALE, dtype).reshape(batch, -1, heads, dim)
+        spoilt = np.zeros((batch, heads), bool)
+        spoilt_feed = feed
+        if rng.random() < 0.3:
+            name = "table" if feed["table"].size and rng.random() < 0.3 else "qkv"
+            array = feed[name].copy()
+            at = tuple(int(rng.integers(size)) for size in array.shape)
+            array[at] = rng.choice((np.nan, np.inf, -np.inf))
+            spoilt[(slice(None), at[0]) if name == "table" else (at[0], at[2] // dim % heads)] = True
+            spoilt_feed = {**feed, name: array}
+        got = cached(heads=heads, dtype=dtype).run(None, spoilt_feed)[0].reshape(want.shape)
+        got = np.where(spoilt[:, None, :, None], want, got).reshape(batch, rows * columns, -1)
+        try:
+            assert_kernel_equal(got, want.reshape(got.shape), feed, heads, dtype, sharp)
+        except AssertionError as error:
+            raise AssertionError(f"case {seed}: {dtype}, {batch}x{rows}x{columns}, {heads} heads of {dim}") from error
 
 
 @needs_library
@@ -99,23 +147,23 @@ def test_equals_the_functions_in_the_file(biased: bool, dtype: str) -> None:
     feed = attention_inputs(2, HEADS, 9, 14, 32, biased=biased, seed=5, sharp=2.0)
     got = kernel(dtype=dtype).run(None, feed)[0]
     for blocks in (True, False):
-        model = attention_model(HEADS, 0.3, biased=biased, blocks=blocks, dtype=dtype)
+        model = attention_model(HEADS, SCALE, biased=biased, blocks=blocks, dtype=dtype)
         function = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        assert_attention_equal(got, function.run(None, feed)[0], dtype=dtype, sharp=2.0)
+        assert_kernel_equal(got, function.run(None, feed)[0], feed, HEADS, dtype, 2.0)
 
 
 @needs_library
 @pytest.mark.parametrize("empty", [(0, 1, 1), (HEADS, 0, 7), (HEADS, 7, 0), (0, 0, 0)], ids=str)
 def test_any_table_without_elements_is_no_bias(empty: tuple[int, ...]) -> None:
     feed = attention_inputs(1, HEADS, 4, 6, 16, biased=False)
-    want = attention_expected(feed, HEADS, 0.3)
+    want = attention_expected(feed, HEADS, SCALE)
     assert_attention_equal(kernel().run(None, {**feed, "table": np.zeros(empty, np.float32)})[0], want)
 
 
 @needs_library
 def test_output_shape_is_inferred() -> None:
     def inferred(**shapes: Any) -> list[Any]:
-        model = attention_model(HEADS, 0.3, functions=[WRONG], **shapes)
+        model = attention_model(HEADS, SCALE, functions=[WRONG], **shapes)
         del model.graph.node[2:], model.graph.node[:1]  # no casts: the output is the operator's own
         (node,) = model.graph.node
         node.input[0], node.output[0] = "qkv", "y"
@@ -184,7 +232,7 @@ def test_sessions_and_threads_do_not_disturb_each_other() -> None:
 def test_values_that_are_not_finite_stay_in_their_head() -> None:
     """A NaN in a head's keys spoils that head of that image, visibly, and no other."""
     feed = attention_inputs(2, HEADS, 5, 6, 16)
-    want = attention_expected(feed, HEADS, 0.3).reshape(2, 30, HEADS, 16)
+    want = attention_expected(feed, HEADS, SCALE).reshape(2, 30, HEADS, 16)
     feed["qkv"][1, 7, (HEADS + 1) * 16 + 3] = np.nan  # key of head 1
     got = kernel().run(None, feed)[0].reshape(2, 30, HEADS, 16)
     assert np.isnan(got[1, :, 1]).all()
@@ -193,6 +241,7 @@ def test_values_that_are_not_finite_stay_in_their_head() -> None:
 
 
 ISAS = {"portable": [], "avx2": ["-mavx2", "-mfma", "-mf16c"], "avx512": ["-mavx512f", "-mavx2", "-mfma", "-mf16c"]}
+ISAS["amx"] = ["-mamx-tile", "-mamx-bf16", "-mavx512bf16", "-mavx512bw", *ISAS["avx512"]]
 
 
 @needs_compiler
@@ -218,7 +267,7 @@ def test_no_code_for_one_instruction_set_can_replace_another(isa: str, tmp_path:
 def test_wrong_function_is_wrong() -> None:
     """What the tests above rely on: where nothing else runs, WRONG gives zeros of the wrong shape."""
     feed: dict[str, Array] = attention_inputs(1, HEADS, 3, 4, 8)
-    model = attention_model(HEADS, 0.3, functions=[WRONG])
+    model = attention_model(HEADS, SCALE, functions=[WRONG])
     got = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)[0]
     assert (got == 0).all()
     assert got.shape == (1, 12, 72)

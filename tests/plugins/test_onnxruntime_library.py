@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,9 +24,12 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
+from support.attention import assert_attention_equal, attention_expected, attention_inputs, attention_model  # noqa: E402
 
 from lit_deploy.ops.deformable_token_merging.reference import reference  # noqa: E402
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE  # noqa: E402
+from lit_deploy.ops.domain import DEVICE_ENTRY  # noqa: E402
+from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION  # noqa: E402
 
 _FOUND = find_library()
 pytestmark = pytest.mark.skipif(_FOUND is None, reason=f"the custom-op library is not built: {BUILD_COMMAND}")
@@ -210,6 +214,24 @@ def test_the_kernel_takes_precedence_over_the_function_in_the_file() -> None:
     function = helper.make_function(DOMAIN, OP_TYPE, names, ["y"], body, opsets, list(ATTRIBUTES))
     feed = inputs((1, 6, 6, 4))
     assert_equals_reference(session(model(functions=[function])).run(None, feed)[0], feed)
+
+
+def test_sessions_for_cuda_get_no_operator_that_has_a_kernel_for_the_cpu_alone(tmp_path: Path) -> None:
+    """Told by their options; then the function in the file runs, on the GPU. Both kinds live side by side."""
+    feed = attention_inputs(1, 3, 5, 4, 8)
+    serialized = attention_model(3, 0.3).SerializeToString()
+    want = attention_expected(feed, 3, 0.3)
+    for turn, device in enumerate(("", "cuda", "cpu", "cuda", "")):
+        options = ort.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / f"turn_{turn}")
+        if device:
+            options.add_session_config_entry(DEVICE_ENTRY, device)
+        options.register_custom_ops_library(LIBRARY)
+        run = ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+        assert_attention_equal(run.run(None, feed)[0], want)
+        events = json.loads(Path(run.end_profiling()).read_text())
+        ran = {event["args"]["op_name"] for event in events if event["name"].endswith("_kernel_time")}
+        assert ("Softmax" in ran, ATTENTION in ran) == (device == "cuda", device != "cuda"), device
 
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:

@@ -186,8 +186,9 @@ def test_copies_that_fill_up_a_batch_do_not_count(
     for batch in (None, 3):  # the last batch of three holds one image and two copies
         path = export_of(checkpoint_file("tiny"), **({} if batch is None else {"batch": batch}))
         images = calibration_images(photos, read_manifest(path).input)
-        chosen = quantize.qdq.products(OnnxArtifact.read(path), "fp8")
-        found.append(quantize.observe(OnnxArtifact.read(path), quantize.qdq.observed(chosen), images, options, 1))
+        artifact = quantize.qdq.opened(OnnxArtifact.read(path), "fp8")
+        chosen = quantize.qdq.products(artifact, "fp8")
+        found.append(quantize.observe(artifact, quantize.qdq.observed(chosen), images, options, 1))
     assert found[0].keys() == found[1].keys()
     assert len(found[0]) > 20
     assert found[1] == pytest.approx(found[0], rel=2e-3)

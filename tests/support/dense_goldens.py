@@ -35,7 +35,7 @@ from lit_deploy.tasks.dense.tensors import dense_of
 from lit_deploy.tasks.detection.results import Detections, detections_of
 from lit_deploy.tasks.instance_segmentation.pasting import pasted
 from lit_deploy.tasks.table import task_of
-from support.exported import needs_library
+from support.exported import needs_extension, needs_library
 from support.golden import DATA, strided
 
 PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg"
@@ -228,19 +228,39 @@ def check_labels(name: str, case: str, labels: NDArray[Any]) -> None:
 SESSIONS = {
     "function": ("file", SessionOptions(library=False)),
     "library": ("file", SessionOptions(library=True)),
+    "extension": ("file", SessionOptions(backend="openvino", library=True)),
     "portable": ("portable", SessionOptions(library=False)),
     "openvino": ("portable", SessionOptions(backend="openvino")),
 }
 """What an exported detector or segmentation network runs on."""
 
-WAYS = [pytest.param(way, marks=needs_library) if way == "library" else way for way in SESSIONS]
+WAYS = [
+    pytest.param("function"),
+    pytest.param("library", marks=needs_library),
+    pytest.param("extension", marks=needs_extension),
+    pytest.param("portable"),
+    pytest.param("openvino"),
+]
 """The same, as parameters of a test."""
+
+EVERYTHING = os.environ.get("LIT_DEPLOY_GOLDENS") == "all"
+
+_LATER = pytest.mark.skipif(not EVERYTHING, reason="minutes: exported and run with LIT_DEPLOY_GOLDENS=all")
+_USUALLY_EXPORTED = ("retinanet_lit_s", "mask_rcnn_lit_ti", "sem_fpn_lit_ti", "sem_fpn_lit_s")
+"""Of each kind of detector one, with either backbone: the conversion of one takes a minute."""
+
+
+def exported(names: tuple[str, ...]) -> list[Any]:
+    """Networks as parameters of the tests of files; the others are checked in PyTorch alone in a usual run."""
+    return [pytest.param(name, marks=() if name in _USUALLY_EXPORTED else _LATER) for name in names]
 
 
 def with_photo(name: str, way: str) -> bool:
-    """Whether a network's file sees the photo, too, which takes up to a minute.
+    """Whether the photo is run, too, which takes up to a minute.
 
-    On LIT-S the portable forms see it only with ``LIT_DEPLOY_GOLDENS=all``: they are the same graph as the file, and
-    the small picture has gone through them already.
+    In a usual run what users run sees it, and PyTorch where no file is exported; the small pictures have gone through
+    everything else.
     """
-    return name.endswith("_ti") or way in ("function", "library") or os.environ.get("LIT_DEPLOY_GOLDENS") == "all"
+    if way == "torch":
+        return EVERYTHING or name not in _USUALLY_EXPORTED
+    return EVERYTHING or way in ("library", "extension")

@@ -16,13 +16,24 @@ from onnx import numpy_helper
 from lit_deploy.artifacts.onnx_file import read_manifest, set_manifest
 from lit_deploy.core.errors import LitDeployError
 from lit_deploy.exporters.onnx import OnnxOptions
-from lit_deploy.machine.native import BUILD_COMMAND, find_library
+from lit_deploy.machine.facts import computes_bf16, cpu_flags
+from lit_deploy.machine.native import BUILD_COMMAND, find_extension, find_library
 from lit_deploy.workflows.export import export_checkpoint
 
 needs_library = pytest.mark.skipif(
     find_library() is None, reason=f"the custom-op library is not built: {BUILD_COMMAND}"
 )
 """Mark of the tests, or parameters, that run on the compiled kernel."""
+
+needs_extension = pytest.mark.skipif(
+    find_extension() is None, reason=f"OpenVINO's extension is not built: {BUILD_COMMAND}, where openvino is installed"
+)
+"""Mark of the tests, or parameters, that run our operators inside OpenVINO."""
+
+needs_bf16 = pytest.mark.skipif(
+    not computes_bf16(cpu_flags()), reason="this CPU does not compute in bfloat16 (AMX, AVX512_BF16)"
+)
+"""Mark of the tests that compare what such a CPU computes."""
 
 KERNELS = (pytest.param(False, id="function"), pytest.param(True, id="library", marks=needs_library))
 """Values of ``SessionOptions.library``: the function inside the file, and the compiled kernel."""

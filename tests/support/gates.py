@@ -14,7 +14,7 @@ from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.checkpoints.seeded import synthetic_image
 from lit_deploy.core.specs import EightBit
-from lit_deploy.exporters.qdq import observed, products, quantized
+from lit_deploy.exporters.qdq import observed, opened, products, quantized
 from lit_deploy.images.calibration import CalibrationImages
 from support.exported import export_of
 
@@ -38,9 +38,10 @@ def selected(images: CalibrationImages, indices: Sequence[int]) -> CalibrationIm
 
 def ranges(path: Path, images: CalibrationImages, precision: EightBit) -> dict[str, float]:
     """Largest magnitude of every value that is quantised."""
-    values = observed(products(OnnxArtifact.read(path), precision))
+    artifact = opened(OnnxArtifact.read(path), precision)
+    values = observed(products(artifact, precision))
     amax = dict.fromkeys(values, 0.0)
-    with open_session(path, SessionOptions(threads=1, values=values)) as session:
+    with open_session(artifact, SessionOptions(threads=1, values=values)) as session:
         for feed in selected(images, range(36)).feeds(3):
             outputs = session.run({"images": feed})
             amax = {name: max(amax[name], float(np.abs(outputs[name]).max())) for name in values}

@@ -31,6 +31,9 @@ STATUSES = (
 )  # fmt: skip
 """Names of ``lit_status``, by value."""
 
+BACKENDS = ("auto", "onnxruntime", "openvino", "tensorrt")
+"""``lit_backend`` by value."""
+
 TYPES = ("uint8", "float")
 """``lit_type`` by value, in the words of ``InputSpec.kind``."""
 
@@ -50,6 +53,7 @@ class Options(ctypes.Structure):
         ("operator_library", c_char_p),
         ("allow_engine_code", c_int32),
         ("cuda_graph", c_int32),
+        ("backend", c_int32),
     )
 
 

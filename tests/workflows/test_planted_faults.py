@@ -19,7 +19,6 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
 from lit_deploy.core.specs import TOLERANCES, ModelSpec
 from lit_deploy.models.families import OFFICIAL_SPECS
-from lit_deploy.models.keys import relative_position_index
 from lit_deploy.workflows import verify as verify_module
 from lit_deploy.workflows.verify import VerifyReport, verify_artifact
 
@@ -136,19 +135,18 @@ def wrong_row(place: str) -> Callable[[ModelSpec, dict[str, Array], int], Change
     """One row of the bias table, of every head, holds what belongs to the next row."""
 
     def fault(spec: ModelSpec, state: dict[str, Array], stage: int) -> Change:
-        prefix = f"layers.{stage}.blocks.{spec.depths[stage] - 1}.attn.relative_position_"
+        name = f"layers.{stage}.blocks.{spec.depths[stage] - 1}.attn.relative_position_bias_table"
         height, width = spec.map_sizes[stage]
         centre = (height - 1) * (2 * width - 1) + width - 1
         row = {"corner": 0, "interior": centre - width, "centre": centre}[place]
-        table, index = state[prefix + "bias_table"], relative_position_index(height, width)
+        table = state[name]
 
         def change(model: onnx.ModelProto) -> None:
             def edit(value: Array) -> Array:
-                assert (index == row).any()
-                value[:, index == row] = table[row + 1][:, None]
+                value.reshape(len(value), -1)[:, row] = table[row + 1]
                 return value
 
-            change_initializer(model, prefix + "bias", edit)
+            change_initializer(model, name, edit)
 
         return change
 

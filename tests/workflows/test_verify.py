@@ -27,7 +27,6 @@ from lit_deploy.checkpoints.seeded import make_state, save_checkpoint, synthetic
 from lit_deploy.core.errors import ArtifactError, ImageError, UsageError
 from lit_deploy.core.specs import TOLERANCES
 from lit_deploy.images.preprocessing import normalize
-from lit_deploy.models.keys import relative_position_index
 from lit_deploy.models.layout import state_entries
 from lit_deploy.tasks.classification.agreement import MAX_RESIDUAL, _residual
 from lit_deploy.workflows.export import export_checkpoint
@@ -265,9 +264,9 @@ def test_weights_of_the_file_are_the_checkpoints(checkpoint_file: CheckpointFile
     model = onnx.load(str(export_of(checkpoint_file("tiny"))))
     arrays = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
     assert np.array_equal(arrays["head.weight"].T, state["head.weight"])
-    prefix = "layers.2.blocks.0.attn.relative_position_bias"
-    index = relative_position_index(*TINY.map_sizes[2])
-    assert np.array_equal(arrays[prefix], state[prefix + "_table"][index].transpose(2, 0, 1))
+    name = "layers.2.blocks.0.attn.relative_position_bias_table"
+    rows, columns = (2 * side - 1 for side in TINY.map_sizes[2])
+    assert np.array_equal(arrays[name], state[name].T.reshape(-1, rows, columns))
 
 
 def test_residual_tells_who_follows_the_image() -> None:

@@ -1,13 +1,16 @@
 """The operator as an ONNX model-local function made of standard operators only.
 
 A runtime without the lit-deploy library runs this body; one with it runs the kernel. Standard operators of
-opset 20, any batch and map, float32 inside whatever T. Source: ``docs/relative_position_attention.md``.
+opset 20, any batch and map. Source: ``docs/relative_position_attention.md``.
 
-There are four bodies, and a file carries the one it needs:
+There are several bodies, and a file carries the one it needs:
 
 * with a bias or without one: a body for both would add zeros where there is none;
 * plain or in blocks. Plain is MatMul, Add, Softmax, MatMul over all tokens, which optimisers know and fuse; at 3,800
   tokens and 12 heads it makes ONNX Runtime hold 4 GiB. In blocks, a Loop does the same for some queries at a time.
+
+Everything is float32 whatever T, but in a plain body that is narrow: in a half type that one is what GPUs are made for,
+products of T and a softmax in float32.
 
 The queries of a plain map or of a block are taken column by column. So the bias of a block is one Gather of whole runs
 of a small array (table rows, expanded over pairs of columns), and never a Transpose of something that large.
@@ -29,11 +32,17 @@ OPSET = 20
 BLOCK = 1 << 22
 """Logits of a block, at most, unless one row of queries has more: 16 MiB of them."""
 
-_BEGIN = f"""
+_HEAD = f"""
 <domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
 {OP_TYPE} <num_heads, scale> (qkv, table) => (y)
 {{
-    x = Cast <to: int = 1> (qkv)
+"""
+
+# What the products are computed in.
+_NARROW = "x = Identity (qkv)"
+_WIDE = "x = Cast <to: int = 1> (qkv)"
+
+_BEGIN = """
     batch = Shape <start: int = 0, end: int = 1> (qkv)
     tokens = Shape <start: int = 1, end: int = 2> (qkv)
     packed = Shape <start: int = 2, end: int = 3> (qkv)
@@ -44,7 +53,8 @@ _BEGIN = f"""
     heads = Reshape (heads_scalar, one)
     channels = Div (packed, three)
     head_dim = Div (channels, heads)
-    factor = Constant <value_float: float = @scale> ()
+    factor32 = Constant <value_float: float = @scale> ()
+    factor = CastLike (factor32, x)
     q_packed, k_packed, v_packed = Split <axis: int = 2, num_outputs: int = 3> (x)
     q_scaled = Mul (q_packed, factor)
     split = Concat <axis: int = 0> (batch, tokens, heads, head_dim)
@@ -77,7 +87,8 @@ _TABLE = """
     column_tall = Unsqueeze (column, one)
     row_index = Add (row_tall, row_reversed)
     column_index = Add (column_tall, column_reversed)
-    by_column = Gather <axis: int = 2> (table, column_index)
+    table_x = CastLike (table, x)
+    by_column = Gather <axis: int = 2> (table_x, column_index)
     column_first = Transpose <perm: ints = [0, 2, 1, 3]> (by_column)
 """
 
@@ -95,7 +106,9 @@ _PLAIN = """
     q = Reshape <allowzero: int = 1> (q_columns, q_shape)
     bias_shape = Concat <axis: int = 0> (heads, tokens, tokens)
     {products}
-    weights = Softmax <axis: int = -1> (logits)
+    logits32 = Cast <to: int = 1> (logits)
+    weights32 = Softmax <axis: int = -1> (logits32)
+    weights = CastLike (weights32, x)
     attended = MatMul (weights, v)
     attended_shape = Concat <axis: int = 0> (batch, heads, columns, rows, head_dim)
     attended_map = Reshape <allowzero: int = 1> (attended, attended_shape)
@@ -166,25 +179,28 @@ _PRODUCTS = "logits = MatMul (q, k)"
 
 _END = """
     flat = Concat <axis: int = 0> (batch, tokens, channels)
-    y32 = Reshape <allowzero: int = 1> (tokens_first, flat)
-    y = CastLike (y32, qkv)
+    y_x = Reshape <allowzero: int = 1> (tokens_first, flat)
+    y = CastLike (y_x, qkv)
 }
 """
 
 
-def onnx_function(biased: bool = True, blocks: bool = False) -> onnx.FunctionProto:
+def onnx_function(biased: bool = True, blocks: bool = False, narrow: bool = False) -> onnx.FunctionProto:
     """Build the function ``lit_deploy::RelativePositionAttention``.
 
     Inputs ``qkv`` T [B, N, 3*C] and ``table`` float32 [num_heads, 2H-1, 2W-1], output ``y`` T [B, N, C]; T is
-    float32, float16 or bfloat16. Attributes ``num_heads`` and ``scale``. All four bodies compute the same.
+    float32, float16 or bfloat16. Attributes ``num_heads`` and ``scale``. All bodies compute the same, but for where
+    a half type is rounded.
 
     Args:
         biased: for networks whose tables hold a bias; False for those whose tables are empty. No network mixes them.
         blocks: some queries at a time, in memory that hardly grows with the map: for maps of many tokens, or of any
             size. False for one pass that runtimes fuse: for small maps.
+        narrow: of a half type T, compute the products in T; not in blocks.
     """
     import onnx
 
+    assert not (blocks and narrow)
     products = _BIASED_PRODUCTS if biased else _PRODUCTS
     if blocks:
         if biased:  # the loop's own name for its rows
@@ -194,6 +210,8 @@ def onnx_function(biased: bool = True, blocks: bool = False) -> onnx.FunctionPro
         body = _BLOCKS.format(products=products, index=_INDEX_OF_BLOCKS if biased else "")
     else:
         body = _PLAIN.format(products=products)
-    function = onnx.parser.parse_function(_BEGIN + (_TABLE if biased else _NO_TABLE) + body + _END)
+    function = onnx.parser.parse_function(
+        _HEAD + (_NARROW if narrow else _WIDE) + _BEGIN + (_TABLE if biased else _NO_TABLE) + body + _END
+    )
     function.doc_string = "Attention with a relative position bias, version 1 (docs/relative_position_attention.md)."
     return function

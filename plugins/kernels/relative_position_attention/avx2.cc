@@ -3,8 +3,6 @@
 
 #include <cstdint>
 
-#include "relative_position_attention/job.h"
-
 namespace {
 
 constexpr int kLanes = 8;
@@ -13,15 +11,14 @@ constexpr int kVectors = 2;  // twelve accumulators, two vectors of keys, one qu
 using Vec = __m256;
 typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
 
-inline __m256i first_lanes(int64_t count) {
-  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane);
-}
-
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
-inline Vec load_some(const float* p, int64_t count) { return _mm256_maskload_ps(p, first_lanes(count)); }
-inline void store_some(float* p, Vec v, int64_t count) { _mm256_maskstore_ps(p, first_lanes(count), v); }
+inline Vec load_lanes(Vec v, const float* p, int begin, int end) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i lanes =
+      _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(begin), lane), _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
+  return _mm256_blendv_ps(v, _mm256_maskload_ps(p, lanes), _mm256_castsi256_ps(lanes));
+}
 
 inline Vec load_half(const void* p) { return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
 inline Vec load_bfloat16(const void* p) {

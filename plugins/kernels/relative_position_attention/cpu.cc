@@ -32,7 +32,10 @@ void relative_position_attention(const AttentionShape& shape, AttentionElement e
                                  const float* table, void* y, int64_t task_begin, int64_t task_end,
                                  CpuIsa isa) noexcept {
   const AttentionJob job{shape, element, scale, qkv, table, y, task_begin, task_end, queries_per_task(shape)};
-  isa = supported_cpu_isa(isa);
+  isa = supported_cpu_isa(isa, element == AttentionElement::kBFloat16 ? CpuIsa::kAmx : CpuIsa::kAvx512);
+#ifdef LIT_DEPLOY_AMX
+  if (isa == CpuIsa::kAmx) return amx::attend(job);
+#endif
 #ifdef LIT_DEPLOY_X86
   if (isa == CpuIsa::kAvx512) return avx512::attend(job);
   if (isa == CpuIsa::kAvx2) return avx2::attend(job);

@@ -10,12 +10,12 @@ namespace lit_deploy {
 
 // What a part of the work may hold on the stack, in floats: a tile of keys or of values, the queries or the outputs.
 constexpr int64_t kAttentionTile = 12288;
-constexpr int64_t kAttentionQueryTile = 16384;
+constexpr int64_t kAttentionQueryTile = 24576;
 
-// Heads are padded to whole vectors of the widest instruction set, and queries of a part to whole groups of any.
+// Heads are padded to whole vectors of the widest instruction set, and parts are whole groups of its queries.
 constexpr int64_t kAttentionLanes = 16;
-constexpr int64_t kAttentionGroup = 24;
-constexpr int64_t kMaxAttentionQueries = 504;
+constexpr int64_t kAttentionGroup = 32;
+constexpr int64_t kMaxAttentionQueries = 768;
 
 // The arguments of relative_position_attention(), and the queries of a part: a multiple of kAttentionGroup.
 // Has no functions: anything inline here would be compiled once per instruction set and merged by the linker.
@@ -39,6 +39,9 @@ void attend(const AttentionJob& job) noexcept;
 }
 namespace avx512 {
 void attend(const AttentionJob& job) noexcept;
+}
+namespace amx {
+void attend(const AttentionJob& job) noexcept;  // of bfloat16 alone
 }
 
 }  // namespace lit_deploy

@@ -27,7 +27,7 @@ struct AttentionShape {
 enum class AttentionElement { kFloat32, kFloat16, kBFloat16 };
 
 // The largest head_dim that the kernel takes: a tile of keys has to lie on the stack of the calling thread, of which a
-// call uses about 256 KiB.
+// call uses about 340 KiB.
 constexpr int64_t kMaxAttentionHeadDim = 512;
 
 // The number of independent parts of the work: a part is some queries of one head of one image.

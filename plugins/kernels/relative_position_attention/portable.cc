@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "half.h"
-#include "relative_position_attention/job.h"
 
 namespace {
 
@@ -21,14 +20,9 @@ inline Vec load(const float* p) {
 
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
-inline Vec load_some(const float* p, int64_t count) {
-  Vec v = {};
-  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+inline Vec load_lanes(Vec v, const float* p, int begin, int end) {
+  for (int i = begin; i < end; ++i) v[i] = p[i];
   return v;
-}
-
-inline void store_some(float* p, Vec v, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
 
 inline Vec load_half(const void* p) {

@@ -3,7 +3,7 @@
 //
 //   Vec, Bits                        GCC/Clang vectors of kLanes floats and of as many uint32_t
 //   load(p), store(p, v)             kLanes floats
-//   load_some(p, n), store_some(...) n < kLanes of them; what is not loaded is 0, what is not stored stays
+//   load_lanes(v, p, begin, end)     v, but lanes begin ... end - 1 are those of p, of which no others are read
 //   load_half(p), load_bfloat16(p)   kLanes elements of a narrower type, from their bits
 //   spread(p)                        *p in every lane, loaded once
 //   maximum(a, b)                    lane by lane; b where one of them is NaN
@@ -13,13 +13,15 @@
 //   kRows, kVectors                  the register tile: queries, and vectors of keys or of values
 //
 // and then includes this file, so that everything here has internal linkage: code for AVX can never be the copy that
-// the linker keeps for a machine without it. For the same reason no function of the standard library is called.
+// the linker keeps for a machine without it. For the same reason no function of the standard library is called. amx.cc
+// takes over the walk over parts and blocks (attend_task) and has products of its own.
 //
 // Keys and values are taken in reverse order: key row r', column c' of the map is number (H-1-r') * W + (W-1-c'). The
 // bias of the query at (r, c) with the key that then stands at row i, column j is table[r + i, c + j]: runs of the
 // table as it lies in memory, without a mirrored copy.
 
 #include "half.h"
+#include "relative_position_attention/job.h"
 
 namespace {
 
@@ -40,19 +42,28 @@ constexpr int64_t kMaxKeys = 384;  // of a block; more would push the logits of 
 constexpr int64_t kPanel = kVectors * kLanes;
 constexpr int64_t kAhead = 16;     // rows between the one that is read and the one that is asked for
 constexpr float kLowest = -3.402823466e38f;
+constexpr int64_t kSpareQueries = kRows * lit_deploy::kMaxAttentionHeadDim;  // to fill the last group up
+constexpr float kNoBias[kMaxKeys] = {};
 
-static_assert(lit_deploy::kAttentionGroup % kRows == 0, "a part must hold whole groups");
 static_assert(lit_deploy::kAttentionLanes % kLanes == 0, "a padded head must be whole vectors");
+
+// Keys of one vector that stand in one row of the map: lanes begin ... end - 1, whose biases are a run of the table.
+struct Run {
+  int64_t offset;  // of lane 0, from the window of a query
+  int32_t begin, end;
+};
 
 // All that a part needs besides its arguments.
 struct Scratch {
+  static constexpr int64_t kMostKeys = kMaxKeys, kUnit = kPanel, kGroup = kRows;
   alignas(64) float keys[kAttentionTile];         // panels of kPanel keys, each [head_dim][panel]
   alignas(64) float values[kAttentionTile];       // [key][padded head_dim]
-  alignas(64) float queries[kAttentionQueryTile];  // groups of kRows queries, each [head_dim][kRows]
-  alignas(64) float outputs[kAttentionQueryTile];  // [query][padded head_dim], not yet divided by the sum
+  alignas(64) float queries[kAttentionQueryTile + kSpareQueries];  // groups of kRows queries, each [head_dim][kRows]
+  alignas(64) float outputs[kAttentionQueryTile + kSpareQueries];  // [query][padded head_dim], not yet divided by the sum
   alignas(64) float logits[kRows * kMaxKeys];
-  float highest[lit_deploy::kMaxAttentionQueries];
-  float sum[lit_deploy::kMaxAttentionQueries];
+  Run runs[kMaxKeys + 1];
+  float highest[lit_deploy::kMaxAttentionQueries + kRows];
+  float sum[lit_deploy::kMaxAttentionQueries + kRows];
 };
 
 // Where the work on one part stands.
@@ -240,31 +251,49 @@ inline void multiply_values_of(int64_t vectors, Arguments... arguments) {
   if constexpr (N > 1) multiply_values_of<N - 1>(vectors, arguments...);
 }
 
-// Adds the bias of one query: its window of the table begins at `window`; a run of it for every row of keys.
-inline void add_bias(const Part& part, const AttentionShape& shape, const float* window, float* logits) {
-  const int64_t table_pitch = 2 * shape.columns - 1;
-  int64_t row = part.row, column = part.column, j = 0;
-  while (j < part.keys) {
-    const float* bias = window + row * table_pitch + column;
-    const int64_t run = smaller(shape.columns - column, part.keys - j);
-    float* out = logits + j;
-    int64_t i = 0;
-    for (; i + kLanes <= run; i += kLanes) store(out + i, load(out + i) + load(bias + i));
-    if (i < run) store_some(out + i, load_some(out + i, run - i) + load_some(bias + i, run - i), run - i);
-    j += run;
-    column = 0;
-    ++row;
+// The runs of a block, vector by vector; a run that begins at lane 0 begins a vector.
+inline void find_runs(const Part& part, int64_t columns, Run* run) {
+  int64_t row = part.row, column = part.column;
+  for (int64_t j = 0; j < part.keys;) {
+    const int64_t lane = j % kLanes;
+    const int64_t end = smaller(kLanes, lane + smaller(part.keys - j, columns - column));
+    *run++ = Run{row * (2 * columns - 1) + column - lane, static_cast<int32_t>(lane), static_cast<int32_t>(end)};
+    j += end - lane;
+    column += end - lane;
+    if (column == columns) ++row, column = 0;
   }
+  run->begin = 0;
+}
+
+// Scales the products of one query and adds its biases, a window of the table; keys that fill up a vector get the
+// lowest logit. Returns the maximum, lane by lane.
+__attribute__((noinline)) Vec finish_logits(int64_t width, float scale, const float* window, const Run* run, float* logits) {
+  const Vec factor = all(scale), lowest = all(kLowest);
+  Vec most = lowest;
+  for (int64_t j = 0; j < width; j += kLanes) {
+    Vec bias = lowest;
+    do {
+      const float* biases = window + run->offset;
+      bias = run->end - run->begin == kLanes ? load(biases) : load_lanes(bias, biases, run->begin, run->end);
+      ++run;
+    } while (run->begin > 0);
+    const Vec logit = load(logits + j) * factor + bias;
+    store(logits + j, logit);
+    most = maximum(most, logit);
+  }
+  return most;
+}
+
+// The window of the table that holds the biases of one query; without a table, of a single row of zeros.
+inline const float* window_of(const AttentionShape& shape, const float* table, int64_t query) {
+  if (table == nullptr) return kNoBias;
+  return table + query / shape.columns * (2 * shape.columns - 1) + query % shape.columns;
 }
 
 // Turns the logits of one query into weights; returns the factor of what was summed up with the former maximum.
-inline float softmax_block(const Part& part, float* logits, float& highest, float& sum) {
-  const int64_t width = round_up(part.keys, kLanes);
-  for (int64_t j = part.keys; j < width; ++j) logits[j] = kLowest;
-  Vec most = all(highest);
-  for (int64_t j = 0; j < width; j += kLanes) most = maximum(most, load(logits + j));
+inline float softmax_block(int64_t width, Vec most, float* logits, float& highest, float& sum) {
   const float before = highest;
-  highest = highest_lane(most);
+  highest = highest_lane(maximum(all(before), most));
   const Vec subtract = all(highest);
   Vec total = {};
   for (int64_t j = 0; j < width; j += kLanes) {
@@ -290,11 +319,9 @@ inline void attend_group(const AttentionJob& job, const Part& part, int64_t firs
     factor[r] = 0.0f;
     if (first + r >= part.count) continue;  // fills the group up; its logits are zeros, its output is not read
     float* logits = scratch.logits + r * part.pitch;
-    if (table != nullptr) {
-      const int64_t query = part.begin + first + r, columns = job.shape.columns;
-      add_bias(part, job.shape, table + query / columns * (2 * columns - 1) + query % columns, logits);
-    }
-    factor[r] = softmax_block(part, logits, scratch.highest[first + r], scratch.sum[first + r]);
+    const float* window = window_of(job.shape, table, part.begin + first + r);
+    const Vec most = finish_logits(part.pitch, 1.0f, window, scratch.runs, logits);
+    factor[r] = softmax_block(part.pitch, most, logits, scratch.highest[first + r], scratch.sum[first + r]);
   }
   float* outputs = scratch.outputs + first * part.padded;
   constexpr int64_t kMost = kVectors < 2 ? 1 : 2;  // two divide a head of 32 or 64 evenly, three do not
@@ -305,8 +332,11 @@ inline void attend_group(const AttentionJob& job, const Part& part, int64_t firs
   }
 }
 
-template <typename T>
-void attend_task(const AttentionJob& job, int64_t task, Scratch& scratch) {
+// S is a Scratch, or what another file has in its place together with functions for it: pack_queries(), pack_keys(),
+// pack_values() and attend_group(), for blocks of at most kMostKeys keys, if they can, of whole kUnits, and for groups
+// of kGroup queries.
+template <typename T, typename S>
+void attend_task(const AttentionJob& job, int64_t task, S& scratch) {
   const AttentionShape& shape = job.shape;
   const int64_t tasks_per_head = (shape.tokens + job.queries - 1) / job.queries;
   const int64_t head = task / tasks_per_head % shape.heads;
@@ -324,10 +354,11 @@ void attend_task(const AttentionJob& job, int64_t task, Scratch& scratch) {
   pack_queries(part, qkv, stride, job.scale, scratch);
 
   // Blocks of about the same size: as many keys as the tiles hold, but no small rest.
-  const int64_t fits = smaller(kMaxKeys, kAttentionTile / part.padded);
-  const int64_t most = fits >= kPanel ? fits / kPanel * kPanel : fits / kLanes * kLanes;
+  const int64_t fits = smaller(S::kMostKeys, kAttentionTile / part.padded);
+  const int64_t unit = fits >= S::kUnit ? S::kUnit : kLanes;
+  const int64_t most = fits / unit * unit;
   const int64_t blocks = (shape.tokens + most - 1) / most;
-  const int64_t block = smaller(most, round_up((shape.tokens + blocks - 1) / blocks, most >= kPanel ? kPanel : kLanes));
+  const int64_t block = round_up((shape.tokens + blocks - 1) / blocks, unit);
   for (part.key = 0; part.key < shape.tokens; part.key += block) {
     part.keys = smaller(block, shape.tokens - part.key);
     part.pitch = round_up(part.keys, kLanes);
@@ -336,7 +367,8 @@ void attend_task(const AttentionJob& job, int64_t task, Scratch& scratch) {
     const T* last = qkv + (shape.tokens - 1) * stride;
     pack_keys(part, last + channels, stride, scratch);
     pack_values(part, last + 2 * channels, stride, scratch);
-    for (int64_t first = 0; first < part.count; first += kRows) attend_group(job, part, first, table, scratch);
+    find_runs(part, table == nullptr ? part.keys : shape.columns, scratch.runs);
+    for (int64_t first = 0; first < part.count; first += S::kGroup) attend_group(job, part, first, table, scratch);
   }
 
   T* y = static_cast<T*>(job.y) + (image * shape.tokens + part.begin) * channels + head * shape.head_dim;

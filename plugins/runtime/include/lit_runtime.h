@@ -15,7 +15,7 @@
  *
  * Models and contexts. A model is a loaded file: it never changes, and any number of threads may use it at once. A
  * context is what one run needs besides: buffers, and on a GPU a stream. Make one per thread; a context serves one
- * thread at a time, and several contexts of a model run side by side.
+ * thread at a time, and several contexts of a model run side by side (on OpenVINO they take turns).
  *
  * Errors. Every function that can fail returns a lit_status and leaves one sentence for the calling thread in
  * lit_last_error(). Nothing throws, ends the process or prints, and a cancelled thread ends after the call and not in
@@ -25,18 +25,22 @@
  * Pointers to text, labels and results belong to the library; each comment says how long they are valid. Memory that
  * is passed in belongs to the caller and is not used after the call.
  *
- * Back ends. ".onnx" files run on ONNX Runtime (libonnxruntime.so, 1.18 or newer), ".engine" and ".plan" files on
- * TensorRT or TensorRT-RTX. This library links none of them: lit_model_open() loads what the file needs. Looked for, in
- * this order: lit_options, an environment variable, the folder of this library, the dynamic linker's own path.
+ * Back ends. ".onnx" files run on ONNX Runtime (libonnxruntime.so, 1.18 or newer) or, where lit_options.backend asks
+ * for it, on OpenVINO (2026.4 or newer; CPU), which runs ".xml" files, too; ".engine" and ".plan" files on TensorRT or
+ * TensorRT-RTX. This library links none of them: lit_model_open() loads what the file needs. Looked for, in this order:
+ * lit_options, an environment variable, the folder of this library, the dynamic linker's own path.
  *
  *     library                                     lit_options         environment variable
  *     libonnxruntime.so.1                         backend_library     LIT_DEPLOY_ONNXRUNTIME
+ *     libopenvino_c.so                            backend_library     LIT_DEPLOY_OPENVINO
  *     libnvinfer.so.10, .11, libtensorrt_rtx.so.1 backend_library     LIT_DEPLOY_TENSORRT
  *     liblit_deploy_onnxruntime.so                operator_library    LIT_DEPLOY_LIBRARY
+ *     liblit_deploy_openvino.so                   operator_library    LIT_DEPLOY_OPENVINO_EXTENSION
  *     liblit_deploy_tensorrt.so                   operator_library    LIT_DEPLOY_PLUGIN
  *
- * The operator library of ONNX Runtime may be absent: the file then runs its built-in function, more slowly. Libraries
- * stay loaded until the process ends, as does this one. A setuid program's environment is not asked.
+ * The operator library of ONNX Runtime may be absent: the file then runs its built-in function, more slowly. OpenVINO
+ * runs no such functions: without the extension it takes files that were exported with --portable, and no others.
+ * Libraries stay loaded until the process ends, as does this one. A setuid program's environment is not asked.
  *
  * Kinds of things are int32_t, so that they have one size for every compiler and any value can be looked at.
  *
@@ -99,23 +103,32 @@ typedef struct lit_model lit_model;
 typedef int32_t lit_device;
 enum { LIT_CPU = 0, LIT_CUDA = 1 };
 
+typedef int32_t lit_backend;
+enum {
+  LIT_BACKEND_AUTO = 0, /* ONNX Runtime for .onnx, OpenVINO for .xml, TensorRT for .engine and .plan */
+  LIT_BACKEND_ONNXRUNTIME = 1,
+  LIT_BACKEND_OPENVINO = 2,
+  LIT_BACKEND_TENSORRT = 3 /* or TensorRT-RTX: the one that built the engine */
+};
+
 /* How to open a model. Initialise it with lit_options_init(), then change what you need. */
 typedef struct lit_options {
   size_t struct_size;           /* set by lit_options_init() */
   lit_device device;            /* LIT_CPU; engines run on the GPU whatever is said here */
   int32_t device_index;         /* 0; which GPU */
   int32_t threads;              /* 0; CPU threads of one run, 0 for all cores */
-  const char* backend_library;  /* NULL; path of libonnxruntime, libnvinfer or libtensorrt_rtx, NULL to search */
-  const char* operator_library; /* NULL; path of our operator library or plugin, NULL to search, "" to leave it out */
+  const char* backend_library;  /* NULL; path of libonnxruntime, libopenvino_c, libnvinfer, ..., NULL to search */
+  const char* operator_library; /* NULL; path of our library for the back end, NULL to search, "" to leave it out */
   int32_t allow_engine_code;    /* 0; 1 lets TensorRT run code that lies inside an engine: only for files you trust */
   int32_t cuda_graph;           /* 0; 1 replays a CUDA graph per batch size; engines only */
+  lit_backend backend;          /* LIT_BACKEND_AUTO; LIT_NOT_SUPPORTED where it does not run the file */
 } lit_options;
 
 /* Fills in the defaults. `struct_size` is sizeof(lit_options) of the caller. Any thread. */
 LIT_API lit_status lit_options_init(lit_options* options, size_t struct_size);
 
 /* Opens an exported file.
- *   path     ".onnx", or ".engine" / ".plan" with its sidecar "<path>.json" beside it
+ *   path     ".onnx"; ".xml" with its ".bin" beside it; or ".engine" / ".plan" with its sidecar "<path>.json"
  *   options  NULL for the defaults; not used after the call
  *   model    receives the model; close it with lit_model_close()
  * Every status but LIT_RUN_FAILED. Any thread. */
