@@ -52,6 +52,9 @@ bench: $(LIBRARY)
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/openvino.py
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/detection_operators.py
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/embedding.py
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lit_deploy.ops.domain import DOMAIN
 from lit_deploy.ops.nms.onnx_function import inclusive_iou_threshold
+from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 
 if TYPE_CHECKING:
     import onnx
@@ -24,7 +25,7 @@ def inlined(graph: onnx.ModelProto) -> onnx.ModelProto:
     import onnx.inliner
 
     proto = onnx.ModelProto()
-    proto.CopyFrom(graph)
+    proto.CopyFrom(decomposed(graph))  # what is known of small maps beforehand, no runtime has to find out
     _suppress_from_threshold_on(proto)
     proto = onnx.inliner.inline_local_functions(proto)
     kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]

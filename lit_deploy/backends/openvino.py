@@ -23,6 +23,7 @@ from lit_deploy.core.specs import PrecisionName
 from lit_deploy.core.text import last_line
 from lit_deploy.machine import native
 from lit_deploy.machine.facts import computes_bf16, cpu_flags
+from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION
 from lit_deploy.tasks.protocol import Arrays
 
 MAX_COMPILED = 3
@@ -158,6 +159,29 @@ class OpenVinoSession(BackEnd):
         try:
             model = self._model.clone()
             model.reshape({name: list(shape) for name, shape in shapes})
+            if self._bf16:
+                _attend_in_bfloat16(model)
             return self._core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise ArtifactError(f"OpenVINO refuses {self._path.name} ({last_line(error)}); export it again") from error
+
+
+def _attend_in_bfloat16(model: Any) -> None:
+    """Hand bfloat16 to our attention, which then multiplies in it.
+
+    Around operators of an extension OpenVINO converts to float32 whatever it computes in itself. That is right for the
+    merging, whose sampling positions are lost in bfloat16 and which multiplies little.
+    """
+    from openvino import opset13
+
+    nodes = [node for node in model.get_ordered_ops() if node.get_type_name() == ATTENTION]
+    for node in nodes:
+        if node.get_input_element_type(0).get_type_name() == "bf16":
+            continue
+        node.input(0).replace_source_output(opset13.convert(node.input_value(0), "bf16").output(0))
+        node.validate_and_infer_types()
+        readers = list(node.output(0).get_target_inputs())
+        back = opset13.convert(node.output(0), "f32")
+        for reader in readers:
+            reader.replace_source_output(back.output(0))
+    model.validate_nodes_and_infer_types()

@@ -25,7 +25,6 @@ from lit_deploy.models.build import build
 from lit_deploy.models.families import FAMILIES
 from lit_deploy.ops.deformable_token_merging import schema as merging_schema
 from lit_deploy.ops.domain import DOMAIN
-from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 from lit_deploy.ops.table import OPERATORS, Operator
 from lit_deploy.tasks.table import task_of
 
@@ -266,7 +265,7 @@ def _finish(proto: onnx.ModelProto, manifest: Manifest) -> onnx.ModelProto:
 
 def portable(artifact: OnnxArtifact) -> OnnxArtifact:
     """The same file for runtimes that know neither our operators nor model-local functions: everything is inlined."""
-    proto = inlined(decomposed(artifact.graph))
+    proto = inlined(artifact.graph)
     check_model(proto)
     return OnnxArtifact(proto, artifact.manifest).described(portable=True)
 

@@ -8,6 +8,7 @@ import msgspec
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from lit_deploy.bench.result import (
     LAUNCH_BOUND,
@@ -44,16 +45,17 @@ def bench_table(report: BenchReport) -> RenderableType:
         title=_bench_title(report), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True
     )
     table.add_column("contender", min_width=14, overflow="fold")
-    table.add_column(BENCH_COLUMNS[1])
     for column in BENCH_COLUMNS[3:-2]:
         table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True, overflow="fold")
     table.add_column(BENCH_COLUMNS[-2].replace(" ", "\n"), justify="right", min_width=12)
+    mixed = len({m.precision for m in report.measurements}) > 1
     for batch in dict.fromkeys(m.batch for m in report.measurements):
         table.add_row(f"batch {batch}", style="dim")
         for measurement in (m for m in report.measurements if m.batch == batch):
             label, precision, _, *numbers, _ = map(text, _bench_row(measurement, report))
             fastest = measurement.label == report.fastest(batch)
-            table.add_row(label, precision, *numbers, style="bold" if fastest else None)
+            shown = Text.assemble(label, f" {precision.plain}") if mixed else label  # a column would be too much
+            table.add_row(shown, *numbers, style="bold" if fastest else None)
         table.add_section()
     notes = text(f"{_bench_differences(report)}\n{_bench_caption(report)}", "dim")
     phases = [_gpu_table(report)] if _gpu_rows(report) else []

@@ -48,7 +48,7 @@ ov::OutputVector inputs_of(const ov::frontend::NodeContext& node);
 // Refuses an ONNX node whose plugin_version, which is there for TensorRT, is not ours; one without it is accepted.
 void check_plugin_version(const ov::frontend::NodeContext& node, const char* type);
 
-// Refuses another number of inputs, of which there are as many as `names`.
+// Refuses a node that has not `count` inputs.
 void check_input_count(const ov::Node& node, const char* type, size_t count);
 
 // Refuses an input of an element type that is not `allowed`; one that is not known yet passes.

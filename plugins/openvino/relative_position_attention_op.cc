@@ -1,7 +1,7 @@
 // lit_deploy::RelativePositionAttention (version 1) as OpenVINO sees it.
 #include "relative_position_attention/kernel.h"
 
-#include <openvino/op/constant.hpp>
+#include <optional>
 
 #include "operator.h"
 
@@ -9,6 +9,7 @@ namespace lit_deploy::openvino {
 namespace {
 
 constexpr const char* kQkvShape = "[batch, tokens, 3 * channels]";
+const ov::PartialShape kNoTable{0, 0, 0};
 
 class RelativePositionAttention : public ov::op::Op {
  public:
@@ -25,22 +26,23 @@ class RelativePositionAttention : public ov::op::Op {
     check_plugin_version(node, kType);
     ov::OutputVector inputs = inputs_of(node);
     const int64_t heads = node.get_attribute<int64_t>("num_heads");
-    // The reader of ONNX files makes a scalar of a constant without elements, which is how a file says "no table".
-    if (inputs.size() == 2 && inputs[1].get_partial_shape() == ov::PartialShape{}) {
-      inputs[1] = ov::op::v0::Constant::create(ov::element::f32, ov::Shape{0, 1, 1}, std::vector<float>());
-    }
+    // OpenVINO's readers make a scalar of a constant without elements, which is how an ONNX file says "no table".
+    if (inputs.size() == 2 && inputs[1].get_partial_shape() == ov::PartialShape{}) inputs.pop_back();
     return {std::make_shared<RelativePositionAttention>(inputs, heads, node.get_attribute<float>("scale"))};
   }
 
   void validate_and_infer_types() override {
     if (heads_ < 1) fail(kType, "num_heads is " + std::to_string(heads_) + ", expected at least 1");
-    check_input_count(*this, kType, 2);
+    const bool biased = get_input_size() != 1;
+    if (biased) check_input_count(*this, kType, 2);
     const ov::element::Type& element = get_input_element_type(0);
     check_element_type(kType, "qkv", element, {ov::element::f32, ov::element::f16, ov::element::bf16});
-    check_element_type(kType, "table", get_input_element_type(1),
-                       {ov::element::f32, ov::element::f16, ov::element::bf16});
+    if (biased) {
+      check_element_type(kType, "table", get_input_element_type(1),
+                         {ov::element::f32, ov::element::f16, ov::element::bf16});
+    }
     const ov::PartialShape& qkv = get_input_partial_shape(0);
-    const ov::PartialShape& table = get_input_partial_shape(1);
+    const ov::PartialShape table = biased ? get_input_partial_shape(1) : kNoTable;
     if (qkv.is_static() && table.is_static()) call_shape(qkv, table);
     if (!qkv.rank().compatible(3)) shape_error(kType, "qkv", qkv, kQkvShape);
     const ov::PartialShape tokens = qkv.rank().is_static() ? qkv : ov::PartialShape::dynamic(3);
@@ -62,7 +64,8 @@ class RelativePositionAttention : public ov::op::Op {
 
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
     const ov::Shape& qkv = inputs[0].get_shape();
-    const AttentionShape shape = call_shape(qkv, inputs[1].get_shape());
+    const bool biased = inputs.size() != 1;
+    const AttentionShape shape = call_shape(qkv, biased ? ov::PartialShape(inputs[1].get_shape()) : kNoTable);
     set_shape(outputs[0], {qkv[0], qkv[1], qkv[2] / 3});
     if (outputs[0].get_size() == 0) return true;
     AttentionElement element;
@@ -79,11 +82,13 @@ class RelativePositionAttention : public ov::op::Op {
       default:
         return false;
     }
-    const Float32Values table(inputs[1]);
+    std::optional<Float32Values> table;
+    if (biased) table.emplace(inputs[1]);
+    const float* bias = biased ? table->data() : nullptr;
     const void* tokens = inputs[0].data();
     void* y = outputs[0].data();
     run_parts(attention_tasks(shape), [&](int64_t task) {
-      relative_position_attention(shape, element, scale_, tokens, table.data(), y, task, task + 1);
+      relative_position_attention(shape, element, scale_, tokens, bias, y, task, task + 1);
     });
     return true;
   }

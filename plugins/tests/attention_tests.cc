@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -265,13 +266,45 @@ void test_parts(CpuIsa isa) {
       same = same && y[i] == whole[i];
     }
   }
+  // Three threads at once, each with every third part: what ThreadSanitizer looks at.
+  std::vector<Storage> shared(whole.size());
+  std::vector<std::thread> threads;
+  for (int64_t first = 0; first < 3; ++first) {
+    threads.emplace_back([&, first] {
+      for (int64_t task = first; task < tasks; task += 3) c.run(isa, shared.data(), task, task + 1);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  same = same && shared == whole;
   const bool once = std::all_of(writers.begin(), writers.end(), [](int count) { return count == 1; });
   CHECK(same && once, "%s, %zu-byte elements: same bits %d, every element in one part %d", cpu_isa_name(isa),
         sizeof(Storage), same, once);
 }
 
+// A key that is not finite spoils its head of its image, and changes no bit of another.
+template <typename T>
+void test_not_finite(CpuIsa isa) {
+  Case<T> c({2, 7 * 9, 3, 24, 7, 9}, 12);
+  const std::vector<typename T::Storage> before = c.run(isa);
+  for (double value : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    c.qkv[(7 * 9 + 40) * 3 * 72 + 72 + 24 + 5] = T::encode(value);  // image 1, token 40, key of head 1
+    const std::vector<typename T::Storage> after = c.run(isa);
+    bool spoilt = true, kept = true;
+    for (size_t i = 0; i < after.size(); ++i) {
+      if (i >= after.size() / 2 && i / 24 % 3 == 1) {
+        spoilt = spoilt && (value == value || std::isnan(T::decode(after[i])));
+      } else {
+        kept = kept && after[i] == before[i];
+      }
+    }
+    CHECK(spoilt && kept, "%s, %zu-byte elements, %g: NaN in its head %d, no change elsewhere %d", cpu_isa_name(isa),
+          sizeof(after[0]), value, spoilt, kept);
+  }
+}
+
 template <typename T>
 void test_type(CpuIsa isa) {
+  test_not_finite<T>(isa);
   test_shapes<T>(isa);
   test_sharp<T>(isa);
   test_parts<T>(isa);

@@ -195,8 +195,11 @@ def test_networks(kind: bool | str, checkpoint_file: CheckpointFile) -> None:
     assert len({*layers, *half}) < len(layers) + len(half), "some layers are of bfloat16"
     alone = logits(path, IMAGES, SessionOptions(library=library))
     assert np.array_equal(alone, got["logits"]), "nothing is optimised away when only the logits are asked for"
-    expected = logits(export_of(checkpoint_file("tiny")), IMAGES)
-    assert STEP / 4 < relative(alone, expected) < TOLERANCES["bf16"].relative / 2
+    many = np.random.default_rng(3).standard_normal((48, *IMAGES.shape[1:])).astype(np.float32)
+    expected = logits(export_of(checkpoint_file("tiny")), many)
+    difference = logits(path, many, SessionOptions(library=library)) - expected
+    mean = float(np.sqrt((difference**2).mean()) / np.abs(expected).max())  # the largest error is chance
+    assert STEP / 4 < mean < TOLERANCES["bf16"].relative / 6
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_ti", "lit_ti"])

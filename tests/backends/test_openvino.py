@@ -1,4 +1,4 @@
-"""OpenVINO on portable files of detectors and segmentation networks, against PyTorch; odd and narrow pictures."""
+"""OpenVINO on detectors and segmentation networks, against PyTorch; odd and narrow pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.dense import FAMILY_OF, DenseFile
+from support.exported import needs_extension
 
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.backends import openvino as backend
@@ -61,9 +62,14 @@ def found(session: Session, size: tuple[int, int]) -> Arrays:
     return session.run(task_of(session.manifest).feed([picture(size)], session.manifest))
 
 
+@pytest.mark.parametrize("form", ["portable", "functions", pytest.param("kernels", marks=needs_extension)])
 @pytest.mark.parametrize("task", FAMILY_OF)
-def test_pictures_of_any_size(task: str, portable_file: Portable, dense_checkpoint: Callable[[str], Path]) -> None:
-    with open_session(portable_file(task), ON_OPENVINO) as session:
+def test_pictures_of_any_size(
+    task: str, form: str, portable_file: Portable, dense_file: DenseFile, dense_checkpoint: Callable[[str], Path]
+) -> None:
+    path = portable_file(task) if form == "portable" else dense_file(task)
+    options = replace(ON_OPENVINO, library={"functions": False, "kernels": True}.get(form))
+    with open_session(path, options) as session:
         manifest = session.manifest
         got = [found(session, size) for size in SIZES]
     with open_session(
@@ -117,7 +123,7 @@ def test_views_and_several_threads(portable_file: Portable) -> None:
                 np.testing.assert_array_equal(got["boxes"], expected[index % 2]["boxes"])
 
 
-def test_what_it_does_not_take(portable_file: Portable, dense_file: DenseFile) -> None:
+def test_what_it_does_not_take(portable_file: Portable) -> None:
     with open_session(portable_file("detection"), ON_OPENVINO) as session:
         feed = task_of(session.manifest).feed([picture((40, 40))], session.manifest)
         with pytest.raises(UsageError, match=r"got inputs \['image'\], expected \['image', 'original_size'\]"):
@@ -126,11 +132,6 @@ def test_what_it_does_not_take(portable_file: Portable, dense_file: DenseFile) -
             UsageError, match=r"input 'image' is uint8 \[1, 40, 40\], expected uint8 \[1 x height x wid"
         ):
             session.run({**feed, IMAGE: feed[IMAGE][..., 0]})
-    with (
-        pytest.raises(ArtifactError, match=r"OpenVINO refuses .* export it with --portable"),
-        open_session(dense_file("detection"), ON_OPENVINO) as session,
-    ):
-        found(session, (40, 40))
 
 
 def test_failure_while_it_runs_is_one_sentence(portable_file: Portable, monkeypatch: pytest.MonkeyPatch) -> None:

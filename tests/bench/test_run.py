@@ -27,8 +27,10 @@ from lit_deploy.bench import worker as bench_worker
 from lit_deploy.bench.contenders import Contender, contenders_for
 from lit_deploy.bench.run import BenchReport, run_bench
 from lit_deploy.bench.worker import Worker
-from lit_deploy.core.errors import ArtifactError, LitDeployError, UsageError
+from lit_deploy.core.errors import LitDeployError, UsageError
 from lit_deploy.core.progress import Step
+from lit_deploy.machine import native
+from lit_deploy.machine.facts import computes_bf16, cpu_flags
 from lit_deploy.tasks.classification import difference
 
 
@@ -146,11 +148,30 @@ def test_floor_of_the_latency_benchmark(
 
 def test_openvino(files: dict[str, Path]) -> None:
     pytest.importorskip("openvino")
-    peer = Contender("peer", files["portable"], "openvino")
-    report = run_bench([stock(files["tiny"]), peer], batches=(1, 2), **{**QUICK, "rounds": 1})
-    assert [m.label for m in report.measurements] == ["tiny", "peer"] * 2
-    with pytest.raises(ArtifactError, match=r"peer: OpenVINO refuses tiny.onnx .* export it with --portable"):
-        run_bench([Contender("peer", files["tiny"], "openvino")], batches=(1,), **QUICK)
+    chosen = [stock(files["tiny"]), Contender("portable", files["portable"], "openvino")]
+    chosen.append(Contender("functions", files["tiny"], "openvino"))
+    if native.find_extension() is not None:
+        chosen.append(Contender("kernels", files["tiny"], "openvino-kernels"))
+    if computes_bf16(cpu_flags()):
+        chosen.append(Contender("bf16", files["tiny"], "openvino-bf16"))
+    report = run_bench(chosen, batches=(1, 2), **{**QUICK, "rounds": 1})
+    assert [m.label for m in report.measurements] == [contender.label for contender in chosen] * 2
+    assert report.fastest(2) in {contender.label for contender in chosen}
+    for m in report.measurements:
+        assert m.max_relative_difference is not None
+        assert m.precision == ("bf16" if m.label == "bf16" else "fp32")
+        assert (m.max_relative_difference > 1e-5) == (m.label == "bf16")
+
+
+def test_outputs_are_compared_within_a_network(files: dict[str, Path], checkpoint_file: Callable[[str], Path]) -> None:
+    """Two networks in one table, each against its own first contender."""
+    other = checkpoint_file("tiny_ti")
+    chosen = [stock(files["tiny"]), stock(export_of(other), "other"), Contender("eager", other, "torch")]
+    chosen.append(stock(files["wrong"]))
+    report = run_bench(chosen, batches=(1,), **{**QUICK, "rounds": 1})
+    assert [m.label for m in report.measurements] == ["tiny", "other", "eager"]
+    assert [e.label for e in report.exclusions] == ["wrong"]
+    assert (report.baseline, report.further_models) == ("eager", ())
 
 
 def test_worker_is_stopped_between_its_turns_and_serves_onnxruntime_without_torch(files: dict[str, Path]) -> None:
@@ -293,18 +314,25 @@ def test_contenders_for_named_files(files: dict[str, Path], monkeypatch: pytest.
     monkeypatch.setenv("LIT_DEPLOY_LIBRARY", str(tmp_path / "absent.so"))
     openvino = replace(contenders.BACKENDS["openvino"], modules=())
     monkeypatch.setitem(contenders.BACKENDS, "openvino", openvino)
+    monkeypatch.setattr(contenders, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     chosen = contenders_for([files["tiny"], files["portable"]], files["checkpoint"])
     assert [(c.label, c.kind) for c in chosen] == [
         ("PyTorch eager", "torch"),
         ("tiny.onnx, ONNX Runtime + lit-deploy kernel", "onnxruntime"),
         ("tiny.onnx, ONNX Runtime", "onnxruntime-stock"),
+        ("tiny.onnx, OpenVINO + lit-deploy kernels", "openvino-kernels"),
+        ("tiny.onnx, OpenVINO + lit-deploy kernels, bf16", "openvino-bf16"),
         ("portable.onnx, ONNX Runtime", "onnxruntime-stock"),
         ("portable.onnx, OpenVINO", "openvino"),
+        ("portable.onnx, OpenVINO, bf16", "openvino-bf16"),
     ]
     reasons = [c.unavailable for c in chosen]
     assert "not built" in str(reasons[1])
-    assert reasons[4] == "OpenVINO is not installed; run: pip install 'lit-deploy[openvino]'"
-    assert [reasons[0], reasons[2], reasons[3]] == [None] * 3
+    absence = "OpenVINO is not installed; run: pip install 'lit-deploy[openvino]'"
+    assert [r for c, r in zip(chosen, reasons, strict=True) if "OpenVINO" in c.label] == [absence] * 4
+    assert [reasons[0], reasons[2], reasons[5]] == [None] * 3
+    monkeypatch.setattr(contenders, "cpu_flags", frozenset)
+    assert len(contenders_for([files["tiny"], files["portable"]])) == 5, "no bfloat16 on such a CPU"
     with pytest.raises(UsageError, match="got no file"):
         contenders_for([])
 
@@ -312,11 +340,13 @@ def test_contenders_for_named_files(files: dict[str, Path], monkeypatch: pytest.
 def test_everything_on_one_checkpoint(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """``lit-deploy bench --ckpt``: exports, runs what is here, lists the rest (torch.compile takes too long here)."""
     monkeypatch.setattr(contenders, "cpp_compiler", lambda: None)
+    monkeypatch.setattr(contenders, "cpu_flags", frozenset)
     monkeypatch.setattr(bench, "run_bench", quick_run)
     report = bench.bench_files([], files["checkpoint"], batches=(1,), rounds=1, threads=1)
     named = {m.label for m in report.measurements} | {e.label for e in report.exclusions}
     assert named == {
         "PyTorch eager", "PyTorch torch.compile", "ONNX Runtime + lit-deploy kernel", "ONNX Runtime", "OpenVINO",
+        "OpenVINO + lit-deploy kernels",
     }  # fmt: skip
     assert {"PyTorch eager", "ONNX Runtime"} <= {m.label for m in report.measurements}
     assert any(e.label == "PyTorch torch.compile" and "C++ compiler" in e.reason for e in report.exclusions)

@@ -7,27 +7,22 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import helper
-from support.exported import export_of, relabelled
+from support.exported import export_of
 from support.quantized import quantized
 from support.runtime_library import BACKENDS, LIBRARY, ROOT, Options, needs_runtime
 from support.runtime_models import (
     CLASSES,
     SIDE,
-    UINT8,
     Arrays,
     Model,
     in_new_process,
     micro,
-    micro_manifest,
     opened,
     options,
 )
@@ -360,151 +355,3 @@ def test_the_extension_is_found_where_it_is_named(
     (tmp_path / "liblit_deploy_openvino.so").symlink_to(str(EXTENSION))
     found = {"LIT_DEPLOY_RUNTIME": str(library), "LIT_DEPLOY_OPENVINO": str(find_openvino_library())}
     assert in_new_process(NOTHING_FOUND, path, **found) == "opened\n"
-
-
-# ------------------------------------------------------------------------------------------------------------- files
-
-
-def test_what_is_not_run(tmp_path: Path) -> None:
-    path = portable_micro(tmp_path / "micro.onnx")
-    assert_refused(
-        "LIT_NOT_SUPPORTED", "on the CPU alone; open it with LIT_CPU", opens(path, backend=OPENVINO, device=1)
-    )
-    fp8 = relabelled(path, tmp_path / "fp8.onnx", precision="fp8")
-    words = "no products of 8-bit floats, which .*fp8.onnx holds; use LIT_BACKEND_ONNXRUNTIME"
-    assert_refused("LIT_NOT_SUPPORTED", words, opens(fp8, backend=OPENVINO))
-
-
-def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
-    path = tmp_path / "micro.onnx"
-    refused = opens(path, backend=OPENVINO)
-    micro(path, micro_manifest(portable=True))
-    assert_refused("LIT_BAD_MODEL", "carries functions, and its manifest says that it has none", refused)
-    whole = portable_micro(path).read_bytes()
-    for kept in range(1, len(whole), 97):
-        path.write_bytes(whole[:kept])
-        assert_refused("LIT_BAD_MODEL", "micro.onnx", refused)
-
-    def unknown(model: onnx.ModelProto) -> None:
-        model.graph.node[0].op_type = "NoSuchOperator"
-
-    portable_micro(path, change=unknown)
-    assert_refused("LIT_BAD_MODEL", r"^OpenVINO [\d.]+ refuses .*micro.onnx \(.*NoSuchOperator", refused)
-
-
-def renamed(model: onnx.ModelProto) -> None:
-    model.graph.node[-1].output[0] = model.graph.output[0].name = "scores"
-
-
-def integers(model: onnx.ModelProto) -> None:
-    model.graph.node.append(helper.make_node("Cast", ["first"], ["logits"], to=onnx.TensorProto.INT64))
-    del model.graph.node[-2]
-    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-
-
-def another(model: onnx.ModelProto) -> None:
-    model.graph.node.append(helper.make_node("Identity", ["first"], ["more"]))
-    model.graph.output.append(helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, ["batch", CLASSES]))
-
-
-@pytest.mark.parametrize("change", [renamed, integers, another])
-def test_graphs_that_their_manifest_does_not_promise(change: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
-    path = portable_micro(tmp_path / "micro.onnx", change=change)
-    words = "has other inputs or outputs than its manifest promises"
-    assert_refused("LIT_BAD_MODEL", words, opens(path, backend=OPENVINO))
-
-
-@pytest.mark.parametrize("changes", [{"input": UINT8}, {"batch": 2}, {"output": "probabilities"}])
-def test_other_manifests(changes: dict[str, Any], tmp_path: Path) -> None:
-    path = portable_micro(tmp_path / "micro.onnx", micro_manifest(portable=True, batch=3))
-    other = relabelled(path, tmp_path / "other.onnx", **changes)
-    words = "has other inputs or outputs than its manifest promises"
-    assert_refused("LIT_BAD_MODEL", words, opens(other, backend=OPENVINO))
-
-
-def initializer(model: onnx.ModelProto, name: str, values: list[int]) -> None:
-    entry = next(entry for entry in model.graph.initializer if entry.name == name)
-    entry.CopyFrom(helper.make_tensor(name, onnx.TensorProto.INT64, [len(values)], values))
-
-
-def test_a_graph_with_other_shapes_than_it_declares(tmp_path: Path) -> None:
-    """OpenVINO computes the shapes by itself."""
-    path = portable_micro(tmp_path / "micro.onnx", change=lambda model: initializer(model, "end", [CLASSES - 1]))
-    words = "has other inputs or outputs than its manifest promises"
-    assert_refused("LIT_BAD_MODEL", words, opens(path, backend=OPENVINO))
-
-
-@pytest.mark.parametrize(
-    ("shape", "words"),
-    [
-        ([1, -1], "returned another number of scores than its manifest promises"),
-        ([1, 48], "failed while it ran .*shape"),
-    ],
-)
-def test_a_graph_for_other_batches_than_it_declares(shape: list[int], words: str, tmp_path: Path) -> None:
-    """What shows only with the second batch size; the context stays usable."""
-    path = portable_micro(tmp_path / "micro.onnx", change=lambda model: initializer(model, "flat", shape))
-    with opened_on_openvino(path) as model, model.context() as context:
-        for _ in range(2):
-            np.testing.assert_array_equal(context.run(FLOATS[:1])["logits"], SCORES[:1])
-            assert_refused("LIT_RUN_FAILED", words, lambda: context.run(FLOATS))
-
-
-# --------------------------------------------------------------------------------------------------- OpenVINO's own IR
-
-
-def ir(path: Path, source: Path, manifest: str | None = None) -> Path:
-    """The file as OpenVINO's IR, with its manifest where lit-deploy writes it."""
-    import openvino
-
-    model = openvino.Core().read_model(str(source))
-    model.set_rt_info(read_manifest(source).to_json() if manifest is None else manifest, ["lit_deploy", "manifest"])
-    openvino.save_model(model, str(path), compress_to_fp16=False)
-    return path
-
-
-def test_an_ir_equals_its_onnx_file(tmp_path: Path, checkpoint_file: CheckpointFile) -> None:
-    source = export_of(checkpoint_file("tiny"), portable=True)
-    path, images = ir(tmp_path / "tiny.xml", source), images_of(source, 3)
-    with opened_on_openvino(source) as model, model.context() as context:
-        expected = context.run(images)
-    for backend in (0, OPENVINO):
-        with opened(path, backend=backend) as model, model.context() as context:
-            assert_close(context.run(images), expected, limit=1e-5)
-
-
-def test_the_manifest_of_an_ir_is_read_to_the_letter(tmp_path: Path) -> None:
-    labels = ("\"'<>&", "Käfer · 甲虫", "a\tb\nc", "&quot;", "</net>", "<lit_deploy>", "]]>")
-    manifest = micro_manifest(portable=True, labels=labels)
-    source = portable_micro(tmp_path / "micro.onnx", manifest)
-    with opened_on_openvino(ir(tmp_path / "micro.xml", source)) as model:
-        assert model.info.manifest.decode() == manifest.to_json()
-
-
-def test_irs_that_are_refused(tmp_path: Path) -> None:
-    source = portable_micro(tmp_path / "micro.onnx")
-    path = ir(tmp_path / "micro.xml", source)
-    refused, text = opens(path), path.read_text()
-    start, manifest = text.rsplit("<lit_deploy>", 1)
-    for words, changed in (
-        ("is not a whole OpenVINO IR", text[: len(text) // 2]),
-        ("is not a whole OpenVINO IR", ""),
-        ("holds no lit-deploy manifest", text.replace("lit_deploy", "other_deploy")),
-        ("is not a whole OpenVINO IR", text.replace("&quot;", "&quux;")),
-        ("is damaged .it is no JSON", f"{start}<lit_deploy>{manifest.replace('&quot;', '', 3)}"),
-        ("refuses", re.sub(r'type="Slice"|type="StridedSlice"', 'type="NoSuchOperator"', text)),
-    ):
-        path.write_text(changed)
-        assert_refused("LIT_BAD_MODEL", words, refused)
-    path.write_text(text)
-    refused_plainly = opens(relabelled_ir(tmp_path, source))
-    assert_refused("LIT_LIBRARY_NOT_FOUND", "export the file with --portable", refused_plainly)
-    path.with_suffix(".bin").unlink()
-    assert_refused("LIT_FILE_ERROR", f"{path.with_suffix('.bin')} cannot be opened", refused)
-    path.unlink()
-    assert_refused("LIT_FILE_ERROR", f"{path} cannot be opened", refused)
-
-
-def relabelled_ir(folder: Path, source: Path) -> Path:
-    """An IR that says that it calls our operators."""
-    return ir(folder / "ordinary.xml", source, replace(read_manifest(source), portable=False).to_json())

@@ -105,9 +105,11 @@ def test_bench_markdown(bench: BenchReport) -> None:
     assert len(rows) == 2 + len(bench.measurements)
     assert len({row.count("|") for row in rows}) == 1
     cells = [cell.strip() for cell in rows[3].strip("|").split("|")]
-    assert cells[:3] == ["with kernel", "1", "20.0"]
-    assert cells[7:10] == ["50.0", "312", "3.00 (2.70-3.30)"]
-    assert cells[10] == "3.0e-07"
+    assert cells[:4] == ["with kernel (fastest)", "fp32", "1", "20.0"]
+    assert "(fastest)" not in rows[2]
+    assert "(fastest)" not in rows[4], "a lower bound is no contender"
+    assert cells[8:11] == ["50.0", "312", "3.00 (2.70-3.30)"]
+    assert cells[11] == "3.0e-07"
     assert "not compared" in rows[4]
     assert "* OpenVINO: not measured, not installed" in lines
     assert any("Some CPU" in line for line in lines)

@@ -1,8 +1,8 @@
 // The kernel for bfloat16 on AMX: both products on tiles, in bfloat16 with sums in float32; the softmax between them in
 // float32 on AVX-512. Compiled with those flags, called only where the CPU has them and Linux has granted the tiles.
 //
-// A tile is 16 rows of 64 bytes. One product of tiles adds A[16][32] B[32][16] to C[16][16]: the elements of A lie as in
-// memory, those of B in pairs of rows (element [k][n] at [k / 2][n][k % 2]), those of C are float32.
+// A tile is 16 rows of 64 bytes. One product of tiles adds A[16][32] B[32][16] to C[16][16]: the elements of A lie row
+// by row, those of B in pairs of rows (element [k][n] at [k / 2][n][k % 2]), those of C are float32.
 #include "relative_position_attention/avx512.h"
 #include "relative_position_attention/simd.h"
 

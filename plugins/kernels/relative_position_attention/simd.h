@@ -59,7 +59,7 @@ struct Scratch {
   alignas(64) float keys[kAttentionTile];         // panels of kPanel keys, each [head_dim][panel]
   alignas(64) float values[kAttentionTile];       // [key][padded head_dim]
   alignas(64) float queries[kAttentionQueryTile + kSpareQueries];  // groups of kRows queries, each [head_dim][kRows]
-  alignas(64) float outputs[kAttentionQueryTile + kSpareQueries];  // [query][padded head_dim], not yet divided by the sum
+  alignas(64) float outputs[kAttentionQueryTile + kSpareQueries];  // [query][padded head_dim], not yet divided
   alignas(64) float logits[kRows * kMaxKeys];
   Run runs[kMaxKeys + 1];
   float highest[lit_deploy::kMaxAttentionQueries + kRows];
@@ -257,7 +257,8 @@ inline void find_runs(const Part& part, int64_t columns, Run* run) {
   for (int64_t j = 0; j < part.keys;) {
     const int64_t lane = j % kLanes;
     const int64_t end = smaller(kLanes, lane + smaller(part.keys - j, columns - column));
-    *run++ = Run{row * (2 * columns - 1) + column - lane, static_cast<int32_t>(lane), static_cast<int32_t>(end)};
+    const int64_t offset = row * (2 * columns - 1) + column - lane;
+    *run++ = Run{offset, static_cast<int32_t>(lane), static_cast<int32_t>(end)};
     j += end - lane;
     column += end - lane;
     if (column == columns) ++row, column = 0;
@@ -267,7 +268,9 @@ inline void find_runs(const Part& part, int64_t columns, Run* run) {
 
 // Scales the products of one query and adds its biases, a window of the table; keys that fill up a vector get the
 // lowest logit. Returns the maximum, lane by lane.
-__attribute__((noinline)) Vec finish_logits(int64_t width, float scale, const float* window, const Run* run, float* logits) {
+// Not inlined: its constants and those of the exponentials together are more than there are registers.
+__attribute__((noinline)) Vec finish_logits(int64_t width, float scale, const float* window, const Run* run,
+                                            float* logits) {
   const Vec factor = all(scale), lowest = all(kLowest);
   Vec most = lowest;
   for (int64_t j = 0; j < width; j += kLanes) {

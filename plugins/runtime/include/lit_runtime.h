@@ -15,7 +15,7 @@
  *
  * Models and contexts. A model is a loaded file: it never changes, and any number of threads may use it at once. A
  * context is what one run needs besides: buffers, and on a GPU a stream. Make one per thread; a context serves one
- * thread at a time, and several contexts of a model run side by side (on OpenVINO they take turns).
+ * thread at a time, and several contexts of a model run side by side.
  *
  * Errors. Every function that can fail returns a lit_status and leaves one sentence for the calling thread in
  * lit_last_error(). Nothing throws, ends the process or prints, and a cancelled thread ends after the call and not in
