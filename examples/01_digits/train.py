@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lit_deploy.core.specs import ModelSpec
 from lit_deploy.images.preprocessing import normalize, resize_and_crop
 from lit_deploy.models.blocks import Attention, DeformableTokenMerging
+from lit_deploy.models.keys import relative_position_index
 from lit_deploy.models.networks.lit import Lit
 
 SPEC = ModelSpec(
@@ -97,17 +98,11 @@ def offset_deviations(model: nn.Module, images: Tensor) -> list[float]:
 
 def official_state(model: Lit) -> dict[str, Tensor]:
     """State dict in the official key layout: ours, plus the index buffers that official files carry."""
-    index = {
-        f"{name}.relative_position_index": module.relative_position_index
-        for name, module in model.named_modules()
-        if isinstance(module, Attention)
-    }
-    state: dict[str, Tensor] = {}
-    for key, value in model.state_dict().items():
-        state[key] = value.detach().clone()
-        buffer = key.replace("bias_table", "index")
-        if buffer != key:
-            state[buffer] = index[buffer].clone()
+    state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    for name, module in model.named_modules():
+        if isinstance(module, Attention) and module.map_size is not None:
+            index = relative_position_index(*module.map_size)
+            state[f"{name}.relative_position_index"] = torch.from_numpy(index)
     return state
 
 

@@ -69,7 +69,9 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def kernel_isa(flags: frozenset[str], requested: str | None = None) -> str:
-    """Instruction set that the CPU kernel will choose: ``portable``, ``avx2`` or ``avx512``.
+    """Widest instruction set that the CPU kernels use: ``portable``, ``avx2``, ``avx512`` or ``amx``.
+
+    AMX is for attention in bfloat16; everything else then runs on AVX-512.
 
     Args:
         flags: CPU flags as Linux names them.
@@ -80,6 +82,8 @@ def kernel_isa(flags: frozenset[str], requested: str | None = None) -> str:
         supported.append("avx2")
         if "avx512f" in flags:
             supported.append("avx512")
+            if {"avx512bw", "avx512_bf16", "amx_tile", "amx_bf16"} <= flags:
+                supported.append("amx")
     return requested if requested in supported else supported[-1]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -10,13 +9,10 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from lit_deploy import __version__
 from lit_deploy.backends.table import BACKENDS
 from lit_deploy.core.files import cache_dir
-from lit_deploy.core.text import first_line, last_line
-from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.facts import (
     computes_bf16,
@@ -29,11 +25,16 @@ from lit_deploy.machine.facts import (
     output_of,
 )
 from lit_deploy.machine.packages import PACKAGES, Package
-
-Status = Literal["ok", "missing", "optional"]
-
-BACKENDS_OF_ONNX = ("onnxruntime", "onnxruntime-gpu")
-"""Distributions of ONNX Runtime, which are one check."""
+from lit_deploy.workflows.doctor_libraries import (
+    BACKENDS_OF_ONNX,
+    Check,
+    Status,
+    c_runtime,
+    custom_op_library,
+    import_onnxruntime,
+    openvino_extension,
+    tensorrt_plugin,
+)
 
 TENSORRT_HEADER = "NvInferRuntime.h"
 TENSORRT_FOLDERS = (
@@ -49,25 +50,6 @@ CPU_FEATURES = (
     "avx2", "f16c", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16", "amx_bf16"
 )  # fmt: skip
 """What decides over speed: vectors of float32, products of int8, products of bfloat16."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked for.
-
-    Attributes:
-        name: what it is.
-        status: ``ok``, ``missing`` (required to run files) or ``optional`` (absent, and one can do without).
-        found: what is there, or what its absence means.
-        searched: every path that was looked at, where paths were looked at.
-        remedy: the command that mends it; empty when there is nothing to mend.
-    """
-
-    name: str
-    status: Status
-    found: str
-    searched: tuple[str, ...] = ()
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,8 +89,8 @@ def diagnose() -> Diagnosis:
             Check("lit-deploy", "ok", __version__),
             *required,
             _onnxruntime(),
-            _library(),
-            _extension(),
+            custom_op_library(),
+            openvino_extension(),
             _cpu(),
             _fastest(),
             _compiler(),
@@ -118,9 +100,9 @@ def diagnose() -> Diagnosis:
             _tool("nvcc", "nvcc", "only for building CUDA kernels", "install the CUDA toolkit"),
             *optional,
             *(_backend(name) for name in trt.BACKENDS),
-            _plugin(),
+            tensorrt_plugin(),
             _tensorrt_headers(),
-            *_runtime(),
+            *c_runtime(),
         )
     )
 
@@ -144,7 +126,7 @@ def _package(package: Package) -> Check:
 def _onnxruntime() -> Check:
     install, least = PACKAGES["onnxruntime"].install, PACKAGES["onnxruntime"].least
     distributions = [name for name in BACKENDS_OF_ONNX if installed_version(name)]
-    ort, problem = _import_onnxruntime()
+    ort, problem = import_onnxruntime()
     if ort is None:
         return Check("onnxruntime", "missing", problem, remedy=install)
     version, providers = ort.__version__, ", ".join(ort.get_available_providers())
@@ -158,63 +140,6 @@ def _onnxruntime() -> Check:
             remedy=f"pip uninstall -y {' '.join(BACKENDS_OF_ONNX)} && {PACKAGES['onnxruntime-gpu'].install}",
         )
     return Check("onnxruntime", "ok", f"{version} ({providers})")
-
-
-def _import_onnxruntime() -> tuple[Any, str]:
-    """The module, or None and why not."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        broken = next(filter(None, map(installed_version, BACKENDS_OF_ONNX)), None)
-        return None, f"{broken} is installed but does not import ({error})" if broken else "not installed"
-    return onnxruntime, ""
-
-
-def _library() -> Check:
-    name, searched = "custom-op library", tuple(map(str, native.searched_paths()))
-    library = native.find_library()
-    if library is None:
-        return _absent(
-            name,
-            native.ENVIRONMENT_VARIABLE,
-            "exported files run their slower built-in function",
-            searched,
-            native.BUILD_COMMAND,
-        )
-    ort, _ = _import_onnxruntime()
-    if ort is None:
-        return Check(name, "ok", f"{library} (not tried: no ONNX Runtime)", searched)
-    try:
-        ort.SessionOptions().register_custom_ops_library(str(library))
-    except Exception as error:  # ONNX Runtime raises its own bare exception types
-        # Required to work once it is there: sessions refuse to start with a library that does not load.
-        found = f"{library} does not load in ONNX Runtime {ort.__version__} ({first_line(error)})"
-        return Check(name=name, status="missing", found=found, searched=searched, remedy=native.BUILD_COMMAND)
-    return Check(name, "ok", f"{library} (loads in ONNX Runtime {ort.__version__})", searched)
-
-
-def _extension() -> Check:
-    name, searched = "OpenVINO extension", tuple(map(str, native.searched_extension_paths()))
-    extension = native.find_extension()
-    if extension is None:
-        return _absent(
-            name,
-            native.EXTENSION_VARIABLE,
-            "OpenVINO runs files by their slower built-in functions",
-            searched,
-            native.BUILD_COMMAND,
-        )
-    try:
-        import openvino
-    except ImportError:
-        return Check(name, "ok", f"{extension} (not tried: no OpenVINO)", searched)
-    version = openvino.__version__.split("-")[0]
-    try:
-        openvino.Core().add_extension(str(extension))
-    except RuntimeError as error:
-        found = f"{extension} does not load in OpenVINO {version} ({last_line(error)})"
-        return Check(name=name, status="missing", found=found, searched=searched, remedy=native.BUILD_COMMAND)
-    return Check(name, "ok", f"{extension} (loads in OpenVINO {version})", searched)
 
 
 def _fastest() -> Check:
@@ -236,20 +161,6 @@ def _fastest() -> Check:
     return Check(name, "ok", f"{found}; lit-deploy bench measures it")
 
 
-def _absent(name: str, variable: str, without: str, searched: tuple[str, ...], remedy: str) -> Check:
-    """A compiled library that is not there; one that the environment names must be."""
-    if os.environ.get(variable):
-        found = f"{variable} names a file that is not there; sessions refuse until it is unset"
-        return Check(
-            name=name,
-            status="missing",
-            found=found,
-            searched=searched,
-            remedy=f"unset {variable}, or build it: {remedy}",
-        )
-    return Check(name=name, status="optional", found=f"not found; {without}", searched=searched, remedy=remedy)
-
-
 def _backend(name: trt.BackendName) -> Check:
     backend, version = trt.BACKENDS[name], trt.installed_version(name)
     if version is None:
@@ -257,29 +168,6 @@ def _backend(name: trt.BackendName) -> Check:
     if trt.numbers(version) < trt.numbers(backend.least):
         return Check(backend.title, "optional", f"{version}, older than {backend.least}", remedy=backend.install)
     return Check(backend.title, "ok", version)
-
-
-def _plugin() -> Check:
-    searched = tuple(map(str, native.searched_plugin_paths()))
-    plugin = native.find_plugin()
-    if plugin is None:
-        return _absent(
-            "TensorRT plugin",
-            native.PLUGIN_VARIABLE,
-            "engines are built from the function in the file",
-            searched,
-            native.PLUGIN_BUILD_COMMAND,
-        )
-    try:
-        library = ctypes.CDLL(str(plugin))
-        library.lit_deploy_plugin_build.restype = ctypes.c_char_p
-        built = library.lit_deploy_plugin_build().decode()
-    except (OSError, AttributeError) as error:
-        found = f"{plugin} is not lit-deploy's plugin library, or does not load ({first_line(error)})"
-        return Check(
-            name="TensorRT plugin", status="missing", found=found, searched=searched, remedy=native.PLUGIN_BUILD_COMMAND
-        )
-    return Check("TensorRT plugin", "ok", f"{plugin} ({built})", searched)
 
 
 def _tensorrt_headers() -> Check:
@@ -297,34 +185,6 @@ def _tensorrt_headers() -> Check:
     )
 
 
-def _runtime() -> tuple[Check, ...]:
-    """Of a source checkout; elsewhere CMake installs it wherever the service wants it, and nobody here knows."""
-    library = native.runtime_path()
-    searched = (str(library),)
-    if not (library.parents[2] / "plugins").is_dir():
-        return ()
-    if not library.is_file():
-        found = "not built; only C and C++ services need it"
-        return (
-            Check(
-                name="C runtime", status="optional", found=found, searched=searched, remedy=native.RUNTIME_BUILD_COMMAND
-            ),
-        )
-    try:
-        version = ctypes.CDLL(str(library)).lit_version
-    except (OSError, AttributeError) as error:
-        found = f"{library} does not load ({first_line(error)})"
-        return (
-            Check(
-                name="C runtime", status="optional", found=found, searched=searched, remedy=native.RUNTIME_BUILD_COMMAND
-            ),
-        )
-    version.restype = ctypes.c_char_p
-    wheel = native.find_onnxruntime_library()
-    hint = f"; here {native.ONNXRUNTIME_VARIABLE}={wheel}" if wheel else ""
-    return (Check("C runtime", "ok", f"{library} ({version().decode()}{hint})", searched),)
-
-
 def _cpu() -> Check:
     flags = cpu_flags()
     features = ", ".join(name for name in CPU_FEATURES if name in flags)
@@ -332,7 +192,7 @@ def _cpu() -> Check:
     kernel = kernel_isa(flags, requested)
     note = f"; {ISA_VARIABLE}={requested} is not one of this CPU's" if requested and requested != kernel else ""
     return Check(
-        "CPU", "ok", f"{cpu_name()}, {os.cpu_count()} threads; {features or 'no AVX2'}; runs the {kernel} kernel{note}"
+        "CPU", "ok", f"{cpu_name()}, {os.cpu_count()} threads; {features or 'no AVX2'}; runs the {kernel} kernels{note}"
     )
 
 

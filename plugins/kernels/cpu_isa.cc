@@ -13,10 +13,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#ifdef LIT_DEPLOY_AMX
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace lit_deploy {
 namespace {

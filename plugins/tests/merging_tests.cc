@@ -18,7 +18,7 @@ namespace {
 using lit_deploy::CpuIsa;
 using lit_deploy::MergingShape;
 
-constexpr CpuIsa kIsas[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512};
+constexpr CpuIsa kIsas[] = {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAmx};
 
 // float <-> the type under test.
 void encode(double value, float& out) { out = static_cast<float>(value); }

@@ -32,6 +32,7 @@ from lit_deploy.exporters import qdq
 from lit_deploy.exporters import tensorrt as exporter
 from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx
 from lit_deploy.machine.cuda import Gpu, find_gpu
+from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 from lit_deploy.workflows.export import export_engine
 
 __all__ = ["quantized"]  # a fixture
@@ -52,7 +53,7 @@ def built(source: Path, folder: Path, build: EngineOptions = PORTABLE) -> Sideca
 
 def wanted(source: Path) -> dict[str, int]:
     """Matrix products by type, told from the graph: those that read two dequantised values, and the others."""
-    graph, manifest = onnx.load(str(source)).graph, read_manifest(source)
+    graph, manifest = decomposed(onnx.load(str(source))).graph, read_manifest(source)  # what TensorRT is given
     dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     products = [node for node in graph.node if node.op_type == "MatMul"][1:]  # the patch embedding's stays float32
     eight = sum(set(node.input) <= dequantized for node in products)

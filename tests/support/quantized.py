@@ -40,10 +40,10 @@ def quantized(checkpoint_file: CheckpointFile, tmp_path_factory: pytest.TempPath
         if base != "fp32":  # so that the exported file is one that other tests share
             options["precision"] = base
         source = export_of(checkpoint_file(name), **options)
-        artifact = OnnxArtifact.read(source)
+        artifact = qdq.opened(OnnxArtifact.read(source), precision)
         chosen = qdq.products(artifact, precision, keep)
         values = qdq.observed(chosen)
-        with open_session(source, SessionOptions(values=values, library=False)) as session:
+        with open_session(artifact, SessionOptions(values=values, library=False)) as session:
             outputs = session.run({"images": images_for(session.inputs[0], 2)})
         amax = {value: float(np.abs(outputs[value]).max()) for value in values}
         graph = qdq.quantized(artifact.graph, precision, amax, chosen)

@@ -6,6 +6,7 @@ import importlib.metadata
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,36 @@ def test_library_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert check(diagnose(), "custom-op library").status == "optional"
 
 
+def test_extension(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = tmp_path / "extension.so"
+    monkeypatch.setenv(native.EXTENSION_VARIABLE, str(library))
+    absent = check(doctor.diagnose(), "OpenVINO extension")
+    assert (absent.status, absent.searched) == ("missing", (str(library),))
+    library.write_bytes(b"no library")
+    broken = check(doctor.diagnose(), "OpenVINO extension")
+    assert broken.status == "missing"
+    assert "does not load in OpenVINO" in broken.found
+    monkeypatch.delenv(native.EXTENSION_VARIABLE)
+    monkeypatch.setattr(native, "find_extension", lambda: None)
+    assert check(doctor.diagnose(), "OpenVINO extension").status == "optional"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx2 avx512f avx512_vnni amx_bf16", "OpenVINO in bfloat16"),
+        ("avx2 avx_vnni", "int8 files on OpenVINO"),
+        ("avx2", "OpenVINO in float32"),
+    ],
+)
+def test_what_is_fastest(flags: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: frozenset(flags.split()))
+    assert check(doctor.diagnose(), "fastest here").found.startswith(expected)
+    monkeypatch.setitem(doctor.BACKENDS, "openvino", replace(doctor.BACKENDS["openvino"], modules=()))
+    absent = check(doctor.diagnose(), "fastest here")
+    assert (absent.status, absent.remedy) == ("optional", "pip install 'lit-deploy[openvino]'")
+
+
 def test_plugin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(native.PLUGIN_VARIABLE, str(tmp_path / "absent.so"))
     found = check(diagnose(), "TensorRT plugin")
@@ -151,6 +182,8 @@ def test_library_present() -> None:
         ("avx2 fma f16c avx512f", "avx2", "avx2"),
         ("avx2 fma f16c", "avx512", "avx2"),
         ("avx2 fma f16c", "nonsense", "avx2"),
+        ("avx2 fma f16c avx512f avx512bw avx512_bf16 amx_tile amx_bf16", None, "amx"),
+        ("avx2 fma f16c avx512f avx512bw avx512_bf16 amx_tile amx_bf16", "avx512", "avx512"),
     ],
 )
 def test_kernel_isa(flags: str, requested: str | None, expected: str) -> None:

@@ -22,6 +22,7 @@ from lit_deploy.exporters import tensorrt as exporter
 from lit_deploy.exporters.onnx import OnnxOptions
 from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx
 from lit_deploy.machine.cuda import Gpu, find_gpu
+from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 from lit_deploy.workflows.export import export_engine
 
 CheckpointFile = Callable[[str], Path]
@@ -44,7 +45,7 @@ def check_official(engine: Path, name: str, precision: str) -> Sidecar:
     assert sidecar.outputs == (TensorSpec("logits", "float32", ("batch", 1000)),)
     assert sidecar.plugin is None
     network = sidecar.inspections[0]
-    graph = onnx.load(str(onnx_path(engine))).graph
+    graph = decomposed(onnx.load(str(onnx_path(engine)))).graph  # what TensorRT is given
     products = sum(node.op_type == "MatMul" for node in graph.node) - 1  # the patch embedding's stays float32
     # no more than those: the function computes its offsets by convolutions
     assert network.products == {TYPES[precision]: products}

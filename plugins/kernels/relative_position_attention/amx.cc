@@ -65,7 +65,7 @@ void pack_queries(const Part& part, const BFloat16* source, int64_t stride, floa
                                          : _mm512_setzero_si512();
       _mm512_store_si512(scratch.queries + i * deep + d, row);
     }
-    scratch.highest[i] = kLowest;
+    scratch.highest[i] = lit_deploy::kLowestLogit;
     scratch.sum[i] = 0.0f;
   }
   for (int64_t i = 0; i < count * part.padded; i += kLanes) store(scratch.outputs + i, Vec{});

@@ -17,6 +17,9 @@ constexpr int64_t kAttentionLanes = 16;
 constexpr int64_t kAttentionGroup = 32;
 constexpr int64_t kMaxAttentionQueries = 768;
 
+// Where the running maximum of the logits begins.
+constexpr float kLowestLogit = -3.402823466e38f;
+
 // The arguments of relative_position_attention(), and the queries of a part: a multiple of kAttentionGroup.
 // Has no functions: anything inline here would be compiled once per instruction set and merged by the linker.
 struct AttentionJob {

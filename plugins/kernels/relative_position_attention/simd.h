@@ -41,7 +41,6 @@ struct BFloat16 {
 constexpr int64_t kMaxKeys = 384;  // of a block; more would push the logits of a group out of the first cache
 constexpr int64_t kPanel = kVectors * kLanes;
 constexpr int64_t kAhead = 16;     // rows between the one that is read and the one that is asked for
-constexpr float kLowest = -3.402823466e38f;
 constexpr int64_t kSpareQueries = kRows * lit_deploy::kMaxAttentionHeadDim;  // to fill the last group up
 constexpr float kNoBias[kMaxKeys] = {};
 
@@ -148,7 +147,7 @@ void pack_queries(const Part& part, const T* source, int64_t stride, float scale
       for (int64_t d = 0; d < part.dim; ++d) row[d] = 0.0f;
     }
     for (int64_t d = 0; d < part.dim; ++d) out[d * kRows] = row[d] * scale;
-    scratch.highest[i] = kLowest;
+    scratch.highest[i] = lit_deploy::kLowestLogit;
     scratch.sum[i] = 0.0f;
   }
   for (int64_t i = 0; i < round_up(part.count, kRows) * part.padded; ++i) scratch.outputs[i] = 0.0f;
@@ -271,7 +270,7 @@ inline void find_runs(const Part& part, int64_t columns, Run* run) {
 // Not inlined: its constants and those of the exponentials together are more than there are registers.
 __attribute__((noinline)) Vec finish_logits(int64_t width, float scale, const float* window, const Run* run,
                                             float* logits) {
-  const Vec factor = all(scale), lowest = all(kLowest);
+  const Vec factor = all(scale), lowest = all(lit_deploy::kLowestLogit);
   Vec most = lowest;
   for (int64_t j = 0; j < width; j += kLanes) {
     Vec bias = lowest;
