@@ -197,9 +197,10 @@ def check_gates(
         run(reference, wanted.precision, 0.0),
         run(candidate, manifest.precision, 0.5),
     )
-    measure = partial(
-        measure_speed, candidate, reference, milliseconds, threads, progress, images.size, backend=backend
-    )
+
+    def measure() -> Speed:
+        return measure_speed(candidate, reference, milliseconds, threads, progress, images.size, backend=backend)
+
     measured = None if unmeasured else measure()
     if measured is not None and measured.slower and not measured.quiet:  # once more, before that is held against it
         measured = measure()

@@ -237,6 +237,6 @@ def test_the_report_is_whole_in_json_and_markdown(int8: Path, tmp_path: Path) ->
     assert "| lit_s | entropy | 32 | 2.0e-02 | 0.980000 | 0.998000 | 4 |" in text
     assert "| int8 | 2.0e-02 | 2e-01 | 10 | 2.0e-02 | 1e-02 | 0.5 |" in text
     assert "99.44%" in text
-    assert "19 matrix products on integers, 8 in float" in text
+    assert "19 matrix products on integers, 2 in float" in text
     assert "china.jpg" in text
     assert json.loads(as_json(result))["profiles"][0]["integer_products"] == 19

@@ -36,7 +36,8 @@ def run(*command: str | Path, timeout: float = 300, **variables: str) -> subproc
 def configure(build: Path, *options: str, **variables: str) -> tuple[int, str]:
     """Configure without CUDA, downloads or the system's folders: every machine behaves the same here."""
     done = run(
-        *("cmake", *GENERATOR, "-S", PLUGINS, "-B", build, "-DLIT_DEPLOY_CUDA=OFF", "-DLIT_DEPLOY_TESTS=OFF"),
+        *("cmake", *GENERATOR, "-S", PLUGINS, "-B", build),
+        *("-DLIT_DEPLOY_CUDA=OFF", "-DLIT_DEPLOY_OPENVINO=OFF", "-DLIT_DEPLOY_TESTS=OFF"),
         *("-DLIT_DEPLOY_DOWNLOAD_HEADERS=OFF", "-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF", *options),
         **{"XDG_CACHE_HOME": str(build / "cache"), **variables},
     )

@@ -13,11 +13,14 @@ import numpy as np
 import onnx
 import pytest
 from rich.console import Console
+from support.benchmarks import QUICK
 from support.exported import change_initializer, edited, export_of, needs_library, relabelled
 from support.gates import COUNT, CheckpointFile, as_eight_bits, images, logits_one_by_one, ranges, selected
 from support.golden import TINY
 
 from lit_deploy.artifacts.onnx_file import OnnxArtifact, read_manifest
+from lit_deploy.bench.contenders import Contender
+from lit_deploy.bench.result import BenchReport
 from lit_deploy.core.errors import UsageError
 from lit_deploy.exporters.qdq import products
 from lit_deploy.images.calibration import CalibrationImages
@@ -69,6 +72,30 @@ def test_the_numbers_are_those_of_single_runs(pair: tuple[Path, Path], images: C
     assert told[-1] == f"100 %  int8: {COUNT} of {COUNT} images"
     assert "PASS" in shown(result)
     assert "speed was not measured: not asked for" in shown(result)
+
+
+def test_the_back_end_that_is_asked_for(
+    pair: tuple[Path, Path], images: CalibrationImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It predicts and is timed; both on OpenVINO here, where int8 rounds otherwise than on ONNX Runtime."""
+    pytest.importorskip("openvino", reason="the openvino extra is not installed")
+    asked: list[Contender] = []
+
+    def timed(contenders: list[Contender], batches: tuple[int, ...], **options: Any) -> BenchReport:
+        asked.extend(contenders)
+        return run_bench(contenders, batches, **{**options, **QUICK, "rounds": 1})
+
+    run_bench = gates.run_bench
+    monkeypatch.setattr(gates, "run_bench", timed)
+    result = gates.check_gates(*pair, images, budget=0.2, threads=1, backend="openvino")
+    assert {contender.kind for contender in asked} <= {"openvino", "openvino-kernels"}
+    assert result.speed is not None
+    assert result.speed.backend == "openvino"
+    assert "OpenVINO, batch 1" in shown(result)
+    plain = check_gates(*pair, images, budget=0.2)
+    assert plain.cosine_min is not None
+    assert result.cosine_min is not None
+    assert 1e-9 < abs(result.cosine_min - plain.cosine_min) < 0.01
 
 
 def test_one_wrong_scale_fails(pair: tuple[Path, Path], images: CalibrationImages, tmp_path: Path) -> None:

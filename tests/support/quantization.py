@@ -114,7 +114,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pretend(speed: Speed) -> Callable[..., Speed]:
-    return lambda *arguments: speed
+    return lambda *arguments, **named: speed
 
 
 @pytest.fixture(autouse=True)

@@ -50,8 +50,8 @@ def test_exported_file(portable: bool, checkpoint_file: CheckpointFile) -> None:
         assert told["nodes"]["GridSample"] == 3
     else:
         assert told["opset"] == {"ai.onnx": 20, "lit_deploy": 1}
-        assert told["functions"] == ["DeformableTokenMerging"]
-        assert told["nodes"]["DeformableTokenMerging"] == 3
+        assert told["functions"] == ["DeformableTokenMerging", "RelativePositionAttention"]
+        assert (told["nodes"]["DeformableTokenMerging"], told["nodes"]["RelativePositionAttention"]) == (3, 3)
     assert told["input"]["mean"] == (0.485, 0.456, 0.406)
     assert (told["precision"], told["output"], told["batch"], told["portable"]) == ("fp32", "logits", None, portable)
     assert told["parity"] is None
