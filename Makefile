@@ -52,7 +52,7 @@ bench: $(LIBRARY)
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/precision.py
-	$(BIN)/python benchmarks/openvino.py
+	$(BIN)/python benchmarks/back_ends.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/detection_operators.py
 	$(BIN)/python benchmarks/dense.py

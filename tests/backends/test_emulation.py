@@ -226,7 +226,8 @@ def test_pytorch_in_bfloat16(name: str, checkpoint_file: CheckpointFile, golden_
 def test_export_verifies(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     """One command writes the file and proves it on the emulation; the weights take two bytes."""
     checkpoint, path = checkpoint_file("tiny"), tmp_path / "tiny.onnx"
-    result = export_checkpoint(checkpoint, path, OnnxOptions("uint8", "top5", "bf16", batch=2))
+    options = OnnxOptions("uint8", "top5", "bf16", batch=2)
+    result = export_checkpoint(checkpoint, path, options, backend="onnxruntime")
     assert result.report is not None
     assert (result.report.verdict, result.report.precision) == ("pass", "bf16")
     assert "bfloat16 emulated in float32" in result.report.tested

@@ -45,7 +45,7 @@ def test_markdown_and_json() -> None:
     result = dense.DenseResult((good, bad), tuple(dense.missed(bad)))
     text = dense.markdown(result)
     assert "is missed by:\n\n* " in text
-    assert text.count("| ours | 1 |") == 2
+    assert text.count("| ours (fastest) | fp32 | 1 |") == 2
     assert text.count("| ours | 45.0 (90.0%) | 5.00 (10.0%) |") == 2
     assert len(json.loads(as_json(result))["networks"]) == 2
 

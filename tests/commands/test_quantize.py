@@ -270,7 +270,7 @@ WRONG = [
     (f"{INT8} --calib {{text.npz}}", "text.npz is damaged or no .npz file"),
     (
         "export --ckpt {onnx} --format trt --calib {photos}",
-        "--calib is for checkpoints: an .onnx file is built as it is",
+        "--calib is for checkpoints: an .onnx file is taken as it is",
     ),
     ("export --ckpt {onnx} --format trt --precision int8 --calib {photos}", "--calib is for checkpoints"),
     ("export --ckpt {onnx} --format trt --precision int8", "--precision is decided already in tiny.onnx"),

@@ -22,7 +22,7 @@ from lit_deploy.checkpoints.seeded import synthetic_image
 README = (ROOT / "README.md").read_text()
 
 ELSEWHERE = {
-    "pip install -c constraints.txt '.[export,ort,openvino,plot]'": "test_distribution.py builds and inspects that wheel",
+    "pip install -c constraints.txt '.[export,ort,openvino,plot]'": "test_distribution.py inspects that wheel",
     "pip install -c constraints.txt '.[ort]'": "test_distribution.py installs that and runs it",
     "make demo": "test_demo below runs the script behind it",
     "make test": "is what runs this test",

@@ -19,6 +19,7 @@ from support.runtime_openvino import OPENVINO, needs_openvino, opened_on_openvin
 from support.runtime_refusals import assert_refused, opens
 
 from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.machine.native import EXTENSION_VARIABLE
 
 __all__ = ["openvino"]  # a fixture
 pytestmark = [needs_runtime, needs_openvino, pytest.mark.usefixtures("openvino")]
@@ -146,7 +147,8 @@ def test_the_manifest_of_an_ir_is_read_to_the_letter(tmp_path: Path) -> None:
         assert model.info.manifest.decode() == manifest.to_json()
 
 
-def test_irs_that_are_refused(tmp_path: Path) -> None:
+def test_irs_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EXTENSION_VARIABLE, str(tmp_path / "absent.so"))
     source = portable_micro(tmp_path / "micro.onnx")
     path = ir(tmp_path / "micro.xml", source)
     refused, text = opens(path), path.read_text()
@@ -157,13 +159,14 @@ def test_irs_that_are_refused(tmp_path: Path) -> None:
         ("holds no lit-deploy manifest", text.replace("lit_deploy", "other_deploy")),
         ("is not a whole OpenVINO IR", text.replace("&quot;", "&quux;")),
         ("is damaged .it is no JSON", f"{start}<lit_deploy>{manifest.replace('&quot;', '', 3)}"),
-        ("refuses", re.sub(r'type="Slice"|type="StridedSlice"', 'type="NoSuchOperator"', text)),
+        ("refuses", re.sub(r"type=\"(Slice|StridedSlice|Gather)\"", 'type="NoSuchOperator"', text)),
     ):
+        assert changed != text
         path.write_text(changed)
         assert_refused("LIT_BAD_MODEL", words, refused)
     path.write_text(text)
     refused_plainly = opens(relabelled_ir(tmp_path, source))
-    assert_refused("LIT_LIBRARY_NOT_FOUND", "export the file with --portable", refused_plainly)
+    assert_refused("LIT_LIBRARY_NOT_FOUND", "extension for OpenVINO was not found", refused_plainly)
     path.with_suffix(".bin").unlink()
     assert_refused("LIT_FILE_ERROR", f"{path.with_suffix('.bin')} cannot be opened", refused)
     path.unlink()

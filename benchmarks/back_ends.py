@@ -6,7 +6,7 @@
    standard operators.
 3. Accuracy of bfloat16 on OpenVINO, with our operators and without them.
 
-    python benchmarks/openvino.py [--threads 2] [--rounds 20] [--folder benchmarks/results]
+    python benchmarks/back_ends.py [--threads 2] [--rounds 20] [--folder benchmarks/results]
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class OpenVinoReport:
 
 
 def main() -> int:
-    """Run everything and write openvino_cpu.json and .md; 2 if something is missing."""
+    """Run everything and write back_ends_cpu.json and .md; 2 if something is missing."""
     parser = argparse.ArgumentParser(description="Measure our operators on OpenVINO and ONNX Runtime.")
     parser.add_argument("--rounds", type=int, default=20, help="turns of every contender [default: 20]")
     parser.add_argument("--threads", type=int, default=2, help="threads of every session [default: 2]")
@@ -113,8 +113,8 @@ def main() -> int:
     except LitDeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    write_text(as_json(report), arguments.folder / "openvino_cpu.json")
-    write_text(markdown(report), arguments.folder / "openvino_cpu.md")
+    write_text(as_json(report), arguments.folder / "back_ends_cpu.json")
+    write_text(markdown(report), arguments.folder / "back_ends_cpu.md")
     show(markdown(report))
     return 0
 
@@ -194,7 +194,7 @@ def markdown(report: OpenVinoReport) -> str:
     lines = [
         "# OpenVINO, and the attention operator",
         "",
-        "Written by `python benchmarks/openvino.py`. int8 files are calibrated on photographs; their outputs are not "
+        "Written by `python benchmarks/back_ends.py`. int8 files are calibrated on photographs; their outputs are not "
         "compared here, as `benchmarks/precision.py` does that.",
         "",
         bench_markdown(report.speed),
