@@ -30,7 +30,7 @@ CheckpointFile = Callable[[str], Path]
 
 
 @needs_rtx
-@pytest.mark.parametrize(("name", "precision"), [("lit_ti", "fp32"), ("lit_ti", "fp16"), ("lit_s", "fp32")])
+@pytest.mark.parametrize(("name", "precision"), [("lit_ti", "fp16"), ("lit_s", "fp32")])
 def test_official_networks(name: str, precision: str, checkpoint_file: CheckpointFile) -> None:
     """LIT-Ti and LIT-S: dynamic batch, portable path; weights in the precision that was asked for."""
     check_official(engine_of(checkpoint_file(name), precision=precision), name, precision)
