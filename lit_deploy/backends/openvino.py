@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lit_deploy.artifacts.inlining import inlined
 from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.artifacts.onnx_file import OnnxArtifact, check_file
+from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir
 from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds
 from lit_deploy.backends.protocol import SessionOptions
@@ -75,7 +75,7 @@ class OpenVinoSession(BackEnd):
                     f"OpenVINO {version} cannot load {extension} ({last_line(error)}); "
                     f"rebuild it against this OpenVINO: {native.BUILD_COMMAND}"
                 ) from None
-        self._model: Any = self._load(artifact, manifest, inline=extension is None)
+        self._model: Any = self._load(artifact, manifest, inline=extension is None and not manifest.portable)
         # Inference in f32 keeps what the file says; where the CPU has bfloat16, OpenVINO would choose that by itself.
         self._bf16 = self._half(manifest)
         self._manifest = manifest
@@ -100,10 +100,9 @@ class OpenVinoSession(BackEnd):
         """OpenVINO's form of the network, with the layers as further outputs where they are asked for."""
         try:
             if artifact is None:
-                check_file(self._path)
                 model = self._core.read_model(str(self._path))
             else:
-                graph = inlined(artifact.graph) if inline and not manifest.portable else artifact.graph
+                graph = inlined(artifact.graph) if inline else artifact.graph
                 model = self._core.read_model(graph.SerializeToString())
             if self._options.layers:
                 model.add_outputs(list(manifest.layers))

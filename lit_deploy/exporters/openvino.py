@@ -16,7 +16,7 @@ from lit_deploy.machine import native
 from lit_deploy.machine.packages import require
 
 
-def prepared(artifact: OnnxArtifact) -> tuple[OnnxArtifact, Extension | None]:
+def _prepared(artifact: OnnxArtifact) -> tuple[OnnxArtifact, Extension | None]:
     """A model as OpenVINO can read it here, and the extension that its operators then need everywhere.
 
     Where the extension was not built, the operators are inlined: the network becomes a portable one.
@@ -46,7 +46,7 @@ def written_ir(artifact: OnnxArtifact, out: Path) -> Iterator[tuple[Path, OnnxAr
     require("writing an OpenVINO IR", "openvino")
     import openvino
 
-    artifact, extension = prepared(artifact)
+    artifact, extension = _prepared(artifact)
     core = openvino.Core()
     with contextlib.ExitStack() as stack:
         part = stack.enter_context(atomic_path(out))

@@ -209,13 +209,12 @@ def test_pytorch_in_bfloat16(name: str, checkpoint_file: CheckpointFile) -> None
 
     checkpoint = load_checkpoint(checkpoint_file(name))
     path = export_of(checkpoint_file(name), precision="bf16")
-    images = IMAGES
     network = build(checkpoint.spec, checkpoint.state)
     with torch.inference_mode():
-        float32 = network(torch.from_numpy(images)).numpy()
+        float32 = network(torch.from_numpy(IMAGES)).numpy()
         lowered = lower(network, read_manifest(path).input, "bf16")
-        expected = lowered(torch.from_numpy(images)).float().numpy()
-    got = logits(path, images)
+        expected = lowered(torch.from_numpy(IMAGES)).float().numpy()
+    got = logits(path, IMAGES)
     error, native = relative(got, float32), relative(expected, float32)
     print(f"{name}: {error:.1e} from float32 (PyTorch {native:.1e}), {relative(got, expected):.1e} from PyTorch bf16")
     assert relative(got, expected) < 12 * STEP
