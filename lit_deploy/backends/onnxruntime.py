@@ -106,7 +106,13 @@ class OnnxRuntimeSession(BackEnd):
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} refuses {self._path} ({first_line(error)}); export it again"
             ) from None
-        self._manifest = manifest_of(self._session.get_modelmeta().custom_metadata_map, self._path)
+        try:  # ONNX Runtime hands over names and metadata that it never looked at
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            for value in (*self._session.get_inputs(), *self._session.get_outputs()):
+                _ = value.name, value.shape
+        except UnicodeDecodeError:
+            raise ArtifactError(f"{self._path} is damaged: it holds names that are no text; export it again") from None
+        self._manifest = manifest_of(metadata, self._path)
         wanted = "CUDAExecutionProvider" if self._options.device == "cuda" else "CPUExecutionProvider"
         if self._session.get_providers()[0] != wanted:  # it goes on without a provider that does not load
             raise MissingDependency(
