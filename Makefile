@@ -21,7 +21,7 @@ help:
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
-	$(BIN)/python -m pip install --quiet cmake ninja scikit-build-core -c constraints.txt
+	$(BIN)/python -m pip install --quiet cmake hatch-fancy-pypi-readme ninja scikit-build-core -c constraints.txt
 	@# The native library is built below, where a rebuild is incremental.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -C wheel.cmake=false -C editable.mode=inplace -e '.[export,ort,openvino,rtx,plot,evaluate,test]'
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -51,23 +52,42 @@ def test_with_compiler(tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith(("tests/", "plugins/", "demo/"))]
 
 
-def test_without_compiler(tmp_path: Path) -> None:
-    names, printed = wheel(tmp_path, CXX="/bin/false")
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The wheel that a machine without a compiler makes, and what was printed."""
+    folder = tmp_path_factory.mktemp("bare")
+    _, printed = wheel(folder, CXX="/bin/false")
+    (built,) = folder.glob("*.whl")
+    return built, printed
+
+
+def test_without_compiler(bare: tuple[Path, str]) -> None:
+    built, printed = bare
+    with zipfile.ZipFile(built) as archive:
+        names = archive.namelist()
     assert "lit_deploy/cli.py" in names
     assert not [name for name in names if name.endswith(".so")]
     assert "the native library was NOT built" in printed
 
 
-def test_an_installation_without_the_extra_for_exports(tmp_path: Path) -> None:
+def test_description_on_a_package_index(bare: tuple[Path, str]) -> None:
+    """Files of the repository are not there: no link leads to one, and the words of the links stay."""
+    with zipfile.ZipFile(bare[0]) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    assert "# lit-deploy" in text
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", text) == []
+    assert "](https://arxiv.org/abs/2105.14217)" in text
+
+
+def test_an_installation_without_the_extra_for_exports(bare: tuple[Path, str], tmp_path: Path) -> None:
     """A serving machine: the wheel and ONNX Runtime, in an environment that has never seen PyTorch."""
-    wheel(tmp_path, CXX="/bin/false")
-    (built,) = tmp_path.glob("*.whl")
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, timeout=120)
     constraints = str(ROOT / "constraints.txt")
     python = environment / "bin" / "python"
     subprocess.run(
-        [str(python), "-m", "pip", "install", "-q", "-c", constraints, f"{built}[ort]"], check=True, timeout=300
+        [str(python), "-m", "pip", "install", "-q", "-c", constraints, f"{bare[0]}[ort]"], check=True, timeout=300
     )
 
     def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Every command and every Python line of the README and of the examples is run, in order, as it is written."""
+"""Every command and every Python line of the README, the tour and the examples is run, in order, as it is written."""
 
 from __future__ import annotations
 
@@ -20,14 +20,9 @@ from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.checkpoints.seeded import synthetic_image
 
 README = (ROOT / "README.md").read_text()
+TOUR = (ROOT / "docs" / "tour.md").read_text()
 
-ELSEWHERE = {
-    "pip install -c constraints.txt '.[export,ort,openvino,plot]'": "test_distribution.py inspects that wheel",
-    "pip install -c constraints.txt '.[ort]'": "test_distribution.py installs that and runs it",
-    "make demo": "test_demo below runs the script behind it",
-    "make test": "is what runs this test",
-    "lit-deploy verify lit_s.engine --ckpt lit_s.pth": "needs a GPU: test_gpu.py runs it there",
-}
+ELSEWHERE = {"lit-deploy verify lit_s.engine --ckpt lit_s.pth": "needs a GPU: test_gpu.py runs it there"}
 """Commands that cannot run inside the test, and what runs them."""
 
 ON_LIT_S = ("python -m lit_deploy.seeded lit_s lit_s.pth", "lit-deploy export --ckpt lit_s.pth")
@@ -92,10 +87,19 @@ def workspace(
     return folder
 
 
-def test_readme_commands(workspace: Path, tmp_path: Path, perform: Perform) -> None:
+def test_readme_commands(workspace: Path, perform: Perform) -> None:
+    (workspace / "examples").symlink_to(ROOT / "examples")
     listed = commands(README)
+    assert len(listed) >= 8
+    for command in listed:
+        if command not in ON_LIT_S:
+            perform(command, workspace)
+
+
+def test_tour(workspace: Path, tmp_path: Path, perform: Perform) -> None:
+    listed = commands(TOUR)
     assert len(listed) >= 10
-    assert {*ON_LIT_S, *ELSEWHERE} <= set(listed), "the README has these no more"
+    assert {*ON_LIT_S, *ELSEWHERE} <= set(listed), "the tour has these no more"
     for command in listed:
         if command not in ELSEWHERE:
             perform(command, tmp_path if command in ON_LIT_S else workspace)
