@@ -6,15 +6,39 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from lit_deploy.core.errors import UsageError
+from lit_deploy.core.errors import LitDeployError, UsageError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The folder of this package."""
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+_NOT_REGULAR = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def check_regular_file(path: Path, expected: str = "a regular file", error: type[LitDeployError] = UsageError) -> None:
+    """Raise ``error`` for a directory, a pipe, a socket or a device: opening those may wait for ever, or never end.
+
+    A path that does not exist passes: opening it says so.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    for test, kind in _NOT_REGULAR:
+        if test(mode):
+            raise error(f"{path} is {kind}, expected {expected}")
 
 
 def check_target(final: Path) -> None:

@@ -108,7 +108,7 @@ def test_names_and_urls(cache: Path, monkeypatch: pytest.MonkeyPatch, checkpoint
     """Downloads happen once; the second call finds the file. Equal file names of two addresses stay apart."""
     fetched: list[str] = []
 
-    def fake(url: str, target: Path, progress: object = None) -> None:
+    def fake(url: str, target: Path, progress: object = None, **_: object) -> None:
         fetched.append(url)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(checkpoint_file("tiny").read_bytes())
