@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import functools
 import hashlib
 import os
+import re
+import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +22,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 """The folder of this package."""
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+_LEFT_OVER = re.compile(r"\..*\.lit-[0-9a-f]{16}\.part(\.[^/]*)?", re.DOTALL)
+"""Names of temporary files, as ``_part_of`` gives them."""
+
+_temporary: dict[Path, None] = {}
+"""Files and folders of this process that go when it ends, in the order they were made; see ``remove_temporary``."""
 
 
 _NOT_REGULAR = (
@@ -45,40 +57,114 @@ def check_target(final: Path) -> None:
     """Raise UsageError, before minutes of work, when a file cannot be written there; leaves nothing behind."""
     if final.is_dir():
         raise UsageError(f"cannot write {final}: it is a directory, expected a file name")
+    if final.exists() and not final.is_file():  # to put a file in the place of /dev/null helps nobody
+        raise UsageError(f"cannot write {final}: it is a device or a pipe, expected a file name")
     if not final.parent.is_dir():
         raise UsageError(f"cannot write {final}: the directory {final.parent} does not exist; create it first")
     part = _part_of(final)
     try:
-        part.touch()
+        os.close(_made(part))
         part.unlink()
     except OSError as error:
         raise UsageError(f"cannot write {final}: {error.strerror or error}") from None
 
 
 def _part_of(final: Path) -> Path:
-    return final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
+    return final.with_name(f".{final.stem}.lit-{secrets.token_hex(8)}.part{final.suffix}")
+
+
+def _made(part: Path) -> int:
+    """Make a file that was not there, which no link can stand in for, and lock it; a descriptor of it."""
+    while True:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks, where nobody sweeps either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.lexists(part):
+            return descriptor
+        os.close(descriptor)  # swept in the moment before it was locked
 
 
 @contextlib.contextmanager
 def atomic_path(final: Path, part: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``final``; renamed on success, deleted on any exception.
 
-    The temporary name keeps the suffix, unless ``part`` names another. A process killed in between leaves only that
-    hidden file, never one under the final name.
+    The temporary name is random and this writer's alone, and keeps the suffix, unless ``part`` names another. Whoever
+    renames last gives ``final`` its content: of several writers, threads, processes or machines, one has its whole file
+    there. A process killed in between leaves only that hidden file, never one under the final name. As long as the
+    writer lives it holds a lock on it, so what a dead one has left is deleted by the next that writes into the folder.
     """
     check_target(final)
+    _sweep(os.path.realpath(final.parent))
     part = part or _part_of(final)
     try:
-        part.touch()
+        descriptor = _made(part)
+    except OSError as error:
+        raise UsageError(f"cannot write {final}: {error.strerror or error}") from None
+    _temporary[part] = None
+    try:
         yield part
         os.replace(part, final)
     except OSError as error:
+        _discard(part)
         if error.errno in _DISK_ERRORS or error.filename in (str(part), part):
             raise UsageError(f"cannot write {final}: {error.strerror or error}") from None
         raise
+    except BaseException:
+        _discard(part)
+        raise
     finally:
+        _temporary.pop(part, None)
+        os.close(descriptor)
+
+
+def _discard(part: Path) -> None:
+    with contextlib.suppress(OSError):
+        part.unlink()
+
+
+@functools.lru_cache(maxsize=256)
+def _sweep(folder: str) -> None:
+    """Delete what dead writers have left in a folder; once in a process, as folders of results may be large.
+
+    That they are dead is proven by their lock: it is gone with the process, whatever its number was, in whatever
+    container. Where there are no locks, and where a file is somebody else's, it stays.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.path for entry in entries if _LEFT_OVER.fullmatch(entry.name)]
+    except OSError:
+        return
+    for name in names:
         with contextlib.suppress(OSError):
-            part.unlink()
+            descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found, there = os.fstat(descriptor), os.lstat(name)
+                if found.st_uid == os.geteuid() and (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino):
+                    os.unlink(name)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder for files that nobody keeps; gone when the context is left or a signal ends the process."""
+    folder = Path(tempfile.mkdtemp(prefix="lit-deploy-"))
+    _temporary[folder] = None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _temporary.pop(folder, None)
+
+
+def remove_temporary() -> None:
+    """Delete what this process has not finished writing, for an end in which no context is left any more."""
+    for path in list(_temporary):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _discard(path)
 
 
 def write_text(text: str, path: Path) -> None:
