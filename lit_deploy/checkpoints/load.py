@@ -8,6 +8,7 @@ Source: official code at commit 742e961.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import warnings
 from collections import OrderedDict
@@ -29,7 +30,10 @@ from lit_deploy.models.layout import check_keys, spec_from_shapes, state_entries
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Checkpoint", "load_checkpoint", "resolve_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_from_state", "load_checkpoint", "resolve_checkpoint", "state_sha256"]
+
+IN_MEMORY = "state dict in memory"
+"""Stands for the file of a checkpoint that never was in one."""
 
 Metadata = dict[str, str | int | float | bool]
 Palette = tuple[tuple[int, int, int], ...]
@@ -88,8 +92,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     try:
         unpacked = _read_safetensors(path) if kind == "safetensors" else _unpack(kind, _read_torch(path, kind))
         _check_sizes(unpacked.state, path.stat().st_size)
-        spec = _told_spec(unpacked.state)
-        state = {key: _float32(key, unpacked.state[key]) for key in state_entries(spec) if not optional_key(key)}
+        spec, state = _checked(unpacked.state)
     except StateDictMismatch as error:
         raise StateDictMismatch(f"{path}: {error}", error.missing, error.unexpected, error.misshapen) from error
     except CheckpointError as error:
@@ -105,6 +108,51 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         classes=names if names and len(names) == spec.num_classes else None,
         palette=palette if palette and len(palette) == spec.num_classes else None,
     )
+
+
+def checkpoint_from_state(state: Mapping[str, Tensor]) -> Checkpoint:
+    """Check a state dict that is in memory, and tell which LIT network it holds.
+
+    Args:
+        state: tensors of any device by their official keys, with the prefixes that a file may have.
+
+    Returns:
+        The checkpoint, a copy: float32 on the CPU. Its ``path`` names no file, and its ``sha256`` is that of the
+        tensors (``state_sha256``).
+
+    Raises:
+        CheckpointError: an entry that is no tensor, not finite, or of another network.
+        StateDictMismatch: a LIT network whose keys or shapes do not fit together.
+    """
+    import torch
+
+    moved = {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+    tensors, note = _plain_tensors(moved)
+    spec, own = _checked(tensors)
+    return Checkpoint(
+        path=Path(IN_MEMORY),
+        sha256=state_sha256(own),
+        container=f"{IN_MEMORY}{note}",
+        spec=spec,
+        state=own,
+        metadata={},
+        classes=None,
+    )
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a checked state: of every key, shape and float32 little-endian bytes, in order; hexadecimal."""
+    digest = hashlib.sha256()
+    for key, tensor in state.items():
+        digest.update(f"{key} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _checked(tensors: Mapping[str, Tensor]) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """The network that tensors are of, and its weights as ``Checkpoint.state`` has them."""
+    spec = _told_spec(tensors)
+    return spec, {key: _float32(key, tensors[key]) for key in state_entries(spec) if not optional_key(key)}
 
 
 def _read_torch(path: Path, kind: ContainerKind) -> Any:
