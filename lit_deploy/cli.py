@@ -9,7 +9,8 @@ import contextlib
 import os
 import sys
 import traceback
-from typing import Annotated, NoReturn
+import warnings
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -24,7 +25,7 @@ from lit_deploy.commands.package import package
 from lit_deploy.commands.predict import predict
 from lit_deploy.commands.quantize import quantize
 from lit_deploy.commands.verify import verify
-from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError, refuse_for_memory
+from lit_deploy.core.errors import LitDeployError, LitDeployWarning, MissingDependency, UsageError, refuse_for_memory
 from lit_deploy.core.signals import ended_by_signals
 from lit_deploy.core.text import first_line, printable
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 
 _debug = False
+_show_warning = warnings.showwarning
 
 
 def _version(wanted: bool) -> None:
@@ -97,6 +99,21 @@ def _absent(error: ImportError) -> MissingDependency | None:
     return MissingDependency(f"{told}; run: {package.install}") if package is not None else None
 
 
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our warnings are sentences for the user; those of others stay as they are."""
+    if issubclass(category, LitDeployWarning):
+        print(f"note: {printable(str(message))}", file=sys.stderr)
+    else:
+        _show_warning(message, category, filename, lineno, file, line)
+
+
 def main() -> None:
     """Run the command line; errors of lit-deploy become one sentence and an exit code.
 
@@ -105,6 +122,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # something else that stands in for them
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # no letter ends a command
+    warnings.showwarning = _warn
     with ended_by_signals():
         _run()
 

@@ -6,18 +6,20 @@ Source: official code at commit 742e961.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_deploy.checkpoints.containers import opened
 from lit_deploy.checkpoints.downloads import resolve_checkpoint, split_key
-from lit_deploy.checkpoints.networks import Metadata, Palette, network_in
+from lit_deploy.checkpoints.networks import Metadata, Palette, network_in, plain_tensors
+from lit_deploy.checkpoints.pickles import UnusualTensor
 from lit_deploy.checkpoints.recognition import other_network
-from lit_deploy.checkpoints.stored import Read, Storage, StoredTensor, tensor_of
-from lit_deploy.core.errors import CheckpointError, StateDictMismatch
+from lit_deploy.checkpoints.stored import ITEM_SIZES, Read, Storage, StoredTensor, tensor_of, whole_tensor
+from lit_deploy.core.errors import CheckpointError, LitDeployWarning, StateDictMismatch
 from lit_deploy.core.specs import ModelSpec
 from lit_deploy.core.text import shown_key, shown_name
 from lit_deploy.models.families import FAMILIES, OFFICIAL_SPECS
@@ -27,14 +29,13 @@ from lit_deploy.models.layout import check_keys, spec_from_shapes, state_entries
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Checkpoint", "CheckpointWarning", "load_checkpoint", "resolve_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_from_state", "load_checkpoint", "resolve_checkpoint", "state_sha256"]
+
+IN_MEMORY = "state dict in memory"
+"""Stands for the file of a checkpoint that never was in one."""
 
 _MAX_SHARING = 8
 """How many times the file's size its tensors may have together, as several may view the same numbers."""
-
-
-class CheckpointWarning(UserWarning):
-    """What somebody should know of a checkpoint that loads, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """The file's name, with the network's key where it is not the usual one."""
-        return f"{self.path.name}#{self.key}" if self.key else self.path.name
+        return f"{self.path.name}#{shown_key(self.key)}" if self.key else self.path.name
 
 
 def load_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
@@ -79,7 +80,7 @@ def load_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
         source: a file (``.pth`` of either torch format, ``.safetensors`` or the index of several), an official name or
             an https URL; ``#KEY`` behind it is the same as ``key``.
         key: which network of a file with several, e.g. ``model_ema``, dotted for a dict in a dict; when left out, what
-            is under ``state_dict`` or ``model``, with a ``CheckpointWarning`` that names the others.
+            is under ``state_dict`` or ``model``, with a ``LitDeployWarning`` that names the others.
 
     Returns:
         The checkpoint; float16, bfloat16 and float64 weights come back as float32.
@@ -107,8 +108,8 @@ def load_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
         warnings.warn(
             f"read '{shown_key(network.key)}' of {shown_name(path.name)}; the file also holds {', '.join(others)}: "
             f"--key {shown_key(network.others[0])}",
-            CheckpointWarning,
-            stacklevel=2,
+            LitDeployWarning,
+            stacklevel=1,  # one place, so that a file that is read twice says it once
         )
     names, palette = network.classes, network.palette
     return Checkpoint(
@@ -123,6 +124,60 @@ def load_checkpoint(source: str | Path, key: str | None = None) -> Checkpoint:
         key="" if network.usual else network.key,
         others=network.others,
     )
+
+
+def checkpoint_from_state(state: Mapping[str, Tensor]) -> Checkpoint:
+    """Check a state dict that is in memory, and tell which LIT network it holds.
+
+    Args:
+        state: tensors of any device by their official keys, with the prefixes that a file may have.
+
+    Returns:
+        The checkpoint, a copy: float32 on the CPU. Its ``path`` names no file, and its ``sha256`` is that of the
+        tensors (``state_sha256``).
+
+    Raises:
+        CheckpointError: an entry that is no tensor, not finite, or of another network.
+        StateDictMismatch: a LIT network whose keys or shapes do not fit together.
+    """
+    import torch
+
+    held: dict[str, Tensor] = {}
+
+    def stored(place: str, value: Any) -> Any:
+        dtype = str(value.dtype).removeprefix("torch.") if isinstance(value, torch.Tensor) else ""
+        if not dtype:
+            return value
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or dtype not in ITEM_SIZES:
+            return UnusualTensor()
+        held[place] = value.detach()
+        return whole_tensor(Storage(place, dtype, value.numel()), tuple(value.shape))
+
+    def read(storage: Storage) -> bytearray:
+        flat = held[storage.key].cpu().contiguous().reshape(-1)
+        return bytearray(flat.view(torch.uint8).numpy()) if flat.numel() else bytearray()
+
+    tensors, note = plain_tensors({key: stored(str(place), state[key]) for place, key in enumerate(state)})
+    spec = _told_spec(tensors, read)
+    own = _weights(tensors, spec, read)
+    return Checkpoint(
+        path=Path(IN_MEMORY),
+        sha256=state_sha256(own),
+        container=f"{IN_MEMORY}{note}",
+        spec=spec,
+        state=own,
+        metadata={},
+        classes=None,
+    )
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a checked state: of every key, shape and float32 little-endian bytes, in order; hexadecimal."""
+    digest = hashlib.sha256()
+    for key, tensor in state.items():
+        digest.update(f"{key} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
 
 
 def _check_sizes(state: Mapping[str, StoredTensor], file_size: int) -> None:

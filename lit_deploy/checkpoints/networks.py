@@ -60,7 +60,7 @@ def network_in(content: Content, key: str | None = None) -> Network:
     if "safetensors" in content.kind:
         if key is not None:
             raise CheckpointError(f"there is no '{shown_key(key)}': safetensors files hold one network; drop --key")
-        tensors, note = _plain_tensors(content.value)
+        tensors, note = plain_tensors(content.value)
         return Network(tensors, "", True, (), f"{content.kind}{note}", simple_values(content.metadata))
     value = content.value
     if not isinstance(value, Mapping):
@@ -81,7 +81,7 @@ def network_in(content: Content, key: str | None = None) -> Network:
     words += ["CfgNode"] if isinstance(beside.get("config"), CfgNode) else []
     words += ["Namespace"] if isinstance(beside.get("args"), Namespace) else []
     words += ["meta"] if meta else []
-    tensors, note = _plain_tensors(state)
+    tensors, note = plain_tensors(state)
     return Network(
         tensors=tensors,
         key=name,
@@ -175,7 +175,7 @@ def simple_values(values: Mapping[Any, Any]) -> Metadata:
     return dict(list(simple.items())[:_MAX_METADATA]) | {"...": f"{len(simple) - _MAX_METADATA} more values"}
 
 
-def _plain_tensors(state: Mapping[Any, Any]) -> tuple[dict[str, StoredTensor], str]:
+def plain_tensors(state: Mapping[Any, Any]) -> tuple[dict[str, StoredTensor], str]:
     """Make sure that every value is an ordinary tensor, and take from the keys what wraps all of them.
 
     Returns:

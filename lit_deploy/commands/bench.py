@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lit_deploy.commands.options import Device, EngineCode, Json, Markdown, Threads
-from lit_deploy.commands.values import batch_size, height_width, one_form
+from lit_deploy.commands.options import Device, EngineCode, Json, Markdown, NetworkKey, Sha256, Threads
+from lit_deploy.commands.values import batch_size, checkpoint_source, height_width, one_form
+from lit_deploy.core.errors import UsageError
 
 Artifacts = Annotated[
     list[str] | None,
@@ -48,6 +49,8 @@ Plot = Annotated[Path | None, typer.Option(help="Draw a chart: PNG, SVG or PDF."
 def bench(
     artifacts: Artifacts = None,
     ckpt: Ckpt = None,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     batch: Batch = None,
     size: Size = None,
     rounds: Rounds = 20,
@@ -71,6 +74,10 @@ def bench(
         batches = tuple(batch_size("--batch", part, expected) for part in batch.split(","))
     if plot is not None:
         check_chart(plot)
+    if ckpt is not None:
+        ckpt = checkpoint_source(ckpt, key, sha256)
+    elif key is not None or sha256 is not None:
+        raise UsageError("--key and --sha256 are for --ckpt; write FILE#KEY for a checkpoint among the files")
     with steps() as progress:
         result = bench_files(
             artifacts or [], ckpt, batches=batches, rounds=rounds, threads=threads, size=height_width("--size", size),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lit_deploy.commands.options import Threads
+from lit_deploy.commands.options import NetworkKey, Sha256, Threads
 from lit_deploy.commands.quantize_options import (
     CALIB,
     EIGHT_BIT_OPTIONS,
@@ -19,7 +19,7 @@ from lit_deploy.commands.quantize_options import (
     Force,
     Keep,
 )
-from lit_deploy.commands.values import batch_of, height_width, quantize_options, refuse, targets
+from lit_deploy.commands.values import batch_of, checkpoint_source, height_width, quantize_options, refuse, targets
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import EIGHT_BIT, InputKind, OutputKind, PrecisionName
 
@@ -258,6 +258,8 @@ def export(
     context: typer.Context,
     ckpt: Source,
     out: Out = None,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     format: Format = "onnx",
     precision: Precision = "fp32",
     batch: Batch = "dynamic",
@@ -323,13 +325,16 @@ def export(
         mean=mean, std=std, size=height_width("--size", size), score_threshold=score_threshold,
         iou_threshold=iou_threshold, max_detections=max_det,
     )  # fmt: skip
-    stem = Path(ckpt).stem or "model"
+    stem = Path(ckpt.partition("#")[0]).stem or "model"
     exported = format != "onnx" and Path(ckpt).suffix.lower() == ".onnx"
     if exported:
+        refuse(given, ("key", "sha256"), "is for checkpoints, and an .onnx file holds one network")
         refuse(given, ("calib",), "is for checkpoints: an .onnx file is taken as it is, quantised or not")
         decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
         refuse(given, GRAPH_OPTIONS, decided)
         options, stem = None, stem.removesuffix(".engine")
+    else:
+        ckpt = checkpoint_source(ckpt, key, sha256)
     advice = None
     with steps() as progress:
         if format == "onnx":

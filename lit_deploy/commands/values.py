@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from lit_deploy.quantize.run import QuantizeOptions
 
 
+def checkpoint_source(ckpt: str, key: str | None, sha256: str | None) -> str:
+    """A checkpoint as the workflows take it: ``FILE#KEY``; downloaded and compared here where its SHA-256 is known."""
+    from lit_deploy.checkpoints.downloads import resolve_checkpoint, split_key
+
+    place, behind = split_key(ckpt)
+    if key is not None and behind is not None:
+        raise UsageError(f"--key {key} is given, and the checkpoint is {ckpt}; choose the network in one way")
+    key = key or behind
+    if sha256 is not None:
+        place = resolve_checkpoint(place, sha256=sha256)
+    return str(place) if key is None else f"{place}#{key}"
+
+
 def session_options(
     artifacts: list[str],
     *,

@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-from lit_deploy.commands.options import Artifact, Backend, Device, EngineCode, Json, Library, PrecisionHint, Threads
-from lit_deploy.commands.values import session_options
+from lit_deploy.commands.options import (
+    Artifact,
+    Backend,
+    Device,
+    EngineCode,
+    Json,
+    Library,
+    NetworkKey,
+    PrecisionHint,
+    Sha256,
+    Threads,
+)
+from lit_deploy.commands.values import checkpoint_source, session_options
 from lit_deploy.core.errors import UsageError
 
 Checkpoint = Annotated[
@@ -37,6 +48,8 @@ Plot = Annotated[
 def verify(
     artifact: Artifact,
     ckpt: Checkpoint,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     images: Images = None,
     limit: Limit = 64,
     layers: Layers = False,
@@ -63,6 +76,7 @@ def verify(
         [artifact], device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
         allow_engine_code=allow_engine_code,
     )  # fmt: skip
+    ckpt = checkpoint_source(ckpt, key, sha256)
     result = verify_artifact(artifact, ckpt, images=images, limit=limit, layers=layers, options=options)
     if plot is not None:
         layers_plot(result, plot)

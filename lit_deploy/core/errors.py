@@ -31,6 +31,10 @@ class LitDeployError(Exception):
     """Whether it carries more than its sentence, which the command line prints below it."""
 
 
+class LitDeployWarning(UserWarning):
+    """What a user should know of something that is taken all the same, in one sentence."""
+
+
 class UsageError(LitDeployError):
     """An argument or option that cannot be used as given."""
 
