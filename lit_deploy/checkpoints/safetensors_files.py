@@ -118,7 +118,7 @@ def read_sharded(
 
 def _shard(index: Path, name: str, files: ExitStack) -> BinaryIO:
     """A file beside the index, open."""
-    if Path(name).name != name or not name.isprintable() or "\\" in name:
+    if Path(name).name != name or name in ("", ".", "..") or not name.isprintable() or "\\" in name:
         raise CheckpointError(
             f"the index names the file {shown_key(name)}, expected names of files beside it; the index is forged"
         )
