@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,7 +216,7 @@ def _told_spec(state: Mapping[str, StoredTensor], read: Read) -> ModelSpec:
         tensor for key, tensor in state.items()
         if key.startswith(third_stages) and key.endswith(INDEX) and len(tensor.shape) == 2 and tensor.size
     ]  # fmt: skip
-    column = _read(indices[0], read)[:, 0].tolist() if indices else None
+    column = tensor_of(indices[0], read(indices[0].storage))[:, 0].tolist() if indices else None
     spec = spec_from_shapes(shapes, column)
     check_keys(shapes, spec)
     for stage in (2, 3):
@@ -233,8 +233,9 @@ def _check_index(state: Mapping[str, StoredTensor], spec: ModelSpec, stage: int,
         return
     height, width = spec.map_sizes[stage]
     expected = relative_position_index(height, width)
-    for key, tensor in stored.items():
-        if not tensor.storage.dtype.startswith(("int", "uint")) or (_read(tensor, read).numpy() != expected).any():
+    for key, tensor in _read_all(stored, read):
+        whole = not (tensor.is_floating_point() or tensor.is_complex())
+        if not whole or tensor.shape != expected.shape or (tensor.numpy() != expected).any():
             raise CheckpointError(
                 f"{key} is not the index of a {height}x{width} map in row-major order, expected "
                 "(query row - key row + H - 1) * (2W - 1) + query column - key column + W - 1; the file is damaged or "
@@ -242,25 +243,27 @@ def _check_index(state: Mapping[str, StoredTensor], spec: ModelSpec, stage: int,
             )
 
 
-def _read(stored: StoredTensor, read: Read) -> Tensor:
-    return tensor_of(stored, read(stored.storage))
+def _read_all(tensors: Mapping[str, StoredTensor], read: Read) -> Iterator[tuple[str, Tensor]]:
+    """The tensors themselves; every storage is read once, whatever views it, and let go before the next."""
+    views: dict[Storage, list[str]] = {}
+    for key, stored in tensors.items():
+        views.setdefault(stored.storage, []).append(key)
+    for storage, keys in views.items():
+        data = read(storage)
+        for key in keys:
+            yield key, tensor_of(tensors[key], data)
 
 
 def _weights(tensors: Mapping[str, StoredTensor], spec: ModelSpec, read: Read) -> dict[str, Tensor]:
-    """The network's weights in official order; every storage is read once, and let go before the next."""
+    """The network's weights in official order."""
     wanted = {key: tensors[key] for key in state_entries(spec) if not optional_key(key)}
-    views: dict[Storage, list[str]] = {}
     for key, stored in wanted.items():
         if not stored.storage.dtype.startswith(("float", "bfloat")):
             raise CheckpointError(
                 f"{key} is stored as {stored.storage.dtype}, expected float32, float16, bfloat16 or float64; pass the "
                 "checkpoint from before quantization"
             )
-        views.setdefault(stored.storage, []).append(key)
-    state: dict[str, Tensor] = {}
-    for storage, keys in views.items():
-        data = read(storage)
-        state |= {key: _float32(key, tensor_of(wanted[key], data)) for key in keys}
+    state = {key: _float32(key, tensor) for key, tensor in _read_all(wanted, read)}
     return {key: state[key] for key in wanted}
 
 

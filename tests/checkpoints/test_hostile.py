@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -146,6 +147,27 @@ def test_storages_are_compared_with_their_records(tmp_path: Path) -> None:
             content = old.read(member)
             new.writestr(member.filename, content[:-4] if member.filename == "a/data/0" else content)
     assert "truncated, damaged" in refusal(tmp_path / "b.pth")
+
+
+def test_a_storage_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tensors view it: a buffer of all weights is not read for each of them."""
+    state = tensors()
+    own = [key for key, value in state.items() if value.dtype == torch.float32]
+    flat, at = torch.cat([state[key].reshape(-1) for key in own]), 0
+    for key in own:
+        state[key], at = flat[at : at + state[key].numel()].view(state[key].shape), at + state[key].numel()
+    write(tmp_path / "a.pth", state)
+    reads: list[str] = []
+    real = zipfile.ZipFile.open
+
+    def noting(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+        reads.append(member.filename)
+        return real(archive, member)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", noting)
+    load_checkpoint(tmp_path / "a.pth")
+    assert reads.count("a/data/0") == 1
+    assert max(map(reads.count, reads)) <= 2, "the first index tells the map's orientation before all are compared"
 
 
 # ------------------------------------------------------------------------------------------------------------- zips
