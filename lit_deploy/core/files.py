@@ -149,6 +149,15 @@ def write_text(text: str, path: Path) -> None:
         part.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
 
 
+def why_unreadable(path: Path) -> str:
+    """What the system says when a file cannot be opened, such as ``Permission denied``; empty when it can be."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
