@@ -178,7 +178,7 @@ def read_sidecar(engine: Path) -> Sidecar:
         path = sidecar_path(engine.resolve())
     try:
         text = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise ArtifactError(
             f"{engine} has no readable sidecar {path.name}; copy it from where the engine was built, or build it again "
             "with `lit-deploy export --format trt`"
