@@ -49,9 +49,7 @@ def written_ir(artifact: OnnxArtifact, out: Path) -> Iterator[tuple[Path, OnnxAr
 
     artifact, extension = _prepared(artifact)
     core = openvino.Core()
-    with contextlib.ExitStack() as stack:
-        part = stack.enter_context(atomic_path(out))
-        stack.enter_context(atomic_path(weights_path(out), part=weights_path(part)))
+    with atomic_path(out, weights_path) as part:
         try:
             if extension is not None:
                 core.add_extension(str(native.find_extension()))

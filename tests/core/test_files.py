@@ -192,3 +192,29 @@ def test_what_is_removed_when_no_context_is_left(tmp_path: Path) -> None:
     assert left == (False, False)
     assert os.listdir(tmp_path) == []
     remove_temporary()
+
+
+def test_writers_of_two_files_do_not_mix_them(tmp_path: Path) -> None:
+    """An IR with the weights of another one would be a network that nobody trained."""
+
+    def weights(path: Path) -> Path:
+        return path.with_suffix(".bin")
+
+    together = threading.Barrier(4)
+
+    def write(word: str) -> None:
+        for _ in range(20):
+            together.wait(20)
+            with atomic_path(tmp_path / "a.xml", weights) as part:
+                part.write_text(word)
+                weights(part).write_text(word)
+
+    threads = [threading.Thread(target=write, args=(word,)) for word in ("one", "two", "three")]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        together.wait(20)
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "a.xml").read_text() == (tmp_path / "a.bin").read_text()
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "a.xml"]
