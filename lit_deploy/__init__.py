@@ -11,8 +11,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# From 1.31 on ONNX Runtime notes its use in a database, with a number for this device, as soon as it is loaded. It reads
-# this then, so here, before any module of ours can load it; the processes that we start inherit it.
+# From 1.31 on ONNX Runtime notes its use in a database, with a number for this device, as soon as it is loaded. That is
+# when it reads this, which is therefore set before any module of ours can load it. Processes that we start inherit it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {

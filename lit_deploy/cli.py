@@ -90,6 +90,7 @@ def _absent(error: ImportError) -> MissingDependency | None:
     from lit_deploy.machine.packages import PACKAGES
 
     name = (error.name or "").partition(".")[0]
+    name = {"PIL": "pillow"}.get(name, name)
     if isinstance(error, ModuleNotFoundError):
         package = PACKAGES.get(error.name or "")
         told = f"the package {error.name} is not installed"

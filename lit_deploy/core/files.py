@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lit_deploy.core.errors import LitDeployError, UsageError
@@ -85,35 +85,66 @@ def _made(part: Path) -> int:
 
 
 @contextlib.contextmanager
-def atomic_path(final: Path, part: Path | None = None) -> Iterator[Path]:
+def atomic_path(final: Path, *companions: Callable[[Path], Path]) -> Iterator[Path]:
     """Yield a temporary path beside ``final``; renamed on success, deleted on any exception.
 
-    The temporary name is random and this writer's alone, and keeps the suffix, unless ``part`` names another. Whoever
-    renames last gives ``final`` its content: of several writers, threads, processes or machines, one has its whole file
-    there. A process killed in between leaves only that hidden file, never one under the final name. As long as the
-    writer lives it holds a lock on it, so what a dead one has left is deleted by the next that writes into the folder.
+    The temporary name is random and this writer's alone, and keeps the suffix. Whoever renames last gives ``final`` its
+    content: of several writers, threads, processes or machines, one has its whole file there. A process killed in
+    between leaves only that hidden file, never one under the final name. As long as the writer lives it holds a lock on
+    it, so what a dead one has left is deleted by the next that writes into the folder.
+
+    Args:
+        final: the file.
+        companions: names of files that belong to it, made from its own. They lie beside the temporary path as they will
+            lie beside ``final``, and get their names just before it does, the last one first.
+
+    Raises:
+        UsageError: there is no place to write, or the disk refuses.
     """
-    check_target(final)
+    finals = [final, *(name(final) for name in companions)]
+    for path in finals:
+        check_target(path)
     _sweep(os.path.realpath(final.parent))
-    part = part or _part_of(final)
+    part = _part_of(final)
+    parts = [part, *(name(part) for name in companions)]
     try:
-        descriptor = _made(part)
+        with contextlib.ExitStack() as stack:
+            for path in parts:
+                stack.enter_context(_held(path))
+            yield part
+            if companions:  # with a second writer of the same names they must not mix
+                stack.enter_context(_locked_folder(final.parent))
+            for path, name in zip(reversed(parts), reversed(finals), strict=True):
+                os.replace(path, name)
     except OSError as error:
-        raise UsageError(f"cannot write {final}: {error.strerror or error}") from None
-    _temporary[part] = None
-    try:
-        yield part
-        os.replace(part, final)
-    except OSError as error:
-        _discard(part)
-        if error.errno in _DISK_ERRORS or error.filename in (str(part), part):
+        if error.errno in _DISK_ERRORS or error.filename in {name for path in parts for name in (path, str(path))}:
             raise UsageError(f"cannot write {final}: {error.strerror or error}") from None
         raise
+
+
+@contextlib.contextmanager
+def _held(part: Path) -> Iterator[None]:
+    """A temporary file that exists, locked, until the context is left or it has got another name."""
+    descriptor = _made(part)
+    _temporary[part] = None
+    try:
+        yield
     except BaseException:
         _discard(part)
         raise
     finally:
         _temporary.pop(part, None)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(descriptor)
 
 
@@ -171,6 +202,15 @@ def write_text(text: str, path: Path) -> None:
     """Write a text to a file, whole or not at all; raises UsageError when that is impossible."""
     with atomic_path(path) as part:
         part.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+
+
+def why_unreadable(path: Path) -> str:
+    """What the system says when a file cannot be opened, such as ``Permission denied``; empty when it can be."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def sha256_of(path: Path) -> str:

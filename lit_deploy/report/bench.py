@@ -87,7 +87,7 @@ def bench_from_json(text: str) -> BenchReport:
     """Read ``as_json`` of a benchmark, to draw or to format it again; UsageError when it is something else."""
     try:
         return msgspec.json.decode(text, type=BenchReport)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise UsageError(
             f"this is not the JSON of a benchmark ({error}); write it with lit-deploy bench --json"
         ) from None

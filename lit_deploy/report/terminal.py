@@ -6,7 +6,6 @@ Table functions of this folder return rich renderables and text functions return
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ PIPED_WIDTH = 140
 """Columns of a table that goes to a file or a pipe."""
 
 
-_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7e]")
 
 
 class _Console(Console):
@@ -92,7 +91,12 @@ def as_json(value: Any) -> str:
     """
     told = msgspec.json.format(json_of(value), indent=2).decode()
     unsafe = OBEYED if (sys.stdout.encoding or "ascii").lower().startswith("utf") else _BEYOND_ASCII
-    return "\n".join(unsafe.sub(lambda found: json.dumps(found[0])[1:-1], line) for line in told.split("\n"))
+    return "\n".join(unsafe.sub(_json_escape, line) for line in told.split("\n"))
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be")
+    return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))
 
 
 def json_of(value: Any) -> msgspec.Raw:
