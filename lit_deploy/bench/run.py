@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from lit_deploy.bench.inputs import BATCHES, check_arguments, common_batches, co
 from lit_deploy.bench.parts import breakdowns
 from lit_deploy.bench.result import BenchReport, Exclusion, GpuTimes, Measurement, Percentiles
 from lit_deploy.bench.worker import Worker
-from lit_deploy.core.errors import LitDeployError, UsageError
+from lit_deploy.core.errors import LitDeployError, LitDeployWarning, UsageError
 from lit_deploy.core.files import scratch_folder
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import TOLERANCES, PrecisionName
@@ -200,7 +201,9 @@ class _Turns:
 
 
 def _entry(contender: Contender, worker: Worker, answer: dict[str, Any]) -> _Entry:
-    """A contender whose process has opened its session."""
+    """A contender whose process has opened its session; what it had to say about that is said here."""
+    for note in answer.get("notes", ()):
+        warnings.warn(note, LitDeployWarning, stacklevel=1)
     timing = TimingSettings(**answer["timing"]) if answer["timing"] else None
     low, high = answer["batches"]
     return _Entry(

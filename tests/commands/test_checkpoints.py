@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from support.checkpoints import tensors, write
 from support.command import Run, assert_one_sentence
 
 from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.bench import worker
 from lit_deploy.core.files import sha256_of
 
 NOTE = "note: read 'model' of both.pth; the file also holds 'model_ema': --key model_ema\n"
@@ -39,6 +42,14 @@ def test_an_exported_file_remembers_its_network(run: Run, both: Path) -> None:
     assert other.code == 2
     assert "from another network of" in other.err
     assert "add --key model_ema" in other.err
+
+
+def test_a_benchmark_process_says_it_too(both: Path) -> None:
+    """Its stderr is read by nobody, so its parent is told."""
+    request = {"do": "open", "kind": "torch", "source": str(both), "device": "cpu", "threads": 1}
+    replies = io.StringIO()
+    worker._serve(io.StringIO(json.dumps(request | {"allow_engine_code": False})), replies)
+    assert json.loads(replies.getvalue())["notes"] == [NOTE.removeprefix("note: ").strip()]
 
 
 @pytest.mark.parametrize(
