@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lit_deploy.checkpoints.containers import Content
-from lit_deploy.checkpoints.pickles import CfgNode, Namespace, UnusualTensor
+from lit_deploy.checkpoints.pickles import CfgNode, Inert, Namespace, UnusualTensor
 from lit_deploy.checkpoints.stored import StoredTensor
 from lit_deploy.core.errors import CheckpointError
 from lit_deploy.core.text import shown_key
@@ -25,6 +25,9 @@ _MAX_WRAPPERS = 8
 _USUAL = ("state_dict", "model")
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and Lightning put before every key. No LIT key begins so."""
+_MERGING = "dconv.conv_offset."
+_LIT = re.compile(r"(?:^|(?<=\.))(backbone\.)?(layers\.\d|patch_embed\d)")
+"""A part of some keys of every LIT network and of no other; how such keys begin."""
 _INNER = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^_fsdp_wrapped_module\.")
 """What compiling, sharding or checkpointing a part of a network puts into keys."""
 
@@ -100,7 +103,7 @@ def _usual(value: Mapping[Any, Any], found: Mapping[str, Any]) -> str | None:
         if isinstance(value.get(name), Mapping):
             inner = [key for key in found if key.startswith(name + ".")]
             return inner[0] if name not in found and len(inner) == 1 else name
-    if any(isinstance(item, StoredTensor | UnusualTensor) for item in value.values()):
+    if any(_is_weight(key, item) for key, item in value.items()):
         return ""
     if found:
         return next(iter(found)) if len(found) == 1 else None
@@ -109,15 +112,20 @@ def _usual(value: Mapping[Any, Any], found: Mapping[str, Any]) -> str | None:
     return ""
 
 
+def _is_weight(key: Any, item: Any) -> bool:
+    """Whether this is a network's entry: unlike a random state beside it, its key has dots."""
+    return isinstance(item, StoredTensor | UnusualTensor) and isinstance(key, str) and "." in key
+
+
 def _networks(value: Mapping[Any, Any], prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """All dicts of tensors below a dict, each once, by their dotted keys; a network's keys have dots."""
+    """All dicts of tensors below a dict, each once, by their dotted keys."""
     seen = set() if seen is None else seen
     for key, item in value.items():
         if not isinstance(key, str) or not isinstance(item, Mapping) or id(item) in seen:
             continue
         seen.add(id(item))
         tensors = (isinstance(each, StoredTensor | UnusualTensor) for each in item.values())
-        if item and all(tensors) and any(isinstance(name, str) and "." in name for name in item):
+        if all(tensors) and any(_is_weight(name, each) for name, each in item.items()):
             yield prefix + key, item
         elif prefix.count(".") < _MAX_LEVEL - 1:
             yield from _networks(item, f"{prefix}{key}.", seen)
@@ -139,7 +147,9 @@ def _listed(found: Mapping[str, Any]) -> str:
 
 
 def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, list | tuple | str | int | float) else "an object"
+    if isinstance(value, Inert):
+        return "an object"
+    return "a dict" if isinstance(value, Mapping) else f"a {type(value).__name__}"
 
 
 def _names(value: Any) -> tuple[str, ...] | None:
@@ -189,12 +199,11 @@ def plain_tensors(state: Mapping[Any, Any]) -> tuple[dict[str, StoredTensor], st
                 f"the state dict has the key {shown_key(repr(key))}, expected only strings; save model.state_dict()"
             )
         if not isinstance(value, StoredTensor):
-            kind = "an unusual tensor" if isinstance(value, UnusualTensor) else f"a {type(value).__name__}"
+            kind = "an unusual tensor" if isinstance(value, UnusualTensor) else _kind(value)
             raise CheckpointError(
                 f"the entry {shown_key(key)} is {kind}, expected a dense tensor; save model.state_dict()"
             )
-    tensors, dropped = _unwrapped(dict(state))
-    note = f", prefix '{dropped}' dropped" if dropped else ""
+    tensors, note = _unwrapped(dict(state))
     inner = {_INNER.sub("", key): value for key, value in tensors.items()}
     if inner.keys() != tensors.keys():
         if len(inner) != len(tensors):
@@ -205,14 +214,34 @@ def plain_tensors(state: Mapping[Any, Any]) -> tuple[dict[str, StoredTensor], st
 
 
 def _unwrapped(tensors: dict[str, StoredTensor]) -> tuple[dict[str, StoredTensor], str]:
-    """Keys without the prefixes that all of them have, in any order; and those prefixes, joined."""
-    dropped: list[str] = []
-    while len(dropped) < _MAX_WRAPPERS:
-        # AveragedModel (torch.optim.swa_utils) counts beside the module that it wraps
-        keys = [key for key in tensors if key != "n_averaged"]
-        prefix = next((each for each in _WRAPPERS if keys and all(key.startswith(each) for key in keys)), None)
-        if prefix is None:
-            break
-        tensors = {key.removeprefix(prefix): tensors[key] for key in keys}
-        dropped.append(prefix)
-    return tensors, "".join(dropped)
+    """Take from the keys what stands before a LIT's, whatever its name is, or the wrappers of another network.
+
+    Returns:
+        What lies under that prefix (a loss beside the network is left out), and a note on it.
+    """
+    prefixes = {key[: _place_of_lit(key)] for key in tensors if _MERGING in key}
+    if len(prefixes) > 1:
+        shown = ", ".join(f"'{shown_key(prefix)}'" for prefix in sorted(prefixes)[:3])
+        raise CheckpointError(
+            f"its keys are those of several networks, under {shown}; save the state_dict of one of them"
+        )
+    prefix = prefixes.pop() if prefixes else _wrappers(tensors)
+    kept = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    left_out = len(tensors) - len(kept)
+    others = f", {left_out} other {'entry' if left_out == 1 else 'entries'} left out" if left_out else ""
+    return kept, f", prefix '{shown_key(prefix)}' dropped{others}" if prefix else ""
+
+
+def _place_of_lit(key: str) -> int:
+    """Where in a key that of a LIT network begins."""
+    found = _LIT.search(key)
+    return found.start() if found else 0
+
+
+def _wrappers(keys: Collection[str]) -> str:
+    """The wrappers that stand before all keys, in any order."""
+    prefix = ""
+    for _ in range(_MAX_WRAPPERS):
+        following = (prefix + each for each in _WRAPPERS if all(key.startswith(prefix + each) for key in keys))
+        prefix = next(following, prefix) if keys else ""
+    return prefix

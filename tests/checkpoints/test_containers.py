@@ -36,10 +36,20 @@ def same(checkpoint: Checkpoint, state: dict[str, torch.Tensor] | None = None) -
 
 @pytest.mark.parametrize(
     "prefix",
-    ["module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model._orig_mod.", "model.module."],
+    [
+        "module.",
+        "model.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "model._orig_mod.",
+        "model.module.",
+        "net.",
+        "student.encoder.",
+    ],
 )
 def test_wrappers_are_dropped_and_said(tmp_path: Path, prefix: str) -> None:
-    """DistributedDataParallel, Lightning, torch.compile, in any order."""
+    """DistributedDataParallel, Lightning, torch.compile, in any order; and a module's own name for the network."""
     checkpoint = load_checkpoint(write(tmp_path / "a.pth", {"state_dict": prefixed(prefix)}))
     assert same(checkpoint)
     assert checkpoint.container == f"zip, 'state_dict', prefix '{prefix}' dropped"
@@ -58,6 +68,18 @@ def test_an_averaged_model(tmp_path: Path) -> None:
     average = torch.optim.swa_utils.AveragedModel(build(TINY))
     average.module.load_state_dict(tensors(), strict=False)
     assert same(load_checkpoint(write(tmp_path / "a.pth", average.state_dict())))
+
+
+def test_what_lies_beside_a_network_in_one_state_dict(tmp_path: Path) -> None:
+    """A loss with weights is left out, and that is said; of two networks none is guessed."""
+    loss = {"criterion.weight": torch.zeros(7), "temperature": torch.zeros(1)}
+    checkpoint = load_checkpoint(write(tmp_path / "a.ckpt", {"state_dict": {**prefixed("model."), **loss}}))
+    assert same(checkpoint)
+    assert checkpoint.container == "zip, 'state_dict', prefix 'model.' dropped, 2 other entries left out"
+    for other in ("teacher.", ""):
+        both = {**prefixed("model."), **prefixed(other)}
+        with pytest.raises(CheckpointError, match=f"several networks, under .*'{other}'.*; save the state_dict of one"):
+            load_checkpoint(write(tmp_path / "a.ckpt", {"state_dict": both}))
 
 
 def test_wrappers_inside_keys(tmp_path: Path) -> None:
@@ -109,6 +131,7 @@ def test_keys_may_be_dotted(tmp_path: Path, averaged: dict[str, torch.Tensor]) -
 def test_a_network_under_a_name_of_its_own(tmp_path: Path, averaged: dict[str, torch.Tensor]) -> None:
     """The only network is found wherever it lies; of two, none is guessed."""
     assert load_checkpoint(write(tmp_path / "a.pth", {"net": tensors(), "epoch": 3})).container == "zip, 'net'"
+    assert same(load_checkpoint(write(tmp_path / "a.pth", {"net": tensors(), "rng": torch.get_rng_state()})))
     path = write(tmp_path / "a.pth", {"net": tensors(), "best_net": averaged})
     with pytest.raises(CheckpointError, match=r"several networks, 'net', 'best_net'; choose one with --key"):
         load_checkpoint(path)
@@ -124,6 +147,11 @@ def test_a_key_that_holds_no_network(tmp_path: Path, key: str) -> None:
     save_file(dict(tensors()), tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="safetensors files hold one network"):
         load_checkpoint(tmp_path / "a.safetensors", key)
+
+
+def test_a_dict_among_weights(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the entry ema is a dict, expected a dense tensor"):
+        load_checkpoint(write(tmp_path / "a.pth", {**tensors(), "ema": tensors()}))
 
 
 def test_a_file_whose_name_has_a_hash(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.checkpoints import changed, tensors, write, write_pickle
+from support.checkpoints import changed, prefixed, tensors, write, write_pickle
 from support.golden import TINY
 
 import lit_deploy
@@ -76,6 +76,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
         path, b"ccollections\nOrderedDict\n)R}X\x03\0\0\0getNsb"
     ),
     "several networks, none of them `state_dict` or `model`": saved({"net": tensors(), "best_net": tensors()}),
+    "several networks in one state dict": saved({**prefixed("student."), **prefixed("teacher.")}),
     "a key that is not there": saved({"model": tensors()}),
     "an index whose file is missing, or lies elsewhere": index_of,
     "an optimizer's state alone": saved({"state": {}, "param_groups": []}),
