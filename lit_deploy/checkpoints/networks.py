@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_deploy.checkpoints.containers import Content
 from lit_deploy.checkpoints.pickles import CfgNode, Inert, Namespace, UnusualTensor
-from lit_deploy.checkpoints.stored import StoredTensor
+from lit_deploy.checkpoints.stored import MAX_NUMBER, StoredTensor
 from lit_deploy.core.errors import CheckpointError
 from lit_deploy.core.text import shown_key
 
@@ -178,7 +178,11 @@ def simple_values(values: Mapping[Any, Any]) -> Metadata:
         for key, value in values.items()
         if isinstance(key, str)
         and len(key) <= _MAX_TEXT
-        and (isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _MAX_TEXT))
+        and (
+            isinstance(value, float)
+            or (isinstance(value, int) and abs(value) < MAX_NUMBER)
+            or (isinstance(value, str) and len(value) <= _MAX_TEXT)
+        )
     }
     if len(simple) <= _MAX_METADATA:
         return simple

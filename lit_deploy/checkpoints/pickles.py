@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lit_deploy.checkpoints.stored import Storage, StoredTensor, stored_tensor
+from lit_deploy.checkpoints.stored import MAX_NUMBER, Storage, StoredTensor, stored_tensor
 from lit_deploy.core.errors import CheckpointError
 from lit_deploy.core.text import shown_key
 
@@ -112,9 +112,9 @@ class _Text(Inert):
 
     def __init__(self, text: Any = "", codec: Any = "") -> None:
         if not isinstance(text, str) or codec not in ("latin1", "latin-1"):
+            shown = shown_key(codec[:40]) if isinstance(codec, str) else "other things than texts"
             raise CheckpointError(
-                f"the file wants to call _codecs.encode with {shown_key(str(codec)[:40])}, which no checkpoint needs; "
-                f"{_SAVE_AGAIN}"
+                f"the file wants to call _codecs.encode with {shown}, which no checkpoint needs; {_SAVE_AGAIN}"
             )
         self.text = text
 
@@ -339,7 +339,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, identity: Any) -> Storage | UnusualTensor:
         """Storages stand in a pickle as ``("storage", type, key, device, count)``; legacy files add a view."""
         kind, storage_type, key, _, count, *view = identity
-        fits = kind == "storage" and isinstance(key, str) and isinstance(count, int) and count >= 0
+        fits = kind == "storage" and isinstance(key, str) and isinstance(count, int) and 0 <= count < MAX_NUMBER
         if not fits or not isinstance(storage_type, _StorageType) or view not in ([], [None]):
             raise CheckpointError(_DAMAGED)
         if storage_type.dtype is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lit_deploy.checkpoints.pickles import UnusualTensor
-from lit_deploy.checkpoints.stored import MAX_DIMENSIONS, Ranges, Storage, StoredTensor, whole_tensor
+from lit_deploy.checkpoints.stored import MAX_DIMENSIONS, MAX_NUMBER, Ranges, Storage, StoredTensor, whole_tensor
 from lit_deploy.core.errors import CheckpointError
 from lit_deploy.core.files import check_regular_file
 from lit_deploy.core.text import shown_key
@@ -136,7 +136,7 @@ def _shard(index: Path, name: str, files: ExitStack) -> BinaryIO:
 def _entry(key: str, entry: Any) -> tuple[int, int, str | None, tuple[int, ...]]:
     """Begin and end of a tensor's bytes, torch's name of its type (None for unusual ones) and its shape."""
     (begin, stop), shape = entry["data_offsets"], tuple(entry["shape"])
-    whole = all(type(number) is int and 0 <= number < 1 << 63 for number in (begin, stop, *shape))
+    whole = all(type(number) is int and 0 <= number < MAX_NUMBER for number in (begin, stop, *shape))
     if not whole or len(shape) > MAX_DIMENSIONS or not isinstance(entry["dtype"], str):
         raise ValueError(f"the entry {key} is no tensor")
     return begin, stop, _DTYPES.get(entry["dtype"]), shape

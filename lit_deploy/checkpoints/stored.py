@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_DIMENSIONS = 16
+MAX_NUMBER = 1 << 63
 _CHUNK = 1 << 20
 
 ITEM_SIZES: Mapping[str, int] = {
@@ -60,7 +61,7 @@ Read = Callable[[Storage], bytearray]
 def stored_tensor(storage: Storage, offset: Any, shape: Any, strides: Any) -> StoredTensor:
     """Check what a file says of a tensor; raises CheckpointError for one that is larger than its storage."""
     numbers = (offset, *shape, *strides) if isinstance(shape, tuple) and isinstance(strides, tuple) else ()
-    whole = bool(numbers) and all(isinstance(number, int) and number >= 0 for number in numbers)
+    whole = bool(numbers) and all(isinstance(number, int) and 0 <= number < MAX_NUMBER for number in numbers)
     if not whole or len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
         raise CheckpointError("the file is damaged or forged: a tensor's shape and strides are not whole numbers")
     count = math.prod(shape)

@@ -123,9 +123,10 @@ def read_legacy(file: BinaryIO) -> tuple[Any, Read]:
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise CheckpointError("the file was written on a big-endian machine; save its state_dict on another")
     content, keys = read_pickle(stream, storages), read_pickle(stream)
-    if not isinstance(keys, list) or len(keys) != len(storages) or set(map(str, keys)) != storages.keys():
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not texts or len(keys) != len(storages) or set(keys) != storages.keys():
         raise CheckpointError(_DAMAGED)
-    return content, _placed(file, stream.tell(), map(str, keys), storages).read
+    return content, _placed(file, stream.tell(), keys, storages).read
 
 
 def _placed(file: BinaryIO, position: int, keys: Iterable[str], storages: dict[str, Storage]) -> Ranges:

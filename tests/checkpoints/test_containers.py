@@ -200,7 +200,9 @@ def test_numpy_numbers_are_shown(tmp_path: Path) -> None:
 
 
 def test_metadata_is_cut(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.pth", {"model": tensors(), **{f"k{i}": i for i in range(1000)}, "x": "y" * 500})
+    path = write(
+        tmp_path / "a.pth", {"model": tensors(), **{f"k{i}": i for i in range(1000)}, "x": "y" * 500, "z": 1 << 70}
+    )
     metadata = load_checkpoint(path).metadata
     assert len(metadata) == 51
     assert metadata["..."] == "950 more values"

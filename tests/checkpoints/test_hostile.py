@@ -79,6 +79,11 @@ def nested(value: bytes, levels: int) -> bytes:
     return value + b"\x85" * levels
 
 
+def doubling(levels: int) -> bytes:
+    """A pair of a pair twice, of a pair twice ...: a few bytes a level, and endless to print."""
+    return b"N" + b"".join(b"q%ch%c\x86" % (level, level) for level in range(levels))
+
+
 PICKLES: dict[str, tuple[Callable[[], bytes], str]] = {
     "bytearray": (lambda: item(call(name("builtins", "bytearray"), long(1 << 40))), "wants to call builtins.bytearray"),
     "python2 names": (lambda: item(call(name("__builtin__", "eval"), text("1"))), "wants to call __builtin__.eval"),
@@ -90,6 +95,14 @@ PICKLES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: item(call(ENCODE, call(ENCODE, text("a"), text("latin1")), text("latin1"))),
         "_codecs.encode",
     ),
+    "endless codec": (lambda: item(call(ENCODE, text("a"), doubling(90))), "encode with other things than texts"),
+    "endless argument": (lambda: item(call(ENCODE, doubling(90), text("latin1"))), "_codecs.encode"),
+    "endless key of a storage": (
+        lambda: item(b"(" + text("storage") + name("torch", "FloatStorage") + doubling(80) + text("cpu") + b"K\x04tQ"),
+        "damaged",
+    ),
+    "endless entry": (lambda: item(doubling(90), text("a.b")), "the entry a.b is a tuple"),
+    "endless whole": (lambda: doubling(90), "it holds a tuple"),
     "punycode": (lambda: item(call(ENCODE, text("\u4e00" * 40_000), text("punycode"))), "encode with punycode"),
     "deep tuples": (lambda: item(b"N", nested(b"N", 10**5)), f"more than {MAX_DEPTH} deep"),
     "deep lists": (lambda: item(b"]" * 10**5 + b"a" * (10**5 - 1)), f"more than {MAX_DEPTH} deep"),
@@ -168,6 +181,14 @@ def test_a_storage_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     load_checkpoint(tmp_path / "a.pth")
     assert reads.count("a/data/0") == 1
     assert max(map(reads.count, reads)) <= 2, "the first index tells the map's orientation before all are compared"
+
+
+def test_endless_keys_of_an_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({}, path, _use_new_zipfile_serialization=False)
+    assert path.read_bytes().endswith(b"\x80\x02]q\x00.")
+    path.write_bytes(path.read_bytes().removesuffix(b"q\x00.") + doubling(90) + b"a.")
+    assert "truncated, damaged" in refusal(path)
 
 
 # ------------------------------------------------------------------------------------------------------------- zips
