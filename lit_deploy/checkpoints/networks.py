@@ -73,7 +73,7 @@ def network_in(content: Content, key: str | None = None) -> Network:
     name = usual if key is None else key
     if name is None:
         raise CheckpointError(f"it holds several networks, {_listed(found)}; choose one with --key NAME")
-    state = value if name == "" else _at(value, name)
+    state = value if name == "" else found.get(name, _at(value, name))
     if not isinstance(state, Mapping):
         there = f"it holds {_listed(found)}" if found else "it holds no other dict of tensors"
         raise CheckpointError(f"there is no network '{shown_key(name)}' in it; {there}")

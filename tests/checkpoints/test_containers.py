@@ -124,6 +124,8 @@ def test_keys_may_be_dotted(tmp_path: Path, averaged: dict[str, torch.Tensor]) -
     assert same(load_checkpoint(path, "ema.shadow"), averaged)
     path = write(tmp_path / "a.pth", {"model": tensors(), "ema.shadow": averaged})
     assert same(load_checkpoint(path, "ema.shadow"), averaged)
+    path = write(tmp_path / "a.pth", {"model": tensors(), "ema": {"0.99": averaged}})
+    assert same(load_checkpoint(path, "ema.0.99"), averaged)
     path = write(tmp_path / "a.pth", {"state_dict": {"net": tensors(), "step": 3}})
     assert same(load_checkpoint(path)), "the only one there is"
 
