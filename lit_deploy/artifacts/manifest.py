@@ -42,7 +42,8 @@ class Manifest:
         batch: fixed batch size, or None when dynamic.
         portable: the operator is inlined; no model-local function, no custom operator.
         layers: names of the PyTorch modules whose outputs are values of the graph, in order.
-        source: file name of the checkpoint; ``source_sha256``: its SHA-256.
+        source: file name of the checkpoint, with ``#KEY`` of a network in it that is not the usual one;
+            ``source_sha256``: its SHA-256.
         op_version: version of the operator.
         versions: versions of the packages that wrote the file.
         created: UTC time of writing, ISO 8601.

@@ -16,6 +16,7 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import MissingDependency
+from lit_deploy.core.text import shown_key
 from lit_deploy.models.build import build
 from lit_deploy.tasks.protocol import Arrays
 from lit_deploy.tasks.table import task_of
@@ -64,7 +65,8 @@ class TorchSession(BackEnd):
         self._graph = task_of(self.manifest).graph(self._model, self.manifest).to(self._options.device)
         self._call = torch.compile(self._graph) if self._options.compiled else self._graph
         mode = ("compile" if self._options.compiled else "eager") + (", fp16" if self._options.half else "")
-        self.description = f"PyTorch {torch.__version__} {self._options.device} ({mode})"
+        network = f", network '{shown_key(checkpoint.key)}'" if checkpoint.key else ""
+        self.description = f"PyTorch {torch.__version__} {self._options.device} ({mode}{network})"
         return self
 
     def _close(self) -> None:

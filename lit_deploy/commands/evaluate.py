@@ -7,10 +7,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from lit_deploy.commands.options import Backend, Device, EngineCode, Json, Library, Markdown, PrecisionHint, Threads
-from lit_deploy.commands.values import one_form, session_options, share
+from lit_deploy.commands.options import (
+    Backend,
+    Device,
+    EngineCode,
+    Json,
+    Library,
+    Markdown,
+    NetworkKey,
+    PrecisionHint,
+    Sha256,
+    Threads,
+)
+from lit_deploy.commands.values import checkpoint_source, one_form, session_options, share
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH
+from lit_deploy.core.specs import MAX_BATCH, MAX_IMAGES, MAX_THREADS
 
 EVALUATE_IMAGES = "Images"
 GATES = "Gates (exit code 1)"
@@ -75,6 +86,7 @@ Limit = Annotated[
     typer.Option(
         help="Most images, evenly spaced; all when left out.",
         min=1,
+        max=MAX_IMAGES,
         show_default=False,
         rich_help_panel=EVALUATE_IMAGES,
     ),
@@ -95,6 +107,7 @@ Workers = Annotated[
     typer.Option(
         help="Threads that decode and resize images; all cores when left out.",
         min=1,
+        max=MAX_THREADS,
         show_default=False,
         rich_help_panel="Run",
     ),
@@ -187,6 +200,8 @@ def evaluate(
     artifacts: Artifacts,
     images: Images,
     ckpt: Ckpt = None,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     labels_file: LabelsFile = None,
     folders: Folders = "auto",
     annotations: Annotations = None,
@@ -228,6 +243,10 @@ def evaluate(
     agreement = share("--min-agreement", min_agreement)
     if agreement is not None and len(artifacts) + (ckpt is not None) < 2:
         raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
+    if ckpt is not None:
+        ckpt = checkpoint_source(ckpt, key, sha256)
+    elif key is not None or sha256 is not None:
+        raise UsageError("--key and --sha256 are for --ckpt; write FILE#KEY for a checkpoint among the files")
     options = session_options(
         artifacts, device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
         allow_engine_code=allow_engine_code,

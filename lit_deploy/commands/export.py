@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lit_deploy.commands.options import Threads
+from lit_deploy.commands.options import NetworkKey, Sha256, Threads
 from lit_deploy.commands.quantize_options import (
     CALIB,
     EIGHT_BIT_OPTIONS,
@@ -19,9 +20,18 @@ from lit_deploy.commands.quantize_options import (
     Force,
     Keep,
 )
-from lit_deploy.commands.values import batch_of, height_width, quantize_options, refuse, targets
-from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import EIGHT_BIT, InputKind, OutputKind, PrecisionName
+from lit_deploy.commands.values import batch_of, checkpoint_source, height_width, quantize_options, refuse, targets
+from lit_deploy.core.errors import LitDeployError, UsageError
+from lit_deploy.core.specs import (
+    EIGHT_BIT,
+    MAX_DETECTIONS,
+    MAX_RESIZE,
+    MAX_SIDE,
+    MAX_WORKSPACE_MIB,
+    InputKind,
+    OutputKind,
+    PrecisionName,
+)
 
 ENGINE = "Engine (--format trt)"
 ENGINE_OPTIONS = (
@@ -127,6 +137,7 @@ MaxDetections = Annotated[
         "--max-det",
         help="Detections of a picture, and rows of the outputs; 100 when left out.",
         min=1,
+        max=MAX_DETECTIONS,
         show_default=False,
         rich_help_panel=DENSE,
     ),
@@ -154,6 +165,7 @@ Resize = Annotated[
         help="Shorter side in pixels after resizing, before a classifier's centre crop; the official evaluation's when "
         "left out.",
         min=1,
+        max=MAX_RESIZE * MAX_SIDE,
         rich_help_panel="Input",
     ),
 ]
@@ -217,7 +229,12 @@ VersionCompatible = Annotated[
 Workspace = Annotated[
     int | None,
     typer.Option(
-        metavar="MIB", help="Most scratch memory of a layer in MiB.", min=1, show_default=False, rich_help_panel=ENGINE
+        metavar="MIB",
+        help="Most scratch memory of a layer in MiB.",
+        min=1,
+        max=MAX_WORKSPACE_MIB,
+        show_default=False,
+        rich_help_panel=ENGINE,
     ),
 ]
 OptimizationLevel = Annotated[
@@ -258,6 +275,8 @@ def export(
     context: typer.Context,
     ckpt: Source,
     out: Out = None,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     format: Format = "onnx",
     precision: Precision = "fp32",
     batch: Batch = "dynamic",
@@ -323,13 +342,16 @@ def export(
         mean=mean, std=std, size=height_width("--size", size), score_threshold=score_threshold,
         iou_threshold=iou_threshold, max_detections=max_det,
     )  # fmt: skip
-    stem = Path(ckpt).stem or "model"
+    stem = Path(ckpt.partition("#")[0]).stem or "model"
     exported = format != "onnx" and Path(ckpt).suffix.lower() == ".onnx"
     if exported:
+        refuse(given, ("key", "sha256"), "is for checkpoints, and an .onnx file holds one network")
         refuse(given, ("calib",), "is for checkpoints: an .onnx file is taken as it is, quantised or not")
         decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
         refuse(given, GRAPH_OPTIONS, decided)
         options, stem = None, stem.removesuffix(".engine")
+    else:
+        ckpt = checkpoint_source(ckpt, key, sha256)
     advice = None
     with steps() as progress:
         if format == "onnx":
@@ -339,7 +361,8 @@ def export(
             )  # fmt: skip
             if result.report is not None and backend is None and precision != "bf16":
                 progress(Step("look for a faster choice"))
-                advice = faster_choice(result.path, result.manifest, ckpt, threads)
+                with contextlib.suppress(LitDeployError):  # the file is written and proven, whatever else is broken
+                    advice = faster_choice(result.path, result.manifest, ckpt, threads)
         elif format == "openvino":
             if exported:
                 refuse(given, ("batch",), decided)

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.core.errors import ImageError, UsageError
+from lit_deploy.core.errors import ImageError, UsageError, refuse_for_memory
 from lit_deploy.core.specs import InputSpec
 from lit_deploy.core.text import first_line, shown_name
 from lit_deploy.images.datasets import Skipped, even_parts
@@ -274,7 +274,11 @@ def _array_of_npz(path: Path) -> NDArray[Any]:
         raise
     except PermissionError:
         raise ImageError(f"{name} may not be read; give read permission or another file") from None
+    except OSError as error:
+        refuse_for_memory(error)
+        raise ImageError(f"{name} cannot be read ({error.strerror or error}); give another file") from None
     except Exception as error:  # zipfile, zlib and NumPy raise whatever a damaged file provokes
+        refuse_for_memory(error)
         raise ImageError(
             f"{name} is damaged or no .npz file of numbers ({first_line(error)}); write it with numpy.savez"
         ) from error

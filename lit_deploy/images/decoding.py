@@ -5,7 +5,6 @@ Pillow and NumPy, no torch.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from lit_deploy.core.errors import ImageError
+from lit_deploy.core.errors import ImageError, refuse_for_memory
 
 MAX_PIXELS = 1 << 27
 """Pixels above which an image is refused, before decoding and again before resizing (134 million, 0.5 GiB)."""
@@ -90,6 +89,9 @@ def load_image(
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that can be read here: convert it to {FORMATS_TEXT}.") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes: KeyError, struct.error ...
+        refuse_for_memory(error)
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Pillow
+            raise ImageError(f"{name} cannot be read ({error.strerror}): try again, or give another file.") from None
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name} is damaged or incomplete ({detail}): replace the file.") from error
 
@@ -131,6 +133,8 @@ def _rgb(name: str, image: Image.Image) -> Image.Image:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What makes a picture upright; None where it is, or where nothing that can be read says otherwise."""
-    with contextlib.suppress(Exception):  # a damaged EXIF block raises anything, and the picture beside it is whole
+    try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return None
+    except Exception as error:  # a damaged EXIF block raises anything, and the picture beside it is whole
+        refuse_for_memory(error)
+        return None

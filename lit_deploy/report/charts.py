@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_deploy.core.errors import MissingDependency, UsageError
+from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import atomic_path
-from lit_deploy.machine.packages import PACKAGES
+from lit_deploy.machine.packages import PACKAGES, imported
 from lit_deploy.models.families import PUBLISHED
 
 if TYPE_CHECKING:
@@ -171,12 +172,24 @@ def check_chart(path: Path) -> None:
         raise UsageError(f"the chart is to be written to {path.name}, expected a name ending in {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: its directory {path.parent} does not exist")
-    try:
+    install = PACKAGES["matplotlib"].install
+    absent = f"charts need matplotlib, which is not installed; run: {install}"
+    with imported("matplotlib", absent, "matplotlib", install), _agg():
         import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise MissingDependency(
-            f"charts need matplotlib, which is not installed; run: {PACKAGES['matplotlib'].install}"
-        ) from None
+
+
+@contextmanager
+def _agg() -> Iterator[None]:
+    """While matplotlib loads: what a notebook named for its own window is not here, and is no reason to fail."""
+    named = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        if named is None:
+            del os.environ["MPLBACKEND"]
+        else:
+            os.environ["MPLBACKEND"] = named
 
 
 @contextmanager

@@ -73,6 +73,7 @@ def _checkpoint(source: str | Path) -> dict[str, Any]:
         "file": str(checkpoint.path),
         "sha256": checkpoint.sha256,
         "container": checkpoint.container,
+        "other_networks": list(checkpoint.others),
         "model": asdict(checkpoint.spec),
         "parameters": parameter_count(checkpoint.spec),
         "macs": mac_count(checkpoint.spec),

@@ -21,6 +21,7 @@ from lit_deploy.backends.protocol import Session, SessionOptions, Source
 from lit_deploy.checkpoints.load import Checkpoint
 from lit_deploy.core.errors import GateFailed, UsageError
 from lit_deploy.core.specs import TOLERANCES, Tolerance
+from lit_deploy.core.text import shown_key
 from lit_deploy.images.datasets import even_parts
 from lit_deploy.images.folders import images_in
 from lit_deploy.images.picture import Picture
@@ -125,6 +126,11 @@ def verify_artifact(
                     f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
                     f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
                 )
+            made, given = (each.source.partition("#")[2] for each in (manifest, reference.manifest))
+            if made != given:
+                named = f"'{shown_key(made)}'" if made else "the usual one"
+                mend = f"add --key {shown_key(made)}" if made else "drop --key"
+                raise UsageError(f"{artifact} was exported from another network of {checkpoint}, {named}; {mend}")
             pictures, source = _pictures(manifest, images, limit)
             compared = {name: RunningComparison(name) for name in manifest.layers if layers}
             offsets: list[Arrays] = []
