@@ -15,7 +15,14 @@ from support.command import Run, assert_one_sentence
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
-from lit_deploy.core.errors import ImageError, LitDeployError, MissingDependency, OutOfMemory, refuse_for_memory
+from lit_deploy.core.errors import (
+    ImageError,
+    LitDeployError,
+    MissingDependency,
+    OutOfMemory,
+    UsageError,
+    refuse_for_memory,
+)
 from lit_deploy.images import calibration, decoding, label_maps
 from lit_deploy.images.decoding import load_image
 
@@ -201,3 +208,26 @@ def test_a_picture_that_cannot_be_read(photo: Path, monkeypatch: pytest.MonkeyPa
             load_image(photo)
         assert says in str(caught.value)
         assert "damaged" not in str(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------------- deep JSON
+
+
+def test_json_that_is_nested_without_an_end(tmp_path: Path) -> None:
+    """In every file of JSON that a command reads; those of manifests have their own tests."""
+    from lit_deploy.evaluate.state import StateKey, open_state
+    from lit_deploy.images.coco import _read
+    from lit_deploy.report.bench import bench_from_json
+
+    deep, key = "[" * 200_000, StateKey("", (), ())
+    (tmp_path / "a.json").write_text(deep)
+    (tmp_path / "b.json").write_bytes(key.line() + f'\n{{"batch": {deep}\n'.encode())
+    (tmp_path / "c.json").write_text(f'{{"images": {deep}\n')
+    for call in (
+        lambda: _read(tmp_path / "a.json"),
+        lambda: bench_from_json(deep),
+        lambda: open_state(tmp_path / "b.json", key, int).__enter__(),
+        lambda: open_state(tmp_path / "c.json", key, int).__enter__(),
+    ):
+        with pytest.raises(UsageError):
+            call()
