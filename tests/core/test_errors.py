@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from PIL import Image
-from support.command import Run, assert_one_sentence
+from support.command import ROOT, Run, assert_one_sentence
 
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
@@ -169,13 +171,26 @@ def test_doctor_says_the_same(broken: Callable[[str, str], None], run: Run) -> N
     assert f"installed but does not load ({LOADER})" in told.replace("│ │ │ ", "")
 
 
-def test_broken_packages_that_commands_import(run: Run, broken: Callable[[str, str], None], tmp_path: Path) -> None:
-    """Of those that stand all over the place, the command line tells."""
-    broken("torch", f"raise ImportError({LOADER!r}, name='torch._C')")
-    (tmp_path / "a.pth").write_bytes(b"PK\x03\x04" + bytes(64))
-    outcome = run("verify", "a.onnx", "--ckpt", tmp_path / "a.pth")
-    assert outcome.code == 2
-    assert "not installed" not in outcome.err
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f"raise ImportError({LOADER!r}, name='torch._C')", LOADER),
+        (f"raise ImportError({LOADER!r})", LOADER),
+        ("import a_module_that_it_needs", "No module named 'a_module_that_it_needs'"),
+    ],
+)
+def test_broken_packages_that_commands_import(line: str, says: str, checkpoint_file: Any, tmp_path: Path) -> None:
+    """Of those that are imported all over the place, the command line tells."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(line)
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_deploy.cli", "inspect", checkpoint_file("tiny")], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: the package torch is installed but does not load ({says}); run: pip install 'lit-deploy[export]'\n",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- files
