@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that ``lit-deploy --help`` answers a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import traceback
@@ -40,6 +41,8 @@ app = typer.Typer(
 
 _debug = False
 _show_warning = warnings.showwarning
+_DISTRIBUTIONS = {"PIL": "pillow"}
+"""What packages are called on the index where their modules are called otherwise."""
 
 
 def _version(wanted: bool) -> None:
@@ -89,15 +92,17 @@ def _absent(error: ImportError) -> MissingDependency | None:
     """What to say of a package that cannot be imported; None where it is none that we need."""
     from lit_deploy.machine.packages import PACKAGES
 
-    name = (error.name or "").partition(".")[0]
-    name = {"PIL": "pillow"}.get(name, name)
-    if isinstance(error, ModuleNotFoundError):
-        package = PACKAGES.get(error.name or "")
-        told = f"the package {error.name} is not installed"
-    else:
-        package = PACKAGES.get(name)
-        told = f"the package {name} is installed but does not load ({first_line(error)})"
-    return MissingDependency(f"{told}; run: {package.install}") if package is not None else None
+    if isinstance(error, ModuleNotFoundError) and (package := PACKAGES.get(error.name or "")) is not None:
+        return MissingDependency(f"the package {error.name} is not installed; run: {package.install}")
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    tops = [name.partition(".")[0] for name in (error.name or "", *reversed(frames))]  # the innermost first
+    foreign = itertools.takewhile(lambda top: top != "lit_deploy", tops)  # a name that we got wrong is a bug
+    package = next((PACKAGES[name] for top in foreign if (name := _DISTRIBUTIONS.get(top, top)) in PACKAGES), None)
+    if package is None:
+        return None
+    return MissingDependency(
+        f"the package {package.name} is installed but does not load ({first_line(error)}); run: {package.install}"
+    )
 
 
 def _warn(

@@ -91,9 +91,11 @@ _MEMORY_WORDS = (
 
 def refuse_for_memory(error: BaseException) -> None:
     """Raise OutOfMemory when that is what somebody else's error says: the first line of whatever catches broadly."""
-    said = " ".join(str(error).split())
-    short = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    if short or any(words in said.lower() for words in _MEMORY_WORDS):
+    for link in filter(None, (error, error.__cause__)):
+        said = " ".join(str(link).split())
+        short = isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM)
+        if not short and not any(words in said.lower() for words in _MEMORY_WORDS):
+            continue
         told = f" ({said[:200]})" if said else ""
         raise OutOfMemory(
             f"there is not enough memory{told}; free some, raise the limit of this process, or take less at once "

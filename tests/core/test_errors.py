@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +12,19 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from PIL import Image
-from support.command import Run, assert_one_sentence
+from support.command import ROOT, Run, assert_one_sentence
 
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
-from lit_deploy.core.errors import ImageError, LitDeployError, MissingDependency, OutOfMemory, refuse_for_memory
+from lit_deploy.core.errors import (
+    ImageError,
+    LitDeployError,
+    MissingDependency,
+    OutOfMemory,
+    UsageError,
+    refuse_for_memory,
+)
 from lit_deploy.images import calibration, decoding, label_maps
 from lit_deploy.images.decoding import load_image
 
@@ -162,13 +171,26 @@ def test_doctor_says_the_same(broken: Callable[[str, str], None], run: Run) -> N
     assert f"installed but does not load ({LOADER})" in told.replace("│ │ │ ", "")
 
 
-def test_broken_packages_that_commands_import(run: Run, broken: Callable[[str, str], None], tmp_path: Path) -> None:
-    """Of those that stand all over the place, the command line tells."""
-    broken("torch", f"raise ImportError({LOADER!r}, name='torch._C')")
-    (tmp_path / "a.pth").write_bytes(b"PK\x03\x04" + bytes(64))
-    outcome = run("verify", "a.onnx", "--ckpt", tmp_path / "a.pth")
-    assert outcome.code == 2
-    assert "not installed" not in outcome.err
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (f"raise ImportError({LOADER!r}, name='torch._C')", LOADER),
+        (f"raise ImportError({LOADER!r})", LOADER),
+        ("import a_module_that_it_needs", "No module named 'a_module_that_it_needs'"),
+    ],
+)
+def test_broken_packages_that_commands_import(line: str, says: str, checkpoint_file: Any, tmp_path: Path) -> None:
+    """Of those that are imported all over the place, the command line tells."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(line)
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_deploy.cli", "inspect", checkpoint_file("tiny")], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: the package torch is installed but does not load ({says}); run: pip install 'lit-deploy[export]'\n",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -201,3 +223,26 @@ def test_a_picture_that_cannot_be_read(photo: Path, monkeypatch: pytest.MonkeyPa
             load_image(photo)
         assert says in str(caught.value)
         assert "damaged" not in str(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------------- deep JSON
+
+
+def test_json_that_is_nested_without_an_end(tmp_path: Path) -> None:
+    """In every file of JSON that a command reads; those of manifests have their own tests."""
+    from lit_deploy.evaluate.state import StateKey, open_state
+    from lit_deploy.images.coco import _read
+    from lit_deploy.report.bench import bench_from_json
+
+    deep, key = "[" * 200_000, StateKey("", (), ())
+    (tmp_path / "a.json").write_text(deep)
+    (tmp_path / "b.json").write_bytes(key.line() + f'\n{{"batch": {deep}\n'.encode())
+    (tmp_path / "c.json").write_text(f'{{"images": {deep}\n')
+    for call in (
+        lambda: _read(tmp_path / "a.json"),
+        lambda: bench_from_json(deep),
+        lambda: open_state(tmp_path / "b.json", key, int).__enter__(),
+        lambda: open_state(tmp_path / "c.json", key, int).__enter__(),
+    ):
+        with pytest.raises(UsageError):
+            call()

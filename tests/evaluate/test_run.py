@@ -266,5 +266,5 @@ def test_given_labels_win_over_default_ones(checkpoint_file: CheckpointFile, tmp
 
 def test_errors_are_lit_deploys(checkpoint_file: CheckpointFile, labelled_photos: Path) -> None:
     for changes in ({"batch": 0}, {"batch": 5000}, {"workers": 0}, {"limit": 0}):
-        with pytest.raises(LitDeployError, match="expected 1 to 1024 and at least 1"):
+        with pytest.raises(LitDeployError, match=r"^(batch|workers|limit) is \d+, expected 1 to"):
             evaluated([export_of(checkpoint_file("tiny"))], labelled_photos, **changes)
