@@ -11,7 +11,7 @@ from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, DenseSpec, InputKind, InputSpec, OutputKind, PrecisionName
 from lit_deploy.images.keep_ratio import MIN_SIDE
-from lit_deploy.images.labels import read_labels
+from lit_deploy.images.labels import label_fault, read_labels
 from lit_deploy.models.families import default_input
 from lit_deploy.tasks.table import TASKS
 
@@ -101,6 +101,9 @@ def described(checkpoint: Checkpoint, options: OnnxOptions) -> Manifest:
     labels = _labels(options, spec.num_classes)
     if labels is not None:
         fields["labels"] = labels
+    fault = label_fault(usual.labels if labels is None else labels)
+    if fault:
+        raise UsageError(f"{fault}; name a file of class names with --labels")
     return replace(usual, input=input_spec(checkpoint, options), **fields)
 
 

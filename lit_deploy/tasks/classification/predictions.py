@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
-from lit_deploy.tasks.classification.ranking import ranked_probabilities
+from lit_deploy.tasks.classification.ranking import output_fault, ranked_probabilities
+from lit_deploy.tasks.unusable import unusable
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,14 @@ def predictions(
         outputs: of a session, of at least as many images; ``manifest``: its.
         images: their names; ``pictures``: themselves, of which nothing is needed here.
         top: classes per image; a ``top5`` file gives at most five.
+
+    Raises:
+        ArtifactError: outputs that name no class: they are not finite, or there is no such class.
     """
+    for index, image in enumerate(images):
+        fault = output_fault(outputs, manifest.output, manifest.model.num_classes, index)
+        if fault:
+            raise unusable(image, fault)
     classes, probabilities = ranked_probabilities(outputs, manifest.output)
     return [
         Prediction(
