@@ -21,6 +21,7 @@ class Prediction:
     Attributes:
         image: path as it was given.
         classes: class indices; ``labels``: their names; ``probabilities``: 0..1.
+        orientation: EXIF's, 1 to 8, which the official evaluation of classifiers ignores; 1 is upright.
     """
 
     COLUMNS: ClassVar[tuple[str, ...]] = ("probability", "class", "index")
@@ -30,6 +31,7 @@ class Prediction:
     classes: tuple[int, ...]
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
+    orientation: int = 1
 
     def rows(self) -> list[tuple[str, ...]]:
         """As rows of a table, one a class."""
@@ -48,7 +50,7 @@ def predictions(
 
     Args:
         outputs: of a session, of at least as many images; ``manifest``: its.
-        images: their names; ``pictures``: themselves, of which nothing is needed here.
+        images: their names; ``pictures``: themselves.
         top: classes per image; a ``top5`` file gives at most five.
 
     Raises:
@@ -65,6 +67,7 @@ def predictions(
             classes=tuple(map(int, row)),
             labels=tuple(manifest.labels[index] for index in row),
             probabilities=tuple(map(float, values)),
+            orientation=picture.orientation,
         )
-        for image, row, values in zip(images, classes[:, :top], probabilities[:, :top], strict=False)
+        for image, picture, row, values in zip(images, pictures, classes[:, :top], probabilities[:, :top], strict=False)
     ]
