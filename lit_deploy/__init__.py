@@ -6,9 +6,14 @@ The names below are the public API; they are imported when first used, so that i
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# From 1.31 on ONNX Runtime notes its use in a database, with a number for this device, as soon as it is loaded. That is
+# when it reads this, which is therefore set before any module of ours can load it. Processes that we start inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "LitDeployError": "lit_deploy.core.errors",

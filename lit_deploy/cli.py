@@ -5,8 +5,8 @@ Heavy imports stand inside the commands, so that ``lit-deploy --help`` answers a
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
 import sys
 import traceback
 from typing import Annotated, NoReturn
@@ -24,7 +24,9 @@ from lit_deploy.commands.package import package
 from lit_deploy.commands.predict import predict
 from lit_deploy.commands.quantize import quantize
 from lit_deploy.commands.verify import verify
-from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError
+from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError, refuse_for_memory
+from lit_deploy.core.signals import ended_by_signals
+from lit_deploy.core.text import first_line, printable
 
 app = typer.Typer(
     name="lit-deploy",
@@ -67,8 +69,8 @@ for command in (export, quantize, package, verify, bench, evaluate, predict, ins
 def _fail(error: LitDeployError) -> NoReturn:
     """Say one sentence on stderr and leave with the error's exit code."""
     if _debug:
-        traceback.print_exception(error)
-    typer.echo(f"error: {error}", err=True)
+        _print_traceback(error)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     if error.detailed:
         from lit_deploy.report.errors import error_details
         from lit_deploy.report.terminal import show
@@ -77,33 +79,63 @@ def _fail(error: LitDeployError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def _print_traceback(error: BaseException) -> None:
+    print(printable("".join(traceback.format_exception(error)), lines=True), file=sys.stderr, end="")
+
+
+def _absent(error: ImportError) -> MissingDependency | None:
+    """What to say of a package that cannot be imported; None where it is none that we need."""
+    from lit_deploy.machine.packages import PACKAGES
+
+    name = (error.name or "").partition(".")[0]
+    name = {"PIL": "pillow"}.get(name, name)
+    if isinstance(error, ModuleNotFoundError):
+        package = PACKAGES.get(error.name or "")
+        told = f"the package {error.name} is not installed"
+    else:
+        package = PACKAGES.get(name)
+        told = f"the package {name} is installed but does not load ({first_line(error)})"
+    return MissingDependency(f"{told}; run: {package.install}") if package is not None else None
+
+
 def main() -> None:
     """Run the command line; errors of lit-deploy become one sentence and an exit code.
 
     1 means that a gate failed and nothing else, so a bug (with its traceback) and a lost output end with 2 as well.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # temporary files go, as with Ctrl-C
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # something else that stands in for them
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # no letter ends a command
+    with ended_by_signals():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
         sys.stdout.flush()
     except LitDeployError as error:
         _fail(error)
-    except ModuleNotFoundError as error:
-        from lit_deploy.machine.packages import PACKAGES
-
-        missing = PACKAGES.get(error.name or "")
-        if missing is None:
-            traceback.print_exc()
-            sys.exit(2)
-        _fail(MissingDependency(f"the package {missing.name} is not installed; run: {missing.install}"))
     except BrokenPipeError:  # the reader of our output has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
-    except OSError as error:
-        _fail(UsageError(f"the operating system refused: {error}"))
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        said = _told(error)
+        if said is not None:
+            _fail(said)
+        _print_traceback(error)
         sys.exit(2)
+
+
+def _told(error: Exception) -> LitDeployError | None:
+    """The sentence for what the environment is to blame for; None for a bug."""
+    try:
+        refuse_for_memory(error)
+    except LitDeployError as short:
+        return short
+    if isinstance(error, ImportError):
+        return _absent(error)
+    return UsageError(f"the operating system refused: {error}") if isinstance(error, OSError) else None
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lit_deploy.artifacts.manifest import MANIFEST_KEY, Manifest
 from lit_deploy.core.errors import ArtifactError
+from lit_deploy.core.files import why_unreadable
 from lit_deploy.core.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -62,9 +63,11 @@ class OnnxArtifact:
 
 
 def check_file(path: Path) -> None:
-    """Raise ArtifactError when there is no file at ``path``."""
+    """Raise ArtifactError when there is no file at ``path``, or none that may be read."""
     if not path.is_file():
         raise ArtifactError(f"{path} is not a file; expected an .onnx file written by `lit-deploy export`")
+    if reason := why_unreadable(path):
+        raise ArtifactError(f"{path} cannot be read ({reason}); give read permission, or another file")
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -75,7 +78,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     check_file(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, OSError):
+    except (DecodeError, ValueError):
         model = None
     if model is None or not model.graph.node:
         raise ArtifactError(f"{path} is not a whole ONNX file (truncated or another format); export it again")

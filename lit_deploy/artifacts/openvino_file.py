@@ -15,6 +15,7 @@ import msgspec
 
 from lit_deploy.artifacts.manifest import Manifest, check_json
 from lit_deploy.core.errors import ArtifactError
+from lit_deploy.core.files import why_unreadable
 
 IR_SUFFIX, WEIGHTS_SUFFIX = ".xml", ".bin"
 
@@ -52,6 +53,8 @@ def read_ir(path: Path) -> tuple[Manifest, Extension | None]:
             raise ArtifactError(
                 f"{part} is not a file; expected the .xml and .bin that `lit-deploy export --format openvino` wrote"
             )
+        if reason := why_unreadable(part):
+            raise ArtifactError(f"{part} cannot be read ({reason}); give read permission, or another file")
     try:
         root = ET.parse(path).getroot()
     except (ET.ParseError, UnicodeError, ValueError):

@@ -178,11 +178,13 @@ def read_sidecar(engine: Path) -> Sidecar:
         path = sidecar_path(engine.resolve())
     try:
         text = path.read_bytes()
-    except OSError:
+    except (FileNotFoundError, IsADirectoryError):
         raise ArtifactError(
             f"{engine} has no readable sidecar {path.name}; copy it from where the engine was built, or build it again "
             "with `lit-deploy export --format trt`"
         ) from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); give read permission") from None
     try:
         check_json(text)
         header = msgspec.json.decode(text, type=_Header)

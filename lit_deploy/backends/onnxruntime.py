@@ -20,7 +20,7 @@ from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds, entered
 from lit_deploy.backends.emulation import FP8_SETTING, NOTES, bf16_in_float32, emulated_precisions
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
-from lit_deploy.core.errors import ArtifactError, LitDeployError, MissingDependency, UsageError
+from lit_deploy.core.errors import ArtifactError, LitDeployError, MissingDependency, UsageError, refuse_for_memory
 from lit_deploy.core.specs import TensorSpec
 from lit_deploy.core.text import first_line
 from lit_deploy.machine import native
@@ -76,6 +76,7 @@ class OnnxRuntimeSession(BackEnd):
             try:
                 settings.register_custom_ops_library(str(library))
             except Exception as error:  # ONNX Runtime raises its own bare exception types
+                refuse_for_memory(error)
                 raise MissingDependency(
                     f"ONNX Runtime {ort.__version__} cannot load {library} ({first_line(error)}); "
                     f"rebuild it: {native.BUILD_COMMAND}"
@@ -102,6 +103,7 @@ class OnnxRuntimeSession(BackEnd):
         except LitDeployError:
             raise
         except Exception as error:
+            refuse_for_memory(error)
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} refuses {self._path} ({first_line(error)}); export it again"
             ) from None
@@ -151,11 +153,14 @@ class OnnxRuntimeSession(BackEnd):
         try:
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         except Exception as error:
+            refuse_for_memory(error)
             raise ArtifactError(f"ONNX Runtime failed while it ran {self._path}: {first_line(error)}") from None
 
     def node_times(self) -> list[dict[str, float]]:
         """See ``ProfiledSession``."""
         events = json.loads(Path(entered(self._session).end_profiling()).read_text())
+        if self._notes is not None:
+            self._notes.cleanup()  # here, as a worker of a benchmark is killed rather than closed
         runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
         times: list[dict[str, float]] = [{} for _ in runs]
         for event in events:
@@ -183,10 +188,11 @@ def _specs(values: Any) -> tuple[TensorSpec, ...]:
 
 
 def _import_onnxruntime() -> Any:
-    try:
+    record = BACKENDS["onnxruntime"]
+    with record.loading():
         import onnxruntime
-    except ImportError:
-        raise MissingDependency(BACKENDS["onnxruntime"].absence) from None
+    if not hasattr(onnxruntime, "InferenceSession"):  # a folder of that name
+        raise MissingDependency(record.absence)
     return onnxruntime
 
 

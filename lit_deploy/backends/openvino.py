@@ -18,7 +18,7 @@ from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir
 from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
-from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError
+from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError, refuse_for_memory
 from lit_deploy.core.specs import PrecisionName, TensorSpec
 from lit_deploy.core.text import last_line
 from lit_deploy.machine import native
@@ -48,10 +48,8 @@ class OpenVinoSession(BackEnd):
         self._running = threading.Lock()  # a request runs one inference at a time
 
     def __enter__(self) -> Self:
-        try:
+        with BACKENDS["openvino"].loading():
             import openvino
-        except ImportError:
-            raise MissingDependency(BACKENDS["openvino"].absence) from None
         if self._options.device != "cpu":
             raise UsageError(f"device is {self._options.device}, but OpenVINO runs on the CPU here; use --device cpu")
         version = openvino.__version__.split("-")[0]
@@ -72,6 +70,7 @@ class OpenVinoSession(BackEnd):
             try:
                 self._core.add_extension(str(extension))
             except RuntimeError as error:
+                refuse_for_memory(error)
                 raise MissingDependency(
                     f"OpenVINO {version} cannot load {extension} ({last_line(error)}); "
                     f"rebuild it against this OpenVINO: {native.BUILD_COMMAND}"
@@ -109,6 +108,7 @@ class OpenVinoSession(BackEnd):
             if self._options.layers:
                 model.add_outputs(list(manifest.layers))
         except RuntimeError as error:
+            refuse_for_memory(error)
             raise ArtifactError(f"OpenVINO refuses {self._path} ({last_line(error)}); export it again") from None
         return model
 
@@ -141,6 +141,7 @@ class OpenVinoSession(BackEnd):
             try:
                 results = request.infer(arrays, share_inputs=True)
             except RuntimeError as error:
+                refuse_for_memory(error)
                 raise ArtifactError(f"OpenVINO failed while it ran {self._path}: {last_line(error)}") from None
             outputs = {spec.name: results[spec.name] for spec in self.outputs}
             layers = self.manifest.layers if self._options.layers else ()
@@ -164,6 +165,7 @@ class OpenVinoSession(BackEnd):
                 _attend_in_bfloat16(model)
             return self._core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
+            refuse_for_memory(error)
             raise ArtifactError(f"OpenVINO refuses {self._path.name} ({last_line(error)}); export it again") from error
 
 

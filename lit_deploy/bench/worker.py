@@ -33,6 +33,7 @@ from lit_deploy.backends.protocol import Phases, ProfiledSession, Session, Sessi
 from lit_deploy.core import errors
 from lit_deploy.core.errors import LitDeployError
 from lit_deploy.core.processes import die_with_parent, ending, worker_command, worker_environment
+from lit_deploy.core.signals import ended_by_signals
 from lit_deploy.core.text import first_line
 from lit_deploy.tasks.table import task_of
 
@@ -290,7 +291,8 @@ def main() -> None:
     die_with_parent(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not land between the replies
-    _serve(sys.stdin, replies)
+    with ended_by_signals():
+        _serve(sys.stdin, replies)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import typer
 
 from lit_deploy.commands.options import Device, EngineCode, Json, Markdown, Threads
 from lit_deploy.commands.values import batch_size, height_width, one_form
+from lit_deploy.core.specs import MAX_ROUNDS
 
 Artifacts = Annotated[
     list[str] | None,
@@ -40,7 +41,10 @@ Size = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int, typer.Option(help="Turns of every contender; ratios are taken turn by turn.", min=1, rich_help_panel="Run")
+    int,
+    typer.Option(
+        help="Turns of every contender; ratios are taken turn by turn.", min=1, max=MAX_ROUNDS, rich_help_panel="Run"
+    ),
 ]
 Plot = Annotated[Path | None, typer.Option(help="Draw a chart: PNG, SVG or PDF.", rich_help_panel="Report")]
 
@@ -76,11 +80,11 @@ def bench(
             artifacts or [], ckpt, batches=batches, rounds=rounds, threads=threads, size=height_width("--size", size),
             device=device, allow_engine_code=allow_engine_code, progress=progress,
         )  # fmt: skip
-    if plot is not None:
-        bench_plot(result, plot)
     if json:
         show(as_json(result))
     elif markdown:
         show(bench_markdown(result))
     else:
         show(bench_table(result))
+    if plot is not None:  # after what cost the time
+        bench_plot(result, plot)

@@ -10,7 +10,7 @@ import typer
 from lit_deploy.commands.options import Backend, Device, EngineCode, Json, Library, Markdown, PrecisionHint, Threads
 from lit_deploy.commands.values import one_form, session_options, share
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH
+from lit_deploy.core.specs import MAX_BATCH, MAX_IMAGES, MAX_THREADS
 
 EVALUATE_IMAGES = "Images"
 GATES = "Gates (exit code 1)"
@@ -75,6 +75,7 @@ Limit = Annotated[
     typer.Option(
         help="Most images, evenly spaced; all when left out.",
         min=1,
+        max=MAX_IMAGES,
         show_default=False,
         rich_help_panel=EVALUATE_IMAGES,
     ),
@@ -95,6 +96,7 @@ Workers = Annotated[
     typer.Option(
         help="Threads that decode and resize images; all cores when left out.",
         min=1,
+        max=MAX_THREADS,
         show_default=False,
         rich_help_panel="Run",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,8 +21,17 @@ from lit_deploy.commands.quantize_options import (
     Keep,
 )
 from lit_deploy.commands.values import batch_of, height_width, quantize_options, refuse, targets
-from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import EIGHT_BIT, InputKind, OutputKind, PrecisionName
+from lit_deploy.core.errors import LitDeployError, UsageError
+from lit_deploy.core.specs import (
+    EIGHT_BIT,
+    MAX_DETECTIONS,
+    MAX_RESIZE,
+    MAX_SIDE,
+    MAX_WORKSPACE_MIB,
+    InputKind,
+    OutputKind,
+    PrecisionName,
+)
 
 ENGINE = "Engine (--format trt)"
 ENGINE_OPTIONS = (
@@ -127,6 +137,7 @@ MaxDetections = Annotated[
         "--max-det",
         help="Detections of a picture, and rows of the outputs; 100 when left out.",
         min=1,
+        max=MAX_DETECTIONS,
         show_default=False,
         rich_help_panel=DENSE,
     ),
@@ -154,6 +165,7 @@ Resize = Annotated[
         help="Shorter side in pixels after resizing, before a classifier's centre crop, which has to fit; the official "
         "evaluation's when left out.",
         min=1,
+        max=MAX_RESIZE * MAX_SIDE,
         rich_help_panel="Input",
     ),
 ]
@@ -223,7 +235,12 @@ VersionCompatible = Annotated[
 Workspace = Annotated[
     int | None,
     typer.Option(
-        metavar="MIB", help="Most scratch memory of a layer in MiB.", min=1, show_default=False, rich_help_panel=ENGINE
+        metavar="MIB",
+        help="Most scratch memory of a layer in MiB.",
+        min=1,
+        max=MAX_WORKSPACE_MIB,
+        show_default=False,
+        rich_help_panel=ENGINE,
     ),
 ]
 OptimizationLevel = Annotated[
@@ -345,7 +362,8 @@ def export(
             )  # fmt: skip
             if result.report is not None and backend is None and precision != "bf16":
                 progress(Step("look for a faster choice"))
-                advice = faster_choice(result.path, result.manifest, ckpt, threads)
+                with contextlib.suppress(LitDeployError):  # the file is written and proven, whatever else is broken
+                    advice = faster_choice(result.path, result.manifest, ckpt, threads)
         elif format == "openvino":
             if exported:
                 refuse(given, ("batch",), decided)

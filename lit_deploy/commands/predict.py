@@ -9,6 +9,7 @@ import typer
 
 from lit_deploy.commands.options import Artifact, Backend, Device, EngineCode, Json, Library, PrecisionHint, Threads
 from lit_deploy.commands.values import session_options
+from lit_deploy.core.specs import MAX_TOP
 
 Images = Annotated[
     list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...", show_default=False)
@@ -18,6 +19,7 @@ Top = Annotated[
     typer.Option(
         help="Classes or detections per image; 5 classes of a classifier and all that others find when left out.",
         min=1,
+        max=MAX_TOP,
         show_default=False,
     ),
 ]
@@ -33,7 +35,10 @@ Out = Annotated[
 ScoreThreshold = Annotated[
     float | None,
     typer.Option(
-        help="Hide detections that do not score above this, 0 to 1; the file's own when left out.", show_default=False
+        help="Hide detections that do not score above this, 0 to 1; the file's own when left out.",
+        min=0.0,
+        max=1.0,
+        show_default=False,
     ),
 ]
 

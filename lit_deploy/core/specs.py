@@ -39,7 +39,22 @@ MAX_NESTING = 32
 """Most objects and lists inside one another in a manifest or sidecar; ours have five."""
 
 MAX_THREADS = 1024
-"""Most threads of one inference; more is a typing mistake."""
+"""Most threads of one inference, and most that prepare its images; more is a typing mistake."""
+
+MAX_IMAGES = 10_000_000
+"""Most images that are taken from a folder."""
+
+MAX_CALIBRATION_IMAGES = 1 << 16
+"""Most images that ranges are chosen with; they are in memory together."""
+
+MAX_TOP = 1_000_000
+"""Most classes or detections that are told of an image."""
+
+MAX_ROUNDS = 10_000
+"""Most turns of a contender in a benchmark."""
+
+MAX_WORKSPACE_MIB = 1 << 20
+"""Most scratch memory of an engine's layer: a TiB."""
 
 MAX_SIDE = 1 << 14
 """Largest height and width of an input in pixels."""

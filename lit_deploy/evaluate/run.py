@@ -21,7 +21,7 @@ from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import MAX_BATCH
+from lit_deploy.core.specs import MAX_BATCH, MAX_IMAGES, MAX_THREADS
 from lit_deploy.core.text import shown_name
 from lit_deploy.evaluate.entries import (
     Entry,
@@ -100,10 +100,10 @@ def evaluate_artifacts(
         ArtifactError, CheckpointError, MissingDependency: as the name says.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if (batch is not None and not 1 <= batch <= MAX_BATCH) or workers < 1 or (limit is not None and limit < 1):
-        raise UsageError(
-            f"got batch {batch}, workers {workers} and limit {limit}, expected 1 to {MAX_BATCH} and at least 1"
-        )
+    bounds = {"batch": (batch, MAX_BATCH), "workers": (workers, MAX_THREADS), "limit": (limit, MAX_IMAGES)}
+    for name, (value, most) in bounds.items():
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"{name} is {value}, expected 1 to {most}")
     sources = [*([] if checkpoint is None else [checkpoint]), *artifacts]
     request = Request(
         Path(images), _path(labels_file), folders, _path(annotations), _path(labels_dir), _path(results), batch, limit,

@@ -138,7 +138,7 @@ def open_state(path: Path, key: StateKey, record: Any) -> Iterator[State]:
 def _check_key(path: Path, line: bytes, key: StateKey) -> None:
     try:
         found = msgspec.json.decode(line, type=StateKey)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise UsageError(f"{path} is no state file of lit-deploy evaluate; give another --state") from None
     for field in dataclasses.fields(StateKey):
         if getattr(found, field.name) != getattr(key, field.name):
@@ -161,7 +161,7 @@ def _records(path: Path, lines: list[bytes], kept: Any) -> tuple[BatchRecord[Any
     for number, line in enumerate(lines, start=2):
         try:
             record: BatchRecord[Any] | None = decoder.decode(line)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             record = None
         if record is None or not (
             record.batch == len(records) or (record.batch in records and records[record.batch].unreadable)

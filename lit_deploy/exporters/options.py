@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, get_args
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, DenseSpec, InputKind, InputSpec, OutputKind, PrecisionName
+from lit_deploy.core.specs import (
+    MAX_BATCH,
+    MAX_DETECTIONS,
+    MAX_RESIZE,
+    MAX_SIDE,
+    DenseSpec,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    PrecisionName,
+)
 from lit_deploy.images.keep_ratio import MIN_SIDE
 from lit_deploy.images.labels import label_fault, read_labels
 from lit_deploy.models.families import default_input
@@ -63,6 +73,14 @@ class OnnxOptions:
                 raise UsageError(f"{name} is '{value}', expected one of {', '.join(allowed)}")
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise UsageError(f"batch is {self.batch}, expected 1 to {MAX_BATCH}, or a dynamic one")
+        ranges = {
+            "resize": (1, MAX_RESIZE * MAX_SIDE), "max_detections": (1, MAX_DETECTIONS), "score_threshold": (0, 1),
+            "iou_threshold": (0, 1),
+        }  # fmt: skip
+        for name, (least, most) in ranges.items():
+            number = getattr(self, name)
+            if number is not None and not least <= number <= most:
+                raise UsageError(f"{name.replace('_', ' ')} is {number}, expected {least} to {most}")
         if self.size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in self.size):
             raise UsageError(
                 f"size is {self.size[0]}x{self.size[1]}, expected {MIN_SIDE} to {MAX_SIDE} pixels for height and width"

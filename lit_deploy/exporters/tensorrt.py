@@ -28,7 +28,7 @@ from lit_deploy.core.errors import BuildFailed, ExportError, LitDeployError, Mis
 from lit_deploy.core.files import atomic_path, sha256_of
 from lit_deploy.core.processes import ending, worker_command, worker_environment
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import EIGHT_BIT, MAX_BATCH, OP_VERSION, PrecisionName, TensorSpec
+from lit_deploy.core.specs import EIGHT_BIT, MAX_BATCH, MAX_WORKSPACE_MIB, OP_VERSION, PrecisionName, TensorSpec
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import Gpu, find_gpu, require_gpu
@@ -90,8 +90,8 @@ class EngineOptions:
             raise UsageError("the plugin is to be embedded and left out at once; drop one of the two options")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"the optimisation level is {self.optimization_level}, expected 0 to 5")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"the workspace limit is {self.workspace_mib} MiB, expected at least 1")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
+            raise UsageError(f"the workspace limit is {self.workspace_mib} MiB, expected 1 to {MAX_WORKSPACE_MIB}")
         unknown = [target for target in self.targets if target not in RTX_TARGETS]
         if unknown:
             raise UsageError(f"the target is '{unknown[0]}', expected compute capabilities of {', '.join(RTX_TARGETS)}")

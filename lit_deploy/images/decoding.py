@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from lit_deploy.core.errors import ImageError
+from lit_deploy.core.errors import ImageError, refuse_for_memory
 from lit_deploy.images.containers import JPEG, PNG, orientation_of, pixels_of
 
 MAX_PIXELS = 1 << 27
@@ -124,6 +124,9 @@ def load_image(
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that can be read here: convert it to {FORMATS_TEXT}.") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes: KeyError, struct.error ...
+        refuse_for_memory(error)
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Pillow
+            raise ImageError(f"{name} cannot be read ({error.strerror}): try again, or give another file.") from None
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name} is damaged or incomplete ({detail}): replace the file.") from error
 

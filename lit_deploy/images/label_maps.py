@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_deploy.core.errors import ImageError, UsageError
+from lit_deploy.core.errors import ImageError, UsageError, refuse_for_memory
 from lit_deploy.core.text import shown_name
 from lit_deploy.images.containers import PNG, pixels_of
 from lit_deploy.images.datasets import Skipped, evenly, file_state, place_of, places_of
@@ -159,8 +159,10 @@ def _values(path: Path) -> NDArray[np.int64]:
     except ImageError:
         raise
     except OSError as error:
+        refuse_for_memory(error)
         raise ImageError(f"its label map {path} cannot be read ({error.strerror or 'no PNG, or damaged'}).") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes
+        refuse_for_memory(error)
         raise ImageError(f"its label map {path} is damaged ({type(error).__name__}): replace the file.") from None
 
 

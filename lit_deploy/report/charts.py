@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_deploy.core.errors import MissingDependency, UsageError
+from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import atomic_path
-from lit_deploy.machine.packages import PACKAGES
+from lit_deploy.core.text import printable
+from lit_deploy.machine.packages import PACKAGES, imported
 from lit_deploy.models.families import PUBLISHED
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def _bench_panel(panel: Any, report: BenchReport, batch: int, labels: list[str],
             color=INK, fontweight=_weight(m.kind),
         )  # fmt: skip
     kinds = {m.label: m.kind for m in report.measurements}
-    panel.set_yticks(range(len(labels)), labels if named else [""] * len(labels))
+    panel.set_yticks(range(len(labels)), [_plain(label) for label in labels] if named else [""] * len(labels))
     panel.set_ylim(len(labels) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
     for tick, label in zip(panel.get_yticklabels(), labels, strict=True):
@@ -140,7 +142,7 @@ def layers_plot(report: VerifyReport, path: Path) -> None:
                 )  # fmt: skip
         panel.set_xscale("log")
         panel.set_xlim(min(values) / 2, worst * 2)
-        panel.set_yticks(rows, names)
+        panel.set_yticks(rows, [_plain(name) for name in names])
         panel.set_ylim(len(names) - 0.4, -0.6)
         panel.tick_params(axis="y", length=0, labelsize=8, labelcolor=INK)
         panel.tick_params(axis="x", labelsize=8.5, labelcolor=MUTED)
@@ -156,9 +158,14 @@ def layers_plot(report: VerifyReport, path: Path) -> None:
 def _titles(figure: Any, title: str, setting: str) -> None:
     """A headline, the setting below it in small print, and the panels in the space that is left."""
     inch = 1 / figure.get_size_inches()[1]
-    figure.text(0.012, 1 - 0.10 * inch, title, fontsize=13, fontweight="bold", color=INK, ha="left", va="top")
-    figure.text(0.012, 1 - 0.38 * inch, setting, fontsize=8.5, color=MUTED, ha="left", va="top")
+    figure.text(0.012, 1 - 0.10 * inch, _plain(title), fontsize=13, fontweight="bold", color=INK, ha="left", va="top")
+    figure.text(0.012, 1 - 0.38 * inch, _plain(setting), fontsize=8.5, color=MUTED, ha="left", va="top")
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.52 * inch), w_pad=1.0)
+
+
+def _plain(text: str) -> str:
+    """Text that holds names of others: what stands between dollars is no formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def check_chart(path: Path) -> None:
@@ -171,12 +178,24 @@ def check_chart(path: Path) -> None:
         raise UsageError(f"the chart is to be written to {path.name}, expected a name ending in {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: its directory {path.parent} does not exist")
-    try:
+    install = PACKAGES["matplotlib"].install
+    absent = f"charts need matplotlib, which is not installed; run: {install}"
+    with imported("matplotlib", absent, "matplotlib", install), _agg():
         import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise MissingDependency(
-            f"charts need matplotlib, which is not installed; run: {PACKAGES['matplotlib'].install}"
-        ) from None
+
+
+@contextmanager
+def _agg() -> Iterator[None]:
+    """While matplotlib loads: what a notebook named for its own window is not here, and is no reason to fail."""
+    named = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        if named is None:
+            del os.environ["MPLBACKEND"]
+        else:
+            os.environ["MPLBACKEND"] = named
 
 
 @contextmanager

@@ -17,7 +17,8 @@ def error_details(error: LitDeployError) -> RenderableType:
     if isinstance(error, ParityFailed):
         return verify_table(error.report)
     if isinstance(error, BuildFailed):
-        return text("\n".join(("the last lines of the builder:", *error.log)) if error.log else "", "dim")
+        lines = ("the last lines of the builder:", *error.log) if error.log else ()
+        return Text("\n").join(text(line, "dim") for line in lines)
     if not isinstance(error, StateDictMismatch):
         return Text("")
     table = Table()

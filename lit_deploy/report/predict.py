@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 
-from lit_deploy.report.terminal import as_json, text
+from lit_deploy.report.terminal import as_json, json_of, text
 from lit_deploy.tasks.protocol import Prediction
 
 
@@ -45,4 +44,4 @@ def orientation_hint(turned: Sequence[str]) -> str:
 
 def predictions_json(predictions: Iterable[Prediction]) -> str:
     """What was found in every image, as a JSON array; the fields of a prediction are its members."""
-    return as_json([msgspec.Raw(msgspec.json.encode(prediction, enc_hook=str)) for prediction in predictions])
+    return as_json([json_of(prediction) for prediction in predictions])

@@ -6,7 +6,6 @@ it goes into its manifest, which is sealed into the file at the end.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from lit_deploy.backends.table import BACKENDS
 from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError
-from lit_deploy.core.files import atomic_path, check_target
+from lit_deploy.core.files import atomic_path, check_target, scratch_folder
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import EIGHT_BIT, PrecisionName
 from lit_deploy.exporters.engine_files import write_sidecar, written_engine
@@ -172,8 +171,8 @@ def export_engine(
             threads=threads,
             progress=progress,
         )
-        with tempfile.TemporaryDirectory(prefix="lit-deploy-") as scratch:
-            made = make(job, Path(scratch) / onnx_path(out).name, for_engine=True)
+        with scratch_folder() as scratch:
+            made = make(job, scratch / onnx_path(out).name, for_engine=True)
         unchecked = "--no-verify"
     with written_engine(made.artifact, out, engine, progress) as (part, sidecar):
         report = None
@@ -300,8 +299,8 @@ def _quantized(
         base = onnx_from_checkpoint(checkpoint, replace(job.options, precision="fp16"), job.progress)
     artifact = quantize_model(reference, base, images, quantize, precision, job.threads, job.progress)
     artifact.write(part)
-    with tempfile.TemporaryDirectory(prefix="lit-deploy-") as scratch:  # speed is measured in other processes
-        wide = Path(scratch) / "fp32.onnx"
+    with scratch_folder() as scratch:  # speed is measured in other processes
+        wide = scratch / "fp32.onnx"
         reference.write(wide)
         gates = gated(
             part, wide, images, quantize, job.threads, backend=job.backend, engine=for_engine, progress=job.progress

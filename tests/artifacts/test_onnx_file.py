@@ -219,15 +219,18 @@ def test_check_target_leaves_nothing(tmp_path: Path) -> None:
             check_target(final)
 
 
-def test_atomic_path_by_another_temporary_name(tmp_path: Path) -> None:
-    """The sidecar of an engine with a temporary name is named after that name."""
-    with atomic_path(tmp_path / "a.engine.json", part=tmp_path / ".part.json") as part:
-        assert part == tmp_path / ".part.json"
-        assert os.listdir(tmp_path) == [".part.json"]
-    assert os.listdir(tmp_path) == ["a.engine.json"]
-    with pytest.raises(RuntimeError), atomic_path(tmp_path / "b.json", part=tmp_path / ".part.json"):
+def test_files_that_belong_together(tmp_path: Path) -> None:
+    """The sidecar of an engine with a temporary name is named after that name; both get their own, or neither."""
+
+    def sidecar(path: Path) -> Path:
+        return path.with_name(f"{path.name}.json")
+
+    with atomic_path(tmp_path / "a.engine", sidecar) as part:
+        assert sorted(os.listdir(tmp_path)) == [part.name, f"{part.name}.json"]
+    assert sorted(os.listdir(tmp_path)) == ["a.engine", "a.engine.json"]
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "b.engine", sidecar):
         raise RuntimeError
-    assert os.listdir(tmp_path) == ["a.engine.json"]
+    assert sorted(os.listdir(tmp_path)) == ["a.engine", "a.engine.json"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

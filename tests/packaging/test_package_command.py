@@ -243,6 +243,7 @@ def test_memory(batch: int | None, workers: int, shared: int, model: Path, tmp_p
     for spec in (pod, runtime):
         (limit,) = (volume["emptyDir"]["sizeLimit"] for volume in spec["volumes"] if "emptyDir" in volume)
         assert limit == f"{shared}Mi"
+        assert spec["containers"][0]["env"] == [{"name": "ORT_DISABLE_TELEMETRY", "value": "1"}]
         resources = spec["containers"][0]["resources"]
         assert resources["limits"]["memory"] == resources["requests"]["memory"]
         memory = int(resources["limits"]["memory"].removesuffix("Mi"))
@@ -258,6 +259,7 @@ def test_start_file() -> None:
     path = "LD_LIBRARY_PATH=$PWD/model repository/lit_S.v2${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     build, start = lines["docker"], lines[path]
     assert "$PWD/model repository:/models:ro" in build
+    assert "ORT_DISABLE_TELEMETRY=1" in build
     assert build[-3:] == ["lit-s-v2-triton:26.06", "tritonserver", "--model-repository=/models"]
     assert start[1:] == ["tritonserver", "--model-repository=$PWD/model repository"]
     assert "docker build -t lit-s-v2-triton:26.06 'model repository'/lit_S.v2" in text
