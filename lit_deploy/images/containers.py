@@ -17,6 +17,9 @@ MAX_SEGMENTS = 2000
 """Segments of a JPEG file. A profile or depth map of the largest size takes a few hundred, and the decoder's first pass
 is slow."""
 
+MAX_TABLES = 1 << 20
+"""Bytes of a JPEG file's tables and headers, which take a few thousand; the decoder reads some of them slowly."""
+
 MAX_CHUNKS = 1 << 17
 """Chunks of a PNG file; in chunks of 8 KiB, as libpng writes them, more than 1 GiB."""
 
@@ -51,7 +54,7 @@ def pixels_of(content: bytes) -> tuple[bytes, bytes]:
 
 
 def _jpeg(content: bytes) -> tuple[bytes, bytes]:
-    kept, exif, scans, place = [content[:2]], b"", 0, 2
+    kept, exif, scans, tables, place = [content[:2]], b"", 0, 0, 2
     for _ in range(MAX_SEGMENTS):
         found = _MARKER.search(content, place)
         begin = len(content) if found is None else found.start()
@@ -66,11 +69,14 @@ def _jpeg(content: bytes) -> tuple[bytes, bytes]:
         place = begin + 2 + length
         if marker not in _METADATA:
             kept.append(content[begin:place])
+            tables += length
         elif marker == _EXIF and not exif and content.startswith(b"Exif\0\0", begin + 4):
             exif = content[begin + 10 : place]
         scans += marker == _SCAN
         if scans > MAX_SCANS:
             raise ValueError(f"more than {MAX_SCANS} scans")
+        if tables > MAX_TABLES:
+            raise ValueError(f"more than {MAX_TABLES >> 20} MiB of tables")
     raise ValueError(f"more than {MAX_SEGMENTS} segments")
 
 

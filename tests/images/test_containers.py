@@ -177,7 +177,8 @@ def test_a_jpeg_has_no_more_scans_than_the_service_takes(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (encoded(PHOTO, "JPEG")[:2] + b"\xff\xfe\0\2" * 3000, "more than 2000 segments"),
+        (JPEG[:2] + b"\xff\xfe\0\2" * 3000, "more than 2000 segments"),
+        (JPEG[:20] + (b"\xff\xdb\xff\xff" + bytes(65533)) * 20 + JPEG[20:], "more than 1 MiB of tables"),
         (SMALL_PNG[:33] + png_chunk(b"tEXt", b"") * 99 + SMALL_PNG[33:-12], "the file ends too early"),
         (with_text(SMALL_PNG, png_chunk(b"tEXt", b"k\0v")[:-1] + b"\0"), "a wrong checksum of 'tEXt'"),
         (in_small_chunks(SMALL_PNG).replace(png_chunk(b"IDAT", b"\0"), png_chunk(b"tEXt", b""), 1), "torn apart"),
