@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lit_deploy.artifacts.manifest import MANIFEST_KEY, Manifest
 from lit_deploy.core.errors import ArtifactError
 from lit_deploy.core.files import why_unreadable
+from lit_deploy.core.specs import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -99,6 +100,25 @@ def manifest_of(metadata: Mapping[str, str], path: Path) -> Manifest:
 def read_manifest(path: str | Path) -> Manifest:
     """Read what the exported file at ``path`` says about itself, without creating a session."""
     return manifest_of(metadata_of(read_onnx(Path(path))), Path(path))
+
+
+def graph_tensors(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as a graph has them; a dimension without a size has its name, perhaps none."""
+    import onnx
+
+    def specs(values: Sequence[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+        found = []
+        for value in values:
+            kind = value.type.tensor_type
+            dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim)
+            try:
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+            except KeyError:
+                dtype = f"type {kind.elem_type}"
+            found.append(TensorSpec(value.name, dtype, dims))
+        return tuple(found)
+
+    return specs(model.graph.input), specs(model.graph.output)
 
 
 def set_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import contextlib
 import io
-import itertools
 import json
 import tempfile
 from collections.abc import Mapping
@@ -28,8 +27,8 @@ from lit_deploy.machine import native
 from lit_deploy.machine.facts import cpu_flags
 from lit_deploy.machine.packages import PACKAGES
 from lit_deploy.ops.domain import CUDA_DEVICE, DEVICE_ENTRY
+from lit_deploy.tasks.promises import check_tensors
 from lit_deploy.tasks.protocol import Arrays
-from lit_deploy.tasks.table import task_of
 
 _TAIL = 1 << 20
 """Bytes at the end of a file, more than any manifest has."""
@@ -183,16 +182,7 @@ class OnnxRuntimeSession(BackEnd):
             raise UsageError(
                 f"{self._path} is a portable file, which holds no custom operator; export it without --portable"
             )
-        promised = task_of(self.manifest).output_specs(self.manifest)
-        pairs = [
-            *itertools.zip_longest(_specs(self._session.get_inputs()), self.inputs),
-            *itertools.zip_longest(self.outputs[: len(promised)], promised),
-        ]
-        for found, wanted in pairs:
-            if found is None or wanted is None or not found.agrees(wanted):
-                raise ArtifactError(
-                    f"the graph of {self._path} has {found}, its manifest promises {wanted}; export it again"
-                )
+        check_tensors(self._path, self.manifest, _specs(self._session.get_inputs()), self.outputs)
 
     def _library(self) -> Path | None:
         return native.choose_library(self._options.library, self._options.device)

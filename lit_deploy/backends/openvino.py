@@ -19,11 +19,12 @@ from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
 from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError, refuse_for_memory
-from lit_deploy.core.specs import PrecisionName
+from lit_deploy.core.specs import PrecisionName, TensorSpec
 from lit_deploy.core.text import last_line
 from lit_deploy.machine import native
 from lit_deploy.machine.facts import computes_bf16, cpu_flags
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION
+from lit_deploy.tasks.promises import check_tensors
 from lit_deploy.tasks.protocol import Arrays
 
 MAX_COMPILED = 3
@@ -103,6 +104,7 @@ class OpenVinoSession(BackEnd):
             else:
                 graph = inlined(artifact.graph) if inline else artifact.graph
                 model = self._core.read_model(graph.SerializeToString())
+            check_tensors(self._path, manifest, *(_specs(ports) for ports in (model.inputs, model.outputs)))
             if self._options.layers:
                 model.add_outputs(list(manifest.layers))
         except RuntimeError as error:
@@ -165,6 +167,18 @@ class OpenVinoSession(BackEnd):
         except RuntimeError as error:
             refuse_for_memory(error)
             raise ArtifactError(f"OpenVINO refuses {self._path.name} ({last_line(error)}); export it again") from error
+
+
+def _specs(ports: Any) -> list[TensorSpec]:
+    """OpenVINO's inputs or outputs as TensorSpecs."""
+    return [
+        TensorSpec(
+            port.get_any_name(),
+            port.get_element_type().to_dtype().name,
+            tuple(size.get_length() if size.is_static else "batch" for size in port.get_partial_shape()),
+        )
+        for port in ports
+    ]
 
 
 def _attend_in_bfloat16(model: Any) -> None:

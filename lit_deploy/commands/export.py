@@ -162,8 +162,8 @@ Labels = Annotated[
 Resize = Annotated[
     int | None,
     typer.Option(
-        help="Shorter side in pixels after resizing, before a classifier's centre crop; the official evaluation's when "
-        "left out.",
+        help="Shorter side in pixels after resizing, before a classifier's centre crop, which has to fit; the official "
+        "evaluation's when left out.",
         min=1,
         max=MAX_RESIZE * MAX_SIDE,
         rich_help_panel="Input",
@@ -171,11 +171,17 @@ Resize = Annotated[
 ]
 Mean = Annotated[
     tuple[float, float, float] | None,
-    typer.Option(help="Mean of R, G, B on the 0..1 scale; ImageNet's when left out.", rich_help_panel="Input"),
+    typer.Option(
+        help="Mean of R, G, B for pixels in 0..1, not 0..255; 0.485 0.456 0.406, ImageNet's, when left out.",
+        rich_help_panel="Input",
+    ),
 ]
 Std = Annotated[
     tuple[float, float, float] | None,
-    typer.Option(help="Deviation of R, G, B on the 0..1 scale; ImageNet's when left out.", rich_help_panel="Input"),
+    typer.Option(
+        help="Deviation of R, G, B for pixels in 0..1; 0.229 0.224 0.225, ImageNet's, when left out.",
+        rich_help_panel="Input",
+    ),
 ]
 Proof = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it gets its name.")

@@ -57,8 +57,11 @@ def predict(
     precision_hint: PrecisionHint = None,
     allow_engine_code: EngineCode = False,
 ) -> None:
-    """Print, and draw, what a file finds in images, by the resize rule it carries."""
-    from lit_deploy.report.predict import predictions_json, predictions_table
+    """Print, and draw, what a file finds in images, by the resize rule it carries.
+
+    Transparency is dropped. Detectors and segmentation follow a picture's EXIF orientation, classifiers do not.
+    """
+    from lit_deploy.report.predict import noting_orientations, orientation_hint, predictions_json, predictions_table
     from lit_deploy.report.terminal import show
     from lit_deploy.workflows.predict import predicted
 
@@ -66,5 +69,8 @@ def predict(
         [artifact], device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
         allow_engine_code=allow_engine_code,
     )  # fmt: skip
-    predictions = predicted(artifact, images, top, options, out, score_threshold)
+    turned: list[str] = []
+    predictions = noting_orientations(predicted(artifact, images, top, options, out, score_threshold), turned)
     show(predictions_json(predictions) if json else predictions_table(predictions))
+    if turned:
+        show(orientation_hint(turned), stderr=True)

@@ -32,6 +32,12 @@ EIGHT_BIT: tuple[EightBit, ...] = get_args(EightBit)
 MAX_BATCH = 1024
 """Largest batch that is exported or measured; beyond it a batch is a typing mistake."""
 
+MAX_JSON_BYTES = 4 << 20
+"""Largest manifest or sidecar; one of 21,000 classes has 1 MiB."""
+
+MAX_NESTING = 32
+"""Most objects and lists inside one another in a manifest or sidecar; ours have five."""
+
 MAX_THREADS = 1024
 """Most threads of one inference, and most that prepare its images; more is a typing mistake."""
 
@@ -230,6 +236,9 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.name} [{', '.join(map(str, self.shape))}]"
 
     def agrees(self, other: TensorSpec) -> bool:
         """Whether name, type, rank and all sizes that both fix agree."""

@@ -169,7 +169,7 @@ class SemanticSegmentationEvaluation:
             counts=matrix[cells].astype("<u4").tobytes(),
             pixels=classes.size,
             same=tuple(int((classes == other).sum()) for other in maps),
-            finite=bool((classes < len(self._labels)).all()),
+            finite=bool(((classes >= 0) & (classes < len(self._labels))).all()),
         )
 
     def scores(

@@ -131,13 +131,32 @@ def input_spec(checkpoint: Checkpoint, options: OnnxOptions) -> InputSpec:
     given: dict[str, Any] = {"resize": options.resize, "mean": options.mean, "std": options.std}
     if options.size is not None:
         given["height"], given["width"] = options.size
+    for name in ("mean", "std"):
+        _refuse_byte_scale(name, given[name])
     try:
-        return replace(
+        spec = replace(
             default_input(checkpoint.spec, options.input or usual.kind),
             **{k: v for k, v in given.items() if v is not None},
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if spec.rule == "centre_crop" and spec.resize < min(spec.crop):
+        raise UsageError(
+            f"resize is {spec.resize} pixels, below the input of {spec.crop[0]} x {spec.crop[1]}, which is cut out "
+            f"of what was resized; give {min(spec.crop)} or more, or leave it out for the official evaluation's "
+            f"{usual.resize}"
+        )
+    return spec
+
+
+def _refuse_byte_scale(name: str, values: Triple | None) -> None:
+    """Refuse a mean or deviation of pixels in 0..255, and say what it is for those in 0..1."""
+    if values is not None and max(values) > 1:
+        shown = " ".join(f"{value:g}" for value in values)
+        scaled = " ".join(f"{value / 255:.3g}" for value in values)
+        raise UsageError(
+            f"{name} is {shown}, expected one for pixels in 0..1; of pixels in 0..255 it is --{name} {scaled}"
+        )
 
 
 def _refuse_dense(options: OnnxOptions) -> None:

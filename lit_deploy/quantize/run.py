@@ -262,7 +262,7 @@ def gated(
         advice = _ADVICE if gates.scannable else _ADVICE_WITHOUT_SCAN
         if within(gates.differing, gates.of, budget):
             advice = ""
-        told = "; ".join((*gates.reasons, *gates.notes))
+        told = "; ".join(filter(None, (*gates.reasons, gates.doubt, *gates.notes)))
         raise GateFailed(f"nothing was written: {told}{advice}; --force writes it all the same")
     return gates
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -23,6 +23,23 @@ def predictions_table(predictions: Iterable[Prediction]) -> RenderableType:
             table.add_row(text("" if rank else prediction.image), *map(text, cells))
         table.add_section()
     return table
+
+
+def noting_orientations(predictions: Iterable[Prediction], turned: list[str]) -> Iterator[Prediction]:
+    """The same predictions; ``turned`` gets the names of pictures that lie on their side for a classifier."""
+    for prediction in predictions:
+        if getattr(prediction, "orientation", 1) != 1:
+            turned.append(prediction.image)
+        yield prediction
+
+
+def orientation_hint(turned: Sequence[str]) -> str:
+    """What to know about pictures whose EXIF orientation a classifier ignores; at least one."""
+    more = f" and {len(turned) - 1} more" if len(turned) > 1 else ""
+    return (
+        f"hint: {turned[0]}{more} should be turned by its EXIF orientation, which classifiers ignore as the official "
+        "evaluation does; turn the pixels themselves where it matters"
+    )
 
 
 def predictions_json(predictions: Iterable[Prediction]) -> str:

@@ -14,6 +14,7 @@ from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, read_sidecar
 from lit_deploy.checkpoints.load import load_checkpoint
 from lit_deploy.core.files import sha256_of
 from lit_deploy.models.layout import mac_count, parameter_count
+from lit_deploy.tasks.promises import check_graph
 
 
 def inspect_file(source: str | Path) -> dict[str, Any]:
@@ -84,6 +85,7 @@ def _checkpoint(source: str | Path) -> dict[str, Any]:
 
 def _onnx(path: Path) -> dict[str, Any]:
     artifact = OnnxArtifact.read(path)
+    check_graph(artifact, path)
     model, description = artifact.graph, asdict(artifact.manifest)
     labels = description.pop("labels")
     return {

@@ -238,4 +238,7 @@ def _offset_std(offsets: Sequence[Arrays]) -> float:
 def _still(offset_std: float) -> list[str]:
     if offset_std >= MIN_OFFSET_STD:
         return []
-    return [f"sampling offsets vary by {offset_std:.1e} pixels only, which cannot reveal a wrong merging"]
+    return [
+        f"sampling offsets vary by {offset_std:.1e} pixels only, as where a merging was not trained: the file may well "
+        "be right, but from a wrong merging it could not be told; train it, or export with --no-verify"
+    ]

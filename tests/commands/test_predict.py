@@ -42,6 +42,20 @@ def test_classes_of_a_folder(run: Run, exported: Path, folder: Path) -> None:
     assert run("predict", exported, folder / "photo 0.jpg", "--top", 2, "--json").out.count("class ") == 2
 
 
+def test_a_picture_that_lies_on_its_side_is_hinted_at(run: Run, exported: Path, folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for index in range(2):
+        Image.open(folder / f"photo {index}.jpg").save(folder / f"turned {index}.jpg", exif=exif)
+    done = run("predict", exported, folder, "--json")
+    assert [entry["orientation"] for entry in json.loads(done.out)] == [1, 1, 6, 6]
+    assert done.err.splitlines() == [
+        f"hint: {folder / 'turned 0.jpg'} and 1 more should be turned by its EXIF orientation, which classifiers "
+        "ignore as the official evaluation does; turn the pixels themselves where it matters"
+    ]
+    assert run("predict", exported, folder / "photo 0.jpg").err == ""
+
+
 def test_a_classifier_has_no_score_threshold(run: Run, exported: Path, folder: Path) -> None:
     done = run("predict", exported, folder, "--score-threshold", 0.5)
     assert done.code == 2

@@ -24,7 +24,7 @@ from lit_deploy.core.errors import ImageError, LitDeployError, UsageError
 from lit_deploy.core.specs import InputSpec
 from lit_deploy.evaluate import classification as evaluate
 from lit_deploy.report.evaluate import evaluate_markdown
-from lit_deploy.tasks.classification.scores import wilson_interval
+from lit_deploy.tasks.intervals import wilson_interval
 from lit_deploy.workflows.predict import predict_images
 
 CheckpointFile = Callable[[str], Path]

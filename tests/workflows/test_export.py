@@ -343,6 +343,10 @@ def test_imagenet_labels(checkpoint_file: CheckpointFile) -> None:
         ({"mean": (float("nan"), 0, 0)}, "mean"),
         ({"mean": (1e30, 0, 0)}, "mean"),
         ({"std": (1, 1, -1)}, "std"),
+        ({"mean": (123, 117, 104)}, r"pixels in 0\.\.1; of pixels in 0\.\.255 it is --mean 0.482 0.459 0.408"),
+        ({"std": (58.4, 57.1, 57.4)}, "it is --std 0.229 0.224 0.225"),
+        ({"resize": 63}, "below the input of 64 x 64, .* give 64 or more, or leave it out for the official .* 73"),
+        ({"labels": ("a\x1b[31m", *"bcdefg")}, "the label of class 0 has control characters"),
         ({"labels": ("a",)}, "1 labels for 7 classes"),
         ({"labels": "names.t"}, "names.t"),  # a path, although as many characters as there are classes
         ({"resize": 0}, "resize"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.detection.results import Detections, detections_of
+from lit_deploy.tasks.unusable import unusable
 
 Bbox = tuple[float, float, float, float]
 
@@ -68,17 +69,28 @@ def predictions(
         images: the picture's name.
         pictures: the picture itself.
         top: most objects.
+
+    Raises:
+        ArtifactError: numbers that are not finite, or labels that do not exist.
     """
-    found = best_of(outputs, manifest, top)
+    found = best_of(outputs, manifest, images[0], top)
     height, width = pictures[0].original_size
     objects = (Detection(*what, box) for what, box in described(found, manifest))
     return [Prediction(images[0], height, width, tuple(objects))]
 
 
-def best_of(outputs: Mapping[str, NDArray[Any]], manifest: Manifest, top: int) -> Detections:
-    """The best objects above the threshold of the manifest, at most ``top``."""
+def best_of(outputs: Mapping[str, NDArray[Any]], manifest: Manifest, image: str, top: int) -> Detections:
+    """The best objects above the threshold of the manifest, at most ``top``.
+
+    Raises:
+        ArtifactError: outputs that are no detections; ``image`` is the picture's name, for the message.
+    """
     assert manifest.dense is not None
-    return detections_of(outputs).above(manifest.dense.score_threshold)[:top]
+    found = detections_of(outputs)
+    fault = found.fault(manifest.model.num_classes)
+    if fault:
+        raise unusable(image, fault)
+    return found.above(manifest.dense.score_threshold)[:top]
 
 
 def described(found: Detections, manifest: Manifest) -> Iterator[tuple[tuple[int, str, float], Bbox]]:

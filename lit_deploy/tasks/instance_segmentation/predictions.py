@@ -65,8 +65,11 @@ def predictions(
         images: the picture's name.
         pictures: the picture itself.
         top: most objects.
+
+    Raises:
+        ArtifactError: numbers that are not finite, or labels that do not exist.
     """
-    found, size = best_of(outputs, manifest, top), pictures[0].original_size
+    found, size = best_of(outputs, manifest, images[0], top), pictures[0].original_size
     assert found.masks is not None
     objects = []
     for mask, box, (what, bbox) in zip(found.masks, found.boxes, described(found, manifest), strict=True):
