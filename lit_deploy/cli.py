@@ -29,7 +29,7 @@ from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError
 app = typer.Typer(
     name="lit-deploy",
     help="Export LIT checkpoints as ONNX files and TensorRT engines, prove that they compute the same, measure them.",
-    epilog="Exit codes: 0 done, 1 a gate failed (parity, accuracy, speed), 2 usage or environment.",
+    epilog="Exit codes: 0 done, 1 a gate failed (parity, accuracy, speed) or images left out, 2 usage or environment.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -80,7 +80,8 @@ def _fail(error: LitDeployError) -> NoReturn:
 def main() -> None:
     """Run the command line; errors of lit-deploy become one sentence and an exit code.
 
-    1 means that a gate failed and nothing else, so a bug (with its traceback) and a lost output end with 2 as well.
+    1 means that a gate failed, or that ``predict`` left out images, and nothing else, so a bug (with its traceback) and
+    a lost output end with 2 as well.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # temporary files go, as with Ctrl-C
     try:

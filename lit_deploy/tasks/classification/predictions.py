@@ -12,6 +12,9 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.classification.ranking import ranked_probabilities
 
+FIELDS: Mapping[str, type] = {"class": int, "label": str, "probability": float}
+"""Names and types of the values of a class."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -34,6 +37,10 @@ class Prediction:
         """As rows of a table, one a class."""
         found = zip(self.probabilities, self.labels, self.classes, strict=True)
         return [(f"{probability:.2%}", label, str(index)) for probability, label, index in found]
+
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, of ``FIELDS``."""
+        return list(zip(self.classes, self.labels, self.probabilities, strict=True))
 
 
 def predictions(
