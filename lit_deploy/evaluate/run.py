@@ -52,6 +52,7 @@ def evaluate_artifacts(
     annotations: str | Path | None = None,
     labels_dir: str | Path | None = None,
     results: str | Path | None = None,
+    predictions: str | Path | None = None,
     batch: int | None = None,
     workers: int | None = None,
     limit: int | None = None,
@@ -74,6 +75,8 @@ def evaluate_artifacts(
         annotations: of a detector's images: COCO's JSON, see ``coco.annotated_images``.
         labels_dir: of images to be segmented: folder of label maps, see ``label_maps.mapped_images``.
         results: file to write a detector's results to, in COCO's JSON.
+        predictions: file to write a classifier's to: a line of JSON per image and file, with ``image``, ``true_class``,
+            ``true_label``, ``file``, ``right``, and the best ``classes``, ``labels`` and ``probabilities``.
         batch: images per batch, 32 when None; a file that takes fewer gets it in parts, one that takes more gets its
             own number. Classifiers only, the others take one image at a time.
         workers: threads that decode and resize; None for all cores.
@@ -96,8 +99,8 @@ def evaluate_artifacts(
         )
     sources = [*([] if checkpoint is None else [checkpoint]), *artifacts]
     request = Request(
-        Path(images), _path(labels_file), folders, _path(annotations), _path(labels_dir), _path(results), batch, limit,
-        checkpoint is not None,
+        Path(images), _path(labels_file), folders, _path(annotations), _path(labels_dir), _path(results),
+        _path(predictions), batch, limit, checkpoint is not None,
     )  # fmt: skip
     names = unique_labels(sources)
     options = options or SessionOptions()

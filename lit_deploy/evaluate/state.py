@@ -19,8 +19,9 @@ from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import cache_dir
 from lit_deploy.core.journal import Journal, Key, Kind, open_journal
 
-FORMAT = "lit-deploy evaluate 2"
-"""First word of every state file: what it is, and the version of its layout. 2 keeps what any task records."""
+FORMAT = "lit-deploy evaluate 3"
+"""First word of every state file: what it is, and the version of its layout. 2 keeps what any task records, 3 the
+probabilities of classes."""
 
 _KIND = Kind("state file", "evaluation", "evaluate", "give another --state")
 

@@ -103,7 +103,7 @@ def test_states_that_are_refused(checkpoint_file: CheckpointFile, labelled_photo
     for damaged in (lines[0] + b"{}\n" + lines[2], lines[0] + lines[2], lines[0] + lines[1] + b"\0\n"):
         state.write_bytes(damaged)
         refused("is damaged; delete the file")
-    state.write_bytes(content.replace(b"evaluate 2", b"evaluate 3"))
+    state.write_bytes(content.replace(b"evaluate 3", b"evaluate 4"))
     refused("another version of lit-deploy")
     for foreign in (b"my notes", b"my notes\nall of them\n", b'{"a": 1}\n', content[5:]):
         state.write_bytes(foreign)
