@@ -169,13 +169,13 @@ def images_in(directory: str | Path) -> list[Path]:
     Raises:
         ImageError: there is no such directory, it cannot be read, or there is no image in it.
     """
-    return _images(listed(directory), "holds")
+    return _images(listed(directory), "holds no image", f"put {FORMATS_TEXT} files there, or give another folder")
 
 
-def _images(listing: Listing, verb: str) -> list[Path]:
+def _images(listing: Listing, fault: str, remedy: str) -> list[Path]:
     if not listing.files:
         reason = f" ({listing.summary})" if listing.left_out else ""
-        raise ImageError(f"{listing.root} {verb} no image{reason}: give a folder or files of {FORMATS_TEXT}.")
+        raise ImageError(f"{listing.root} {fault}{reason}: {remedy}.")
     listing.tell()
     return list(listing.files)
 
@@ -209,4 +209,6 @@ def images_like(pattern: str | Path) -> list[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts[:-1])
         if not hidden and found.take(path) and inside:
             found.walk(path)
-    return _images(replace(found.listing(), root=Path(pattern)), "matches")
+    return _images(
+        replace(found.listing(), root=Path(pattern)), "matches no image", f"give one of {FORMATS_TEXT} files"
+    )

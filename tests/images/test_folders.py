@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ImageError, match=r"holds no image \(left out 1 entry: 1 of an unknown kind \(\.txt\)\): give"):
+    with pytest.raises(ImageError, match=r"holds no image \(left out 1 entry: 1 of an unknown kind \(\.txt\)\): put"):
         images_in(folder_of(tmp_path / "root", "a.txt"))
     assert caplog.messages == [], "the sentence says it"
 
