@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,6 +30,7 @@ from lit_deploy.workflows import predict
 from lit_deploy.workflows.predict import Wanted, predict_images
 from lit_deploy.workflows.predict_file import predict_to_file
 
+LISTS = ("classes", "labels", "probabilities")
 ONE = SessionOptions(threads=1)
 COUNT = 7
 
@@ -85,12 +87,7 @@ def test_json_lines_of_a_classifier(exported: Path, photos: Path, tmp_path: Path
     assert (written.images, written.left_out, written.resumed) == (COUNT, 0, 0)
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     for line, single in zip(lines, predict_images(exported, [photos], 3, ONE, batch=2), strict=True):
-        assert line == {
-            "image": single.image,
-            "classes": list(single.classes),  # type: ignore[attr-defined]
-            "labels": list(single.labels),  # type: ignore[attr-defined]
-            "probabilities": list(single.probabilities),  # type: ignore[attr-defined]
-        }
+        assert line == msgspec.to_builtins(single) | {name: list(getattr(single, name)) for name in LISTS}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "r.jsonl"]
 
 
