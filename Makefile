@@ -57,6 +57,7 @@ bench: $(LIBRARY)
 	$(BIN)/python benchmarks/detection_operators.py
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/embedding.py
+	$(BIN)/python benchmarks/predict.py
 
 gpu:
 	$(PYTHON) benchmarks/gpu.py

@@ -35,6 +35,7 @@ _PUBLIC = {
     "open_session": "lit_deploy.backends.open",
     "package_triton": "lit_deploy.packaging.package",
     "predict_images": "lit_deploy.workflows.predict",
+    "predict_to_file": "lit_deploy.workflows.predict_file",
     "quantize_file": "lit_deploy.quantize.run",
     "read_manifest": "lit_deploy.artifacts.onnx_file",
     "read_sidecar": "lit_deploy.artifacts.sidecar",

@@ -33,7 +33,7 @@ from lit_deploy.core.text import first_line, printable
 app = typer.Typer(
     name="lit-deploy",
     help="Export LIT checkpoints as ONNX files and TensorRT engines, prove that they compute the same, measure them.",
-    epilog="Exit codes: 0 done, 1 a gate failed (parity, accuracy, speed), 2 usage or environment.",
+    epilog="Exit codes: 0 done, 1 a gate failed (parity, accuracy, speed) or images left out, 2 usage or environment.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -123,7 +123,8 @@ def _warn(
 def main() -> None:
     """Run the command line; errors of lit-deploy become one sentence and an exit code.
 
-    1 means that a gate failed and nothing else, so a bug (with its traceback) and a lost output end with 2 as well.
+    1 means that a gate failed, or that ``predict`` left out images, and nothing else, so a bug (with its traceback) and
+    a lost output end with 2 as well.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # something else that stands in for them

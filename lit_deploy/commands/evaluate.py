@@ -24,6 +24,8 @@ from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import MAX_BATCH, MAX_IMAGES, MAX_THREADS
 
 EVALUATE_IMAGES = "Images"
+MOST_NAMED = 100_000
+"""Most images that a table names."""
 GATES = "Gates (exit code 1)"
 Artifacts = Annotated[
     list[str], typer.Argument(help="Exported files, engines or checkpoints.", metavar="FILE...", show_default=False)
@@ -130,9 +132,37 @@ Results = Annotated[
         show_default=False,
     ),
 ]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of classifiers: also write the best classes of every image and file to this file, in JSON Lines.",
+        metavar="JSONL",
+        show_default=False,
+    ),
+]
 PerClass = Annotated[
     bool,
-    typer.Option("--per-class", help="Of detectors and segmentation: also print a table of all classes."),
+    typer.Option("--per-class", help="Also print a table of all classes.", rich_help_panel="Report"),
+]
+Misclassified = Annotated[
+    int,
+    typer.Option(
+        help="Of classifiers: also name that many of the images that are predicted wrong; --json has all.",
+        min=0,
+        max=MOST_NAMED,
+        metavar="N",
+        rich_help_panel="Report",
+    ),
+]
+Confusion = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of classifiers and semantic segmentation: also draw the confusion matrix, as .png, .svg or .pdf; --json "
+        "has it in numbers.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel="Report",
+    ),
 ]
 MinTop1 = Annotated[
     float | None,
@@ -222,7 +252,10 @@ def evaluate(
     min_miou: MinMiou = None,
     min_agreement: MinAgreement = None,
     results: Results = None,
+    predictions: Predictions = None,
     per_class: PerClass = False,
+    misclassified: Misclassified = 0,
+    confusion: Confusion = None,
     json: Json = False,
     markdown: Markdown = False,
 ) -> None:
@@ -232,6 +265,7 @@ def evaluate(
     """
     from lit_deploy.evaluate.result import check_gates
     from lit_deploy.evaluate.run import evaluate_artifacts
+    from lit_deploy.report.charts import check_chart, confusion_plot
     from lit_deploy.report.evaluate import evaluate_markdown, evaluate_table
     from lit_deploy.report.terminal import as_json, show, steps
 
@@ -247,6 +281,9 @@ def evaluate(
         ckpt = checkpoint_source(ckpt, key, sha256)
     elif key is not None or sha256 is not None:
         raise UsageError("--key and --sha256 are for --ckpt; write FILE#KEY for a checkpoint among the files")
+    if confusion is not None:
+        check_chart(confusion)
+    tables = {"per_class": per_class, "misclassified": misclassified, "confusion": confusion is not None}
     options = session_options(
         artifacts, device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
         allow_engine_code=allow_engine_code,
@@ -254,11 +291,16 @@ def evaluate(
     with steps() as progress:
         result = evaluate_artifacts(
             artifacts, images, ckpt, labels_file=labels_file, folders=folders, annotations=annotations,
-            labels_dir=labels_dir, results=results, batch=batch, workers=workers, limit=limit, state=state,
-            options=options, progress=progress, asked=[*gates, *(["per_class"] if per_class else [])],
+            labels_dir=labels_dir, results=results, predictions=predictions, batch=batch, workers=workers,
+            limit=limit, state=state, options=options, progress=progress,
+            asked=[*gates, *(name for name, wanted in tables.items() if wanted)],
         )  # fmt: skip
     if json:
         show(as_json(result))
     else:
-        show((evaluate_markdown if markdown else evaluate_table)(result, per_class=per_class))
+        table = evaluate_markdown if markdown else evaluate_table
+        show(table(result, per_class=per_class, misclassified=misclassified))
+    if confusion is not None:
+        confusion_plot(result, confusion)
+        show(f"wrote {confusion}", stderr=True)
     check_gates(result, min_agreement=agreement, **gates)

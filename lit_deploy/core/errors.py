@@ -12,6 +12,7 @@
     ├── OutOfMemory                 the memory of the machine, or what a limit leaves of it, does not suffice
     ├── ExportError                 the exporter could not produce what was asked for
     │   └── BuildFailed             the engine builder refused or died (carries its last log lines)
+    ├── ImagesLeftOut               some images could not be used, all others were, exit code 1
     └── GateFailed                  parity, accuracy or speed below its gate, exit code 1
         └── ParityFailed            the exported file departs from PyTorch (workflows/verify.py: carries the report)
 
@@ -119,6 +120,12 @@ class BuildFailed(ExportError):
     def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.log = log
+
+
+class ImagesLeftOut(LitDeployError):
+    """Some of many images could not be used; all that was asked was done with the others."""
+
+    exit_code = 1
 
 
 class GateFailed(LitDeployError):

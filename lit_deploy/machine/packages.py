@@ -54,6 +54,7 @@ PACKAGES: dict[str, Package] = {
         Package("cuda-bindings", "12.8", "trt", "runs engines"),
         Package("matplotlib", "3.8", "plot", "draws --plot"),
         Package("hotcoco", "1.3", "evaluate", "scores detectors"),
+        Package("pyarrow", "18.0", "parquet", "writes predictions to .parquet files"),
     )
 }
 """By name, in the order in which ``doctor`` shows them."""

@@ -17,6 +17,7 @@ from lit_deploy.models.families import PUBLISHED
 
 if TYPE_CHECKING:
     from lit_deploy.bench.result import BenchReport, Measurement
+    from lit_deploy.evaluate.result import EvaluateReport
     from lit_deploy.workflows.verify import VerifyReport
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -26,6 +27,8 @@ ACCENT, NEUTRAL, FLOOR = "#0b6e4f", "#a8b3bd", "#e6eaee"
 WARNING = "#c0392b"
 OURS = ("onnxruntime", "openvino-kernels", "openvino-bf16", "engine", "engine-graph")
 """Kinds of contenders that are set off from those they are compared with."""
+NAMED_CLASSES, COUNTED_CLASSES = 40, 12
+"""Most classes whose names, and whose counts, are written into a confusion matrix."""
 SMALLEST_ERROR = 1e-9
 """Where an error of exactly zero is drawn on a logarithmic axis."""
 
@@ -153,6 +156,51 @@ def layers_plot(report: VerifyReport, path: Path) -> None:
             f"{Path(report.artifact).name}: error by layer ({report.verdict})",
             f"{report.tested} against {report.reference}; {report.images} images",
         )
+
+
+def confusion_plot(report: EvaluateReport[Any], path: Path) -> None:
+    """Draw which class is taken for which, as shares of every true class, one panel per file, and write it to ``path``.
+
+    Raises:
+        MissingDependency: matplotlib is not installed. UsageError: an unknown file type.
+    """
+    names = [entry.name for entry in report.scores[0].classes]
+    side, named = min(max(2.6, 0.24 * len(names)), 9.0), len(names) <= NAMED_CLASSES
+    margin = 0.3 + (0.075 * min(max(map(len, names)), 40) if named else 0)
+    size = (max(4.6, len(report.scores) * (side + margin)), side + margin + 0.8)
+    with _figure(path, len(report.scores), size) as (figure, panels):
+        for panel, score in zip(panels, report.scores, strict=True):
+            _confusion_panel(panel, score, names if named else [])
+        _titles(
+            figure,
+            "Confusion matrix: share of a true class",
+            f"row: true class, column: predicted class; {report.images:,} images, {report.classes:,} classes",
+        )
+
+
+def _confusion_panel(panel: Any, score: Any, names: list[str]) -> None:
+    """A heat map; a column of its own for what is not finite, where there is any."""
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+
+    count = len(score.classes)
+    matrix = np.zeros((count, count + 1))
+    for true, predicted, number in score.confusion:  # -1 is the last column
+        matrix[true, predicted] = number
+    if not matrix[:, count].any():
+        matrix = matrix[:, :count]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    panel.imshow(shares, cmap=LinearSegmentedColormap.from_list("", ["white", ACCENT]), vmin=0, vmax=1, aspect="auto")
+    panel.set_title(score.label, loc="left", fontsize=10, color=MUTED, parse_math=False)  # a dollar is a dollar
+    panel.tick_params(length=0, labelsize=8, labelcolor=INK)
+    columns = [*names, *(["not finite"] if names and matrix.shape[1] > count else [])]
+    panel.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)
+    panel.set_yticks(range(len(names)), names, parse_math=False)
+    if count <= COUNTED_CLASSES:
+        for (row, column), number in np.ndenumerate(matrix):
+            if number:
+                color = "white" if shares[row, column] > 0.5 else INK
+                panel.annotate(f"{number:,.0f}", (column, row), ha="center", va="center", fontsize=7, color=color)
 
 
 def _titles(figure: Any, title: str, setting: str) -> None:

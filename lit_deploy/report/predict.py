@@ -9,6 +9,7 @@ from rich.table import Table
 
 from lit_deploy.report.terminal import as_json, json_of, text
 from lit_deploy.tasks.protocol import Prediction
+from lit_deploy.workflows.predict_file import WrittenResults
 
 
 def predictions_table(predictions: Iterable[Prediction]) -> RenderableType:
@@ -45,3 +46,10 @@ def orientation_hint(turned: Sequence[str]) -> str:
 def predictions_json(predictions: Iterable[Prediction]) -> str:
     """What was found in every image, as a JSON array; the fields of a prediction are its members."""
     return as_json([json_of(prediction) for prediction in predictions])
+
+
+def written_text(results: WrittenResults) -> str:
+    """What was written, in a line."""
+    rate = (results.images - results.resumed) / max(results.seconds, 1e-9)
+    resumed = f", {results.resumed:,} of them by an earlier run" if results.resumed else ""
+    return f"wrote {results.path}: {results.images:,} images{resumed}; {results.seconds:.1f} s, {rate:.1f} images/s"

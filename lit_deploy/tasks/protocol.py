@@ -127,12 +127,17 @@ class Prediction(Protocol):
     def rows(self) -> list[tuple[str, ...]]:
         """As rows of a table."""
 
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, for files: those that the task's ``FIELDS`` name."""
+
 
 class Task(Protocol):
     """One task. Importing it loads neither torch nor onnx."""
 
     OUTPUTS: tuple[OutputKind, ...]
     """Forms of its output that a file can have, the usual one first."""
+    FIELDS: Mapping[str, type]
+    """Names and types of the values of ``Prediction.records``."""
 
     def input_specs(self, manifest: Manifest) -> tuple[TensorSpec, ...]:
         """The inputs that a manifest promises."""

@@ -13,6 +13,9 @@ from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.classification.ranking import output_fault, ranked_probabilities
 from lit_deploy.tasks.unusable import unusable
 
+FIELDS: Mapping[str, type] = {"class": int, "label": str, "probability": float}
+"""Names and types of the values of a class."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -37,6 +40,10 @@ class Prediction:
         """As rows of a table, one a class."""
         found = zip(self.probabilities, self.labels, self.classes, strict=True)
         return [(f"{probability:.2%}", label, str(index)) for probability, label, index in found]
+
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, of ``FIELDS``."""
+        return list(zip(self.classes, self.labels, self.probabilities, strict=True))
 
 
 def predictions(

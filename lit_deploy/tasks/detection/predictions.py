@@ -32,6 +32,13 @@ class Detection:
     bbox: Bbox
 
 
+FIELDS: Mapping[str, type] = {
+    "image_height": int, "image_width": int, "category_id": int, "label": str, "score": float,
+    "x": float, "y": float, "width": float, "height": float,
+}  # fmt: skip
+"""Names and types of the values of an object."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Objects of one picture, best first.
@@ -53,6 +60,10 @@ class Prediction:
     def rows(self) -> list[tuple[str, ...]]:
         """As rows of a table, one an object."""
         return [row_of(found) for found in self.detections]
+
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, of ``FIELDS``."""
+        return [record_of(found, self.height, self.width) for found in self.detections]
 
 
 def predictions(
@@ -104,3 +115,8 @@ def described(found: Detections, manifest: Manifest) -> Iterator[tuple[tuple[int
 def row_of(found: Detection) -> tuple[str, ...]:
     """One row of a table: what, and where in pixels."""
     return (f"{found.score:.1%}", found.label, *(f"{value:.1f}" for value in found.bbox))
+
+
+def record_of(found: Detection, height: int, width: int) -> tuple[Any, ...]:
+    """The values of ``FIELDS``, in a picture of that height and width."""
+    return (height, width, found.category_id, found.label, found.score, *found.bbox)

@@ -17,6 +17,12 @@ from lit_deploy.tasks.unusable import unusable
 Labels = NDArray[np.uint8]
 
 
+FIELDS: Mapping[str, type] = {
+    "image_height": int, "image_width": int, "category_id": int, "label": str, "pixels": int, "share": float,
+}  # fmt: skip
+"""Names and types of the values of a class."""
+
+
 @dataclass(frozen=True)
 class ClassShare:
     """How much of a picture belongs to a class.
@@ -74,6 +80,11 @@ class Prediction:
         return [
             (f"{found.share:.2%}", found.label, str(found.pixels), str(found.category_id)) for found in self.classes
         ]
+
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, of ``FIELDS``."""
+        size = self.height, self.width
+        return [(*size, found.category_id, found.label, found.pixels, found.share) for found in self.classes]
 
 
 def predictions(
