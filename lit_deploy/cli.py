@@ -35,7 +35,6 @@ app = typer.Typer(
     help="Export LIT checkpoints as ONNX files and TensorRT engines, prove that they compute the same, measure them.",
     epilog="Exit codes: 0 done, 1 a gate failed (parity, accuracy, speed) or images left out, 2 usage or environment.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -136,7 +135,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        app()
+        app(prog_name="lit-deploy")  # whatever it was started as: shells complete that name
         sys.stdout.flush()
     except LitDeployError as error:
         _fail(error)

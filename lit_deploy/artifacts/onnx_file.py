@@ -16,6 +16,7 @@ from lit_deploy.artifacts.manifest import MANIFEST_KEY, Manifest
 from lit_deploy.core.errors import ArtifactError
 from lit_deploy.core.files import why_unreadable
 from lit_deploy.core.specs import TensorSpec
+from lit_deploy.ops.domain import DOMAIN
 
 if TYPE_CHECKING:
     import onnx
@@ -119,6 +120,34 @@ def graph_tensors(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple
         return tuple(found)
 
     return specs(model.graph.input), specs(model.graph.output)
+
+
+def lost_functions(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Operators of ours that a model calls, and whose functions it does not carry any more."""
+    called = dict.fromkeys(node.op_type for node in model.graph.node if node.domain == DOMAIN)
+    carried = {function.name for function in model.functions if function.domain == DOMAIN}
+    return tuple(name for name in called if name not in carried)
+
+
+def changed_by_others(artifact: OnnxArtifact) -> str:
+    """What another tool has taken from an exported file, as a sentence; empty where nothing is missing."""
+    if lost := lost_functions(artifact.graph):
+        return lost_sentence(lost)
+    calls = any(node.domain == DOMAIN for node in artifact.graph.graph.node)
+    if calls or artifact.manifest.portable:
+        return ""
+    return (
+        "another tool has put the functions in the place of our operators, so the kernels of the lit-deploy library do "
+        "not run; export the checkpoint again to have them"
+    )
+
+
+def lost_sentence(lost: Sequence[str]) -> str:
+    """What it means that functions are lost."""
+    return (
+        f"the file has lost its fallback: another tool dropped the functions of {' and '.join(lost)}, so it runs only "
+        "with the lit-deploy library; export the checkpoint again to have both"
+    )
 
 
 def set_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:

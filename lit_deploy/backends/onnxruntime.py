@@ -9,14 +9,23 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import MANIFEST_KEY, Manifest
-from lit_deploy.artifacts.onnx_file import OnnxArtifact, check_file, manifest_of, read_manifest, with_outputs
-from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds, entered
+from lit_deploy.artifacts.onnx_file import (
+    OnnxArtifact,
+    check_file,
+    lost_functions,
+    lost_sentence,
+    manifest_of,
+    read_manifest,
+    read_onnx,
+    with_outputs,
+)
+from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds
 from lit_deploy.backends.emulation import FP8_SETTING, NOTES, bf16_in_float32, emulated_precisions
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
@@ -66,7 +75,7 @@ class OnnxRuntimeSession(BackEnd):
         self._session: Any = None
         self._notes: tempfile.TemporaryDirectory[str] | None = None
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> None:
         if isinstance(self._source, Path):
             check_file(self._source)
         ort = _import_onnxruntime()
@@ -104,6 +113,8 @@ class OnnxRuntimeSession(BackEnd):
             raise
         except Exception as error:
             refuse_for_memory(error)
+            if library is None and (lost := _lost(self._source)):
+                raise ArtifactError(f"ONNX Runtime refuses {self._path}: {lost_sentence(lost)}") from None
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} refuses {self._path} ({first_line(error)}); export it again"
             ) from None
@@ -123,8 +134,7 @@ class OnnxRuntimeSession(BackEnd):
         self._check_manifest()
         kind = "inlined" if self.manifest.portable else "lit-deploy kernel" if library else "built-in function"
         notes = ", ".join((kind, *(NOTES[name] for name in emulated)))
-        self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({notes})"
-        return self
+        self._description = f"ONNX Runtime {ort.__version__} {self._options.device} ({notes})"
 
     def _settings(self, ort: Any) -> Any:
         settings = ort.SessionOptions()
@@ -151,7 +161,8 @@ class OnnxRuntimeSession(BackEnd):
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return _specs(entered(self._session).get_outputs())
+        self._open()
+        return _specs(self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         check_feeds(feeds, self.inputs)
@@ -164,7 +175,8 @@ class OnnxRuntimeSession(BackEnd):
 
     def node_times(self) -> list[dict[str, float]]:
         """See ``ProfiledSession``."""
-        events = json.loads(Path(entered(self._session).end_profiling()).read_text())
+        self._open()
+        events = json.loads(Path(self._session.end_profiling()).read_text())
         if self._notes is not None:
             self._notes.cleanup()  # here, as a worker of a benchmark is killed rather than closed
         runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
@@ -218,6 +230,10 @@ def _providers(ort: Any, device: str) -> list[Any]:
 
 def _manifest(source: Path | OnnxArtifact) -> Manifest:
     return source.manifest if isinstance(source, OnnxArtifact) else read_manifest(source)
+
+
+def _lost(source: Path | OnnxArtifact) -> tuple[str, ...]:
+    return lost_functions(source.graph if isinstance(source, OnnxArtifact) else read_onnx(source))
 
 
 def _is_dense(source: Path | OnnxArtifact) -> bool:

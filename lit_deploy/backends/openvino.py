@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class OpenVinoSession(BackEnd):
         self._requests: OrderedDict[Shapes, Any] = OrderedDict()
         self._running = threading.Lock()  # a request runs one inference at a time
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> None:
         with BACKENDS["openvino"].loading():
             import openvino
         if self._options.device != "cpu":
@@ -80,8 +80,7 @@ class OpenVinoSession(BackEnd):
         self._bf16 = self._half(manifest)
         self._manifest = manifest
         kernels = "inlined" if manifest.portable else "lit-deploy kernels" if extension else "built-in functions"
-        self.description = f"OpenVINO {version} cpu ({'bf16' if self._bf16 else 'f32'}, {kernels})"
-        return self
+        self._description = f"OpenVINO {version} cpu ({'bf16' if self._bf16 else 'f32'}, {kernels})"
 
     @property
     def precision(self) -> PrecisionName:

@@ -95,3 +95,4 @@ def bench(
         show(bench_table(result))
     if plot is not None:  # after what cost the time
         bench_plot(result, plot)
+        show(f"wrote {plot}", stderr=True)

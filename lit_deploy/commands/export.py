@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lit_deploy.commands.options import NetworkKey, Sha256, Threads
+from lit_deploy.commands.options import Json, NetworkKey, Sha256, Threads
 from lit_deploy.commands.quantize_options import (
     CALIB,
     EIGHT_BIT_OPTIONS,
@@ -298,6 +298,7 @@ def export(
     iou_threshold: IouThreshold = None,
     max_det: MaxDetections = None,
     verify: Proof = True,
+    json: Json = False,
     threads: Threads = None,
     backend: ProvenOn = None,
     calib: Calib = None,
@@ -322,7 +323,7 @@ def export(
     from lit_deploy.core.progress import Step
     from lit_deploy.exporters.options import OnnxOptions
     from lit_deploy.exporters.tensorrt import EngineOptions
-    from lit_deploy.report.export import advice_line, export_summary
+    from lit_deploy.report.export import advice_line, export_json, export_summary
     from lit_deploy.report.terminal import show, steps
     from lit_deploy.workflows.advice import faster_choice
     from lit_deploy.workflows.export import export_checkpoint, export_engine
@@ -389,6 +390,6 @@ def export(
                 ckpt, out or Path(f"{stem}.engine"), options, build, quantize=quantize, verify=verify, threads=threads,
                 progress=progress,
             )  # fmt: skip
-    show(export_summary(result))
-    if advice is not None:
+    show(export_json(result, advice) if json else export_summary(result))
+    if advice is not None and not json:
         show(advice_line(advice))

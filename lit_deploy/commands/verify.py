@@ -87,5 +87,6 @@ def verify(
             show(layers_table(result))
     if plot is not None:  # after what cost the time
         layers_plot(result, plot)
+        show(f"wrote {plot}", stderr=True)
     if result.verdict != "pass":
         raise typer.Exit(1)

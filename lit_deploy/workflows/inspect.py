@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.artifacts.onnx_file import OnnxArtifact, changed_by_others
 from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir, weights_path
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, read_sidecar
 from lit_deploy.checkpoints.load import load_checkpoint
@@ -91,6 +91,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     return {
         "kind": "lit-deploy ONNX file",
         "file": str(path),
+        "note": changed_by_others(artifact),
         "sha256": sha256_of(path),
         "size": path.stat().st_size,
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
