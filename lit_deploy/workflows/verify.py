@@ -169,7 +169,7 @@ def _check_source(artifact: Source, manifest: Manifest, checkpoint: Checkpoint) 
             f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
             f"{checkpoint.path} has SHA-256 {checkpoint.sha256[:12]}; name the original checkpoint"
         )
-    made, given = manifest.source.partition("#")[2], checkpoint.key or ""
+    made, given = (name.partition("#")[2] for name in (manifest.source, checkpoint.name))
     if made != given:
         named = f"'{shown_key(made)}'" if made else "the usual one"
         mend = f"add --key {shown_key(made)}" if made else "drop --key"
