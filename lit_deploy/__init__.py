@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "LitDeployError": "lit_deploy.core.errors",
-    "EngineOptions": "lit_deploy.exporters.tensorrt",
+    "EngineOptions": "lit_deploy.exporters.engine_options",
     "InputSpec": "lit_deploy.core.specs",
     "Manifest": "lit_deploy.artifacts.manifest",
     "ModelSpec": "lit_deploy.core.specs",

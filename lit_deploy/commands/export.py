@@ -19,13 +19,14 @@ from lit_deploy.commands.quantize_options import (
     Force,
     Keep,
 )
-from lit_deploy.commands.values import batch_of, height_width, quantize_options, refuse, targets
+from lit_deploy.commands.values import batch_of, height_width, quantize_options, refuse, size_ranges, targets
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import EIGHT_BIT, InputKind, OutputKind, PrecisionName
+from lit_deploy.core.specs import EIGHT_BIT, MAX_SIDE, InputKind, OutputKind, PrecisionName
 
 ENGINE = "Engine (--format trt)"
 ENGINE_OPTIONS = (
-    "builder", "plugin", "embed_plugin", "target", "hardware_compatible", "version_compatible", "workspace",
+    "max_original", "nms_candidates", "builder", "plugin", "embed_plugin", "target", "hardware_compatible",
+    "version_compatible", "workspace",
     "optimization_level", "timing_cache", "layers",
 )  # fmt: skip
 GRAPH_OPTIONS = (
@@ -96,7 +97,8 @@ Size = Annotated[
     str | None,
     typer.Option(
         metavar="HxW",
-        help="A fixed input size in pixels, to which pictures are resized; any when left out.",
+        help="A fixed input size in pixels, to which pictures are resized; any when left out. Of an engine also "
+        "MIN:OPT:MAXxMIN:OPT:MAX; all that the resize rule gives when left out.",
         show_default=False,
         rich_help_panel=DENSE,
     ),
@@ -172,6 +174,27 @@ Builder = Annotated[
     Literal["auto", "tensorrt", "tensorrt_rtx"],
     typer.Option(
         help="auto: tensorrt where it and a GPU are, else tensorrt_rtx, which also builds without a GPU.",
+        rich_help_panel=ENGINE,
+    ),
+]
+MaxOriginal = Annotated[
+    int,
+    typer.Option(
+        metavar="PIXELS",
+        help="Longest side of a picture before it is resized, of detection and segmentation.",
+        min=1,
+        max=MAX_SIDE,
+        rich_help_panel=ENGINE,
+    ),
+]
+NmsCandidates = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Best candidates of a detector that are compared with each other; the output 'complete' says whether more "
+        "could have changed the result.",
+        min=1,
+        max=3840,
         rich_help_panel=ENGINE,
     ),
 ]
@@ -282,6 +305,8 @@ def export(
     keep: Keep = None,
     accuracy_budget: AccuracyBudget = 1.0,
     force: Force = False,
+    max_original: MaxOriginal = 2048,
+    nms_candidates: NmsCandidates = 2048,
     builder: Builder = "auto",
     plugin: Plugin = None,
     embed_plugin: EmbedPlugin = False,
@@ -295,8 +320,8 @@ def export(
 ) -> None:
     """Write a checkpoint as a file that runs elsewhere, and prove that it computes the same."""
     from lit_deploy.core.progress import Step
+    from lit_deploy.exporters.engine_options import EngineOptions
     from lit_deploy.exporters.options import OnnxOptions
-    from lit_deploy.exporters.tensorrt import EngineOptions
     from lit_deploy.report.export import advice_line, export_summary
     from lit_deploy.report.terminal import show, steps
     from lit_deploy.workflows.advice import faster_choice
@@ -317,10 +342,11 @@ def export(
         refuse(given, ENGINE_OPTIONS, "is for engines; add --format trt")
     if format != "onnx":
         refuse(given, ("backend",), f"is for .onnx files; --format {format} has one back end")
+    ranged = format == "trt" and size is not None and ":" in size
     images, profile = batch_of(batch, engine=format == "trt")
     options: OnnxOptions | None = OnnxOptions(
         input=input, output=output, precision=precision, batch=images, portable=portable, labels=labels, resize=resize,
-        mean=mean, std=std, size=height_width("--size", size), score_threshold=score_threshold,
+        mean=mean, std=std, size=None if ranged else height_width("--size", size), score_threshold=score_threshold,
         iou_threshold=iou_threshold, max_detections=max_det,
     )  # fmt: skip
     stem = Path(ckpt).stem or "model"
@@ -328,7 +354,7 @@ def export(
     if exported:
         refuse(given, ("calib",), "is for checkpoints: an .onnx file is taken as it is, quantised or not")
         decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
-        refuse(given, GRAPH_OPTIONS, decided)
+        refuse(given, tuple(name for name in GRAPH_OPTIONS if name != "size" or not ranged), decided)
         options, stem = None, stem.removesuffix(".engine")
     advice = None
     with steps() as progress:
@@ -352,6 +378,8 @@ def export(
                 raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
             build = EngineOptions(
                 backend=None if builder == "auto" else builder, profile=profile, plugin=plugin,
+                sizes=size_ranges(size) if ranged and size is not None else None,
+                max_original=max_original, nms_candidates=nms_candidates,
                 embed_plugin=embed_plugin, hardware_compatible=hardware_compatible,
                 version_compatible=version_compatible, targets=targets(target), workspace_mib=workspace,
                 optimization_level=optimization_level, timing_cache=timing_cache, layers=layers,
