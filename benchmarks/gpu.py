@@ -35,6 +35,7 @@ import gpu_kernel_sections
 import gpu_network_sections
 from gpu_suite import ROOT, Gpu, Outcome, Section, Suite, Values, find_tool, run_section
 
+from lit_deploy.core.files import write_text
 from lit_deploy.machine import cuda
 from lit_deploy.machine.facts import cpu_name, installed_version
 
@@ -172,9 +173,7 @@ def writable(file: Path) -> Path:
 
 
 def _write(output: Path, report: Values) -> None:
-    part = output.with_name(f".{output.name}.part")
-    part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    part.replace(output)
+    write_text(json.dumps(report, indent=2, allow_nan=False), output)
 
 
 def _line(outcome: Outcome) -> str:

@@ -6,9 +6,14 @@ The names below are the public API; they are imported when first used, so that i
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# From 1.31 on ONNX Runtime notes its use in a database, with a number for this device, as soon as it is loaded. That is
+# when it reads this, which is therefore set before any module of ours can load it. Processes that we start inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "LitDeployError": "lit_deploy.core.errors",
@@ -22,14 +27,18 @@ _PUBLIC = {
     "SessionOptions": "lit_deploy.backends.protocol",
     "Sidecar": "lit_deploy.artifacts.sidecar",
     "TritonOptions": "lit_deploy.packaging.options",
+    "build_model": "lit_deploy.models.build",
+    "checkpoint_from_state": "lit_deploy.checkpoints.load",
     "deformable_token_merging": "lit_deploy.ops.deformable_token_merging.library",
     "evaluate_artifacts": "lit_deploy.evaluate.run",
     "export_checkpoint": "lit_deploy.workflows.export",
     "export_engine": "lit_deploy.workflows.export",
+    "export_model": "lit_deploy.workflows.export",
     "load_checkpoint": "lit_deploy.checkpoints.load",
     "open_session": "lit_deploy.backends.open",
     "package_triton": "lit_deploy.packaging.package",
     "predict_images": "lit_deploy.workflows.predict",
+    "predict_to_file": "lit_deploy.workflows.predict_file",
     "quantize_file": "lit_deploy.quantize.run",
     "read_manifest": "lit_deploy.artifacts.onnx_file",
     "read_sidecar": "lit_deploy.artifacts.sidecar",

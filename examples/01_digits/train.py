@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from digits_data import INPUT, SEED, pictures, split
 from torch import Tensor, nn
 
+from lit_deploy.core.files import atomic_path
 from lit_deploy.core.specs import ModelSpec
 from lit_deploy.images.preprocessing import normalize, resize_and_crop
 from lit_deploy.models.blocks import Attention, DeformableTokenMerging
@@ -108,9 +108,8 @@ def official_state(model: Lit) -> dict[str, Tensor]:
 
 def save(model: Lit, epoch: int, held_out_accuracy: float, path: Path) -> None:
     """Write ``{"model": ..., "epoch": ..., "max_accuracy": ...}``; what is there under the final name is whole."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save({"model": official_state(model), "epoch": epoch, "max_accuracy": 100 * held_out_accuracy}, partial)
-    os.replace(partial, path)
+    with atomic_path(path) as part:
+        torch.save({"model": official_state(model), "epoch": epoch, "max_accuracy": 100 * held_out_accuracy}, part)
 
 
 def main() -> None:

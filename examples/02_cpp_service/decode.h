@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -33,17 +34,23 @@ class DecodeError : public std::runtime_error {
   Fault fault_;
 };
 
-// Decodes a whole file; its first bytes tell the format. Alpha is dropped, 16 bits become the higher 8, the EXIF
-// orientation is not applied. What libjpeg warns of counts as damage where it may concern pixels. Throws DecodeError,
-// or std::bad_alloc; the size is checked against `max_pixels` before memory for it is asked for. Any thread.
-Picture decode(std::string_view file, size_t max_pixels);
+// Which sizes are decoded; asked when the header is read, before memory is asked for and anything is decoded.
+struct Limits {
+  size_t max_pixels;
+  std::function<void(int width, int height)> check;  // throws for a size that is of no use; empty: all are
+};
+
+// Decodes a whole file; its first bytes tell the format. Alpha is dropped, 16 bits become the higher 8; the EXIF
+// orientation is not applied, and no metadata is read. What libjpeg warns of counts as damage where it may concern
+// pixels. Throws DecodeError, std::bad_alloc, or what `limits.check` throws. Any thread.
+Picture decode(std::string_view file, const Limits& limits);
 
 // The two formats; decode() chooses.
-Picture decode_jpeg(std::string_view file, size_t max_pixels);
-Picture decode_png(std::string_view file, size_t max_pixels);
+Picture decode_jpeg(std::string_view file, const Limits& limits);
+Picture decode_png(std::string_view file, const Limits& limits);
 
-// Sets `picture` to an undefined picture of this size. Throws DecodeError (kTooLarge).
-void allocate(Picture& picture, uint32_t width, uint32_t height, size_t max_pixels);
+// Sets `picture` to an undefined picture of this size. Throws DecodeError (kTooLarge), or what `limits.check` throws.
+void allocate(Picture& picture, uint32_t width, uint32_t height, const Limits& limits);
 
 }  // namespace lit_service
 

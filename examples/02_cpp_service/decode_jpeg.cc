@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <csetjmp>
 #include <cstdio>
 
@@ -10,27 +11,47 @@ namespace lit_service {
 namespace {
 
 // More than any encoder writes. Every scan of a progressive file costs a pass over the whole picture, and takes a
-// few bytes of the file: without a limit, a small file keeps a thread busy for hours.
+// few bytes of the file: without a limit, a small file keeps a thread busy for hours. lit_deploy/images has the same.
 constexpr int kMaxScans = 100;
+
+// Counted before any is decoded, in the markers that libjpeg would go along.
+bool has_too_many_scans(std::string_view file) {
+  constexpr uint8_t kEnd = 0xd9, kScan = 0xda;
+  const auto byte = [&](size_t at) { return at < file.size() ? static_cast<uint8_t>(file[at]) : uint8_t{0}; };
+  int scans = 0;
+  for (size_t at = file.find('\xff', 2); at != file.npos; at = file.find('\xff', at)) {
+    const uint8_t marker = byte(at + 1);
+    if (marker == 0xff) {  // the one before a marker may be repeated
+      ++at;
+    } else if (marker <= 0x01 || (marker >= 0xd0 && marker <= 0xd8)) {  // no marker, or one that stands alone
+      at += 2;
+    } else if (marker == kEnd || (marker == kScan && ++scans > kMaxScans)) {
+      break;
+    } else {
+      at += 2 + std::max(2, byte(at + 2) << 8 | byte(at + 3));
+    }
+  }
+  return scans > kMaxScans;
+}
 
 // Everything that outlives a longjmp() lies in here, in the frame above the one that called setjmp(): its destructor
 // runs whatever happened, and no frame that libjpeg jumps over holds an object that has one.
 class Reader {
  public:
-  Reader(std::string_view file, size_t max_pixels) : file_(file), max_pixels_(max_pixels) {
+  Reader(std::string_view file, const Limits& limits) : file_(file), limits_(limits) {
     jpeg_.err = jpeg_std_error(&errors_);
     jpeg_.client_data = this;
     errors_.error_exit = fail;
     errors_.emit_message = fail_on_warning;
     errors_.output_message = [](j_common_ptr) {};
-    progress_.progress_monitor = limit_scans;
   }
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
   ~Reader() { jpeg_destroy_decompress(&jpeg_); }  // also when it was never created: all zero then
 
   Picture read() {
-    if (!read_or_jump()) {
+    if (has_too_many_scans(file_)) std::snprintf(message_, sizeof message_, "more than %d scans", kMaxScans);
+    if (message_[0] != '\0' || !read_or_jump()) {
       throw DecodeError(Fault::kDamaged, std::string("the JPEG file is damaged or incomplete (") + message_ +
                                              "): send the whole file");
     }
@@ -54,20 +75,12 @@ class Reader {
     if (level < 0 && !harmless) fail(jpeg);
   }
 
-  static void limit_scans(j_common_ptr jpeg) {
-    if (reinterpret_cast<j_decompress_ptr>(jpeg)->input_scan_number <= kMaxScans) return;
-    Reader& reader = self(jpeg);
-    std::snprintf(reader.message_, sizeof reader.message_, "more than %d scans", kMaxScans);
-    std::longjmp(reader.jump_, 1);
-  }
-
   bool read_or_jump() {
     if (setjmp(jump_)) return false;
     jpeg_create_decompress(&jpeg_);
-    jpeg_.progress = &progress_;
     jpeg_mem_src(&jpeg_, reinterpret_cast<const unsigned char*>(file_.data()), file_.size());
     jpeg_read_header(&jpeg_, TRUE);
-    allocate(picture_, jpeg_.image_width, jpeg_.image_height, max_pixels_);  // may throw, and libjpeg is not below it
+    allocate(picture_, jpeg_.image_width, jpeg_.image_height, limits_);  // may throw, and libjpeg is not below it
     const bool cmyk = jpeg_.num_components == 4;
     jpeg_.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
     jpeg_start_decompress(&jpeg_);
@@ -97,17 +110,16 @@ class Reader {
   }
 
   std::string_view file_;
-  size_t max_pixels_;
+  const Limits& limits_;
   Picture picture_;
   jpeg_decompress_struct jpeg_{};
   jpeg_error_mgr errors_{};
-  jpeg_progress_mgr progress_{};
   std::jmp_buf jump_;
   char message_[JMSG_LENGTH_MAX] = "";
 };
 
 }  // namespace
 
-Picture decode_jpeg(std::string_view file, size_t max_pixels) { return Reader(file, max_pixels).read(); }
+Picture decode_jpeg(std::string_view file, const Limits& limits) { return Reader(file, limits).read(); }
 
 }  // namespace lit_service

@@ -13,7 +13,7 @@ namespace {
 // As in decode_jpeg.cc: what outlives a longjmp() lies in here, above the frame that called setjmp().
 class Reader {
  public:
-  Reader(std::string_view file, size_t max_pixels) : rest_(file), max_pixels_(max_pixels) {
+  Reader(std::string_view file, const Limits& limits) : rest_(file), limits_(limits) {
     png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, fail, [](png_structp, png_const_charp) {});
     info_ = png_ == nullptr ? nullptr : png_create_info_struct(png_);
     if (info_ == nullptr) {
@@ -55,14 +55,14 @@ class Reader {
 #else
     png_set_crc_action(png_, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);  // as Pillow; libpng would let some pass
 #endif
-    // Text and colour profiles are not needed, and may be bombs of their own.
-    const auto* skipped = reinterpret_cast<png_const_bytep>("iCCP\0iTXt\0tEXt\0zTXt");
-    png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, skipped, 4);
+    // Metadata is never read: texts, colour profiles and the like are not needed, and may be bombs of their own. A
+    // negative number stands for all chunks that change no pixel.
+    png_set_keep_unknown_chunks(png_, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
     png_set_user_limits(png_, 0x7fffffff, 0x7fffffff);  // allocate() has the limit, and the better sentence
     png_read_info(png_, info_);
     const png_uint_32 width = png_get_image_width(png_, info_);
     const png_uint_32 height = png_get_image_height(png_, info_);
-    allocate(picture_, width, height, max_pixels_);  // may throw, and libpng is not below it
+    allocate(picture_, width, height, limits_);  // may throw, and libpng is not below it
 
     png_set_strip_16(png_);
     png_set_palette_to_rgb(png_);  // nothing for pictures without a palette, and so on
@@ -84,7 +84,7 @@ class Reader {
   }
 
   std::string_view rest_;
-  size_t max_pixels_;
+  const Limits& limits_;
   Picture picture_;
   png_structp png_ = nullptr;
   png_infop info_ = nullptr;
@@ -94,6 +94,6 @@ class Reader {
 
 }  // namespace
 
-Picture decode_png(std::string_view file, size_t max_pixels) { return Reader(file, max_pixels).read(); }
+Picture decode_png(std::string_view file, const Limits& limits) { return Reader(file, limits).read(); }
 
 }  // namespace lit_service

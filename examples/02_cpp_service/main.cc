@@ -6,6 +6,7 @@
 
 #include <lit_runtime.hpp>
 
+#include "log.h"
 #include "metrics.h"
 #include "options.h"
 #include "pipeline.h"
@@ -41,10 +42,10 @@ int main(int count, char** arguments) {
     lit_service::Metrics metrics(
         {{"model", info.name}, {"precision", info.precision}, {"backend", info.backend}, {"runtime", lit_version()}});
     lit_service::Pipeline pipeline(model, options, metrics);
-    std::printf("lit_service: %s (%s) on %s\n", info.name, info.precision, info.backend);
+    lit_service::log(std::string(info.name) + " (" + info.precision + ") on " + info.backend);
     return lit_service::serve(options, pipeline, metrics) ? 0 : 1;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", lit_service::printable(error.what()).c_str());
     return 2;
   }
 }

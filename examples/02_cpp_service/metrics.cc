@@ -6,6 +6,8 @@
 #include <charconv>
 #include <fstream>
 
+#include "log.h"
+
 namespace lit_service {
 namespace {
 
@@ -14,11 +16,12 @@ std::string number(double value) {
   return std::string(text, std::to_chars(text, text + sizeof text, value).ptr);
 }
 
+// A label's value as Prometheus reads it, on one line.
 std::string escaped(const std::string& value) {
   std::string text;
-  for (const char c : value) {
+  for (const char c : printable(value)) {
     if (c == '"' || c == '\\') text += '\\';
-    text += c == '\n' ? "\\n" : std::string(1, c);
+    text += c;
   }
   return text;
 }

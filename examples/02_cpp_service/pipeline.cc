@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <iterator>
 #include <new>
 #include <stdexcept>
@@ -10,25 +9,22 @@
 
 #include "decode.h"
 #include "json.h"
+#include "log.h"
 
 namespace lit_service {
 namespace {
 
-Answer answer_to(const DecodeError& error) {
-  switch (error.fault()) {
-    case Fault::kUnknownFormat:
-      return {415, error_json(error.what())};
-    case Fault::kTooLarge:
-      return {413, error_json(error.what())};
-    case Fault::kDamaged:
-      break;
-  }
-  return {422, error_json(error.what())};
+// `form`: as submit() has it.
+Answer answer_to(const DecodeError& error, bool form) {
+  if (error.fault() == Fault::kTooLarge) return {413, error_json(error.what())};
+  std::string sentence = error.what();
+  if (form) sentence += "; it came as a form: send the file alone and as it is, curl --data-binary @FILE";
+  return {error.fault() == Fault::kUnknownFormat ? 415u : 422u, error_json(sentence)};
 }
 
 // What the operator has to know goes to the log, too; clients get no details of this machine.
 Answer internal_error(const char* what) {
-  std::fprintf(stderr, "lit_service: error: %s\n", what);
+  log_error(what);
   return {500, error_json("the model could not be run: see the service's log")};
 }
 
@@ -65,11 +61,11 @@ void Pipeline::stop() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool Pipeline::submit(std::string file, size_t top, Done done) {
+bool Pipeline::submit(std::string file, size_t top, bool form, Done done) {
   {
     const std::lock_guard lock(mutex_);
     if (waiting_ >= static_cast<size_t>(options_.queue)) return false;
-    undecoded_jobs_.push_back({std::move(file), {}, top, std::move(done), Clock::now(), {}});
+    undecoded_jobs_.push_back({std::move(file), {}, top, form, std::move(done), Clock::now(), {}});
     count_waiting(1);
     metrics_.accepted();
   }
@@ -110,11 +106,12 @@ void Pipeline::decode_jobs() {
 
     Answer refusal{};
     try {
-      const Picture picture = decode(job.file, static_cast<size_t>(options_.max_pixels));
+      const auto check = [this](int width, int height) { model_.check_size(width, height); };
+      const Picture picture = decode(job.file, {static_cast<size_t>(options_.max_pixels), check});
       job.pixels = model_.preprocess({picture.rgb.get(), picture.width, picture.height, 0});
       job.file = std::string();  // so that only crops wait for their batch
     } catch (const DecodeError& error) {
-      refusal = answer_to(error);
+      refusal = answer_to(error, job.form);
     } catch (const lit::Error& error) {  // so narrow that it would be huge after resizing
       const bool theirs = error.status() == LIT_INVALID_ARGUMENT;
       refusal = theirs ? Answer{413, error_json(error.what())} : internal_error(error.what());

@@ -37,9 +37,9 @@ class Pipeline {
   Pipeline& operator=(const Pipeline&) = delete;
   ~Pipeline();  // answers what was accepted first
 
-  // Takes a file that shall be classified, or returns false when the queue is full: `done` is never called then. Any
-  // thread; returns at once.
-  bool submit(std::string file, size_t top, Done done);
+  // Takes a file that shall be classified, or returns false when the queue is full: `done` is never called then.
+  // `form`: it may be a form with a file in it. Any thread; returns at once.
+  bool submit(std::string file, size_t top, bool form, Done done);
 
   // From now on nothing waits for company: no more is to come. Any thread.
   void hurry();
@@ -54,6 +54,7 @@ class Pipeline {
     std::string file;             // until it is decoded
     std::vector<uint8_t> pixels;  // from then on: what the network takes
     size_t top;
+    bool form;
     Done done;
     Clock::time_point accepted, ready;
   };

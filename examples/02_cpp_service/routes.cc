@@ -1,7 +1,10 @@
 #include "routes.h"
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 
+#include <boost/beast/core/string.hpp>
 #include <boost/beast/http/error.hpp>
 
 #include "json.h"
@@ -31,9 +34,47 @@ Route classify(std::string_view query) {
   return route;
 }
 
+bool is_host(std::string_view text) {
+  constexpr std::string_view kOthers = "-._~!$&'()*+,;=%:[]";
+  return std::all_of(text.begin(), text.end(), [&](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || kOthers.find(c) != kOthers.npos;
+  });
+}
+
+// A whole URL, as proxies send it, without what is before its path; a path as it is; "" for a URL without a host.
+std::string_view path_of(std::string_view target) {
+  const size_t scheme = target.find("://");
+  if (scheme == target.npos || target.starts_with('/')) return target;
+  const std::string_view name = target.substr(0, scheme), rest = target.substr(scheme + 3);
+  const size_t path = std::min(rest.find_first_of("/?"), rest.size());
+  const bool known = boost::beast::iequals(name, "http") || boost::beast::iequals(name, "https");
+  if (!known || path == 0 || !is_host(rest.substr(0, path))) return "";
+  return path == rest.size() ? "/" : rest.substr(path);
+}
+
 }  // namespace
 
+const char* fault_of(unsigned version, const Fields& fields) {
+  const auto hosts = fields.count(http::field::host);
+  if (hosts > 1 || (hosts == 0 && version >= 11)) return "the request has no Host, or more than one: send one";
+  if (hosts == 1 && !is_host(fields[http::field::host])) return "the request's Host is no name of a host: correct it";
+  const auto codings = fields.count(http::field::transfer_encoding);
+  if (codings == 0) return nullptr;
+  const bool chunked = codings == 1 && boost::beast::iequals(fields[http::field::transfer_encoding], "chunked");
+  if (chunked && version >= 11 && fields.count(http::field::content_length) == 0) return nullptr;
+  return "the request's Transfer-Encoding is not chunked alone, without a Content-Length: send one of them";
+}
+
+bool is_form(const Fields& fields, std::string_view body) {
+  constexpr std::string_view kParts = "multipart/form-data", kPairs = "application/x-www-form-urlencoded";
+  const std::string_view type = fields[http::field::content_type];
+  if (boost::beast::iequals(type.substr(0, kParts.size()), kParts)) return true;
+  return boost::beast::iequals(type.substr(0, kPairs.size()), kPairs) && body.find_first_of("\r\n") == body.npos;
+}
+
 Route route_of(http::verb method, std::string_view target) {
+  target = path_of(target);
+  if (target.empty()) return refused(400, "the target is neither a path nor a URL of a host: correct it");
   const size_t mark = target.find('?');
   const std::string_view path = target.substr(0, mark);
   const std::string_view query = mark == target.npos ? "" : target.substr(mark + 1);

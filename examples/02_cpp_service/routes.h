@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include <boost/beast/http/fields.hpp>
 #include <boost/beast/http/message.hpp>
 #include <boost/beast/http/string_body.hpp>
 #include <boost/beast/http/verb.hpp>
@@ -29,7 +30,18 @@ struct Route {
   Reply refusal{}; // of kRefused
 };
 
+// `target`: a path with its query, or a whole URL.
 Route route_of(boost::beast::http::verb method, std::string_view target);
+
+using Fields = boost::beast::http::fields;
+
+// What is wrong with the head of a request, whatever it asks for: where its body ends, or whose it is, can be read in
+// two ways. nullptr: nothing. `version`: 10 or 11.
+const char* fault_of(unsigned version, const Fields& fields);
+
+// Whether the body is a form, as curl --form makes one, or came as such and lost what lines end with, as curl --data
+// drops it. (curl --data-binary calls its body a form as well.)
+bool is_form(const Fields& fields, std::string_view body);
 
 // To a request that could not be received; `expired`: because it took too long.
 Reply reply_to(const boost::system::error_code& error, bool expired);

@@ -4,7 +4,6 @@
 #include <array>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
 #include <exception>
 #include <memory>
 #include <set>
@@ -32,6 +31,7 @@
 #include <boost/beast/http/write.hpp>
 
 #include "json.h"
+#include "log.h"
 #include "routes.h"
 
 namespace lit_service {
@@ -51,7 +51,7 @@ constexpr size_t kMaxHeaderBytes = 16 << 10;
 constexpr size_t kMaxBuffer = 128 << 10;
 // Clients that are told to go away still get to read why, but not for long.
 constexpr seconds kLinger{2};
-// Connections above --max-connections that are told so at the same time; further ones are just closed.
+// Connections above --max-connections that are heard and told so at the same time; further ones are just closed.
 constexpr size_t kMaxTurnedAway = 64;
 
 auto into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
@@ -102,12 +102,15 @@ class Server {
   bool run() {
     signals_.add(SIGTERM);  // before anyone can know that the service runs
     signals_.add(SIGINT);
+    struct sigaction before {};
+    const bool kept = sigaction(SIGHUP, nullptr, &before) == 0 && before.sa_handler == SIG_IGN;
+    if (!kept) signals_.add(SIGHUP);  // the terminal is gone; under nohup the service stays
     listen();
     signals_.async_wait([this](error_code error, int) {
       if (!error) drain();
     });
     run_handlers();
-    std::printf("lit_service: stopped, %s\n", metrics_.summary().c_str());
+    log("stopped, " + metrics_.summary());
     return in_time_;
   }
 
@@ -131,8 +134,7 @@ class Server {
     }
     endpoint = acceptor_.local_endpoint();
     const std::string host = address.is_v6() ? "[" + address.to_string() + "]" : address.to_string();
-    std::printf("lit_service: listening on http://%s:%d\n", host.c_str(), endpoint.port());
-    std::fflush(stdout);
+    log("listening on http://" + host + ":" + std::to_string(endpoint.port()));
   }
 
   // Where memory is short, Asio's and Beast's own steps throw, too, past the coroutine that waits for them: it is gone
@@ -146,7 +148,7 @@ class Server {
         io_.run();
         return;
       } catch (const std::exception& error) {
-        std::fprintf(stderr, "lit_service: error: a connection was cut: %s\n", error.what());
+        log_error(std::string("a connection was cut: ") + error.what());
       }
     }
   }
@@ -159,7 +161,7 @@ class Server {
         try {
           open(std::move(socket));
         } catch (const std::exception& failure) {  // memory; the next may do better
-          std::fprintf(stderr, "lit_service: error: a connection was refused: %s\n", failure.what());
+          log_error(std::string("a connection was refused: ") + failure.what());
         }
       } else if (!acceptor_.is_open() || error == asio::error::operation_aborted) {
         co_return;  // shutting down, or started anew
@@ -194,10 +196,12 @@ class Server {
     for (;;) {
       Parser parser;
       const Request& request = parser.get();
-      error_code error = co_await receive_header(*connection, parser);
+      const seconds idle(options_.idle_timeout_s), most(options_.request_timeout_s);
+      error_code error = co_await receive_header(*connection, parser, idle, most);
       if (error == http::error::end_of_stream) co_return;  // nothing was asked
+      const char* const fault = error ? nullptr : fault_of(request.version(), request);
       Route route{};
-      if (!error) {
+      if (!error && fault == nullptr) {
         route = route_of(request.method(), {request.target().data(), request.target().size()});
         // The body of a request that is refused anyway is not waited for.
         if (route.kind != Route::kRefused) error = co_await receive_body(*connection, parser);
@@ -206,10 +210,12 @@ class Server {
       Reply reply;
       if (error) {
         reply = reply_to(error, connection->expired);
+      } else if (fault != nullptr) {
+        reply = Reply{400, error_json(fault)};
       } else {
-        reply = co_await answer(*connection, route, parser.get().body());
+        reply = co_await answer(*connection, route, parser.get());
       }
-      const bool keep = !error && parser.is_done() && request.keep_alive() && !draining_;
+      const bool keep = !error && fault == nullptr && parser.is_done() && request.keep_alive() && !draining_;
       const bool head = request.method() == http::verb::head;
       const bool stays = co_await send(*connection, std::move(reply), request.version(), keep, head);
       connection->accepted = false;
@@ -218,30 +224,39 @@ class Server {
     co_await linger(*connection);
   }
 
+  // Too many are open. Whoever asks how the service is, and does not take long, is told all the same.
   asio::awaitable<void> turn_away(ConnectionPtr connection) {
-    co_await send(*connection, unavailable("too many connections are open: try again"), 11, false, false);
+    Parser parser;
+    const Request& request = parser.get();
+    const error_code error = co_await receive_header(*connection, parser, kLinger, kLinger);
+    Route route{Route::kClassify};
+    if (!error && fault_of(request.version(), request) == nullptr) {
+      route = route_of(request.method(), {request.target().data(), request.target().size()});
+    }
+    const bool state = route.kind == Route::kHealth || route.kind == Route::kMetrics;
+    Reply reply = unavailable("too many connections are open: try again");
+    if (state) reply = co_await answer(*connection, route, parser.get());
+    const bool head = request.method() == http::verb::head;
+    co_await send(*connection, std::move(reply), error ? 11 : request.version(), false, head);
     co_await linger(*connection);
   }
 
-  // Waits for a request. end_of_stream: none came.
-  asio::awaitable<error_code> receive_header(Connection& connection, Parser& parser) {
+  // Waits for a request, until its first byte for `idle`, from then on for `most`. end_of_stream: none came.
+  asio::awaitable<error_code> receive_header(Connection& connection, Parser& parser, seconds idle, seconds most) {
     error_code error;
     if (connection.buffer.size() == 0) {
       if (draining_) co_return http::error::end_of_stream;
       connection.idle = true;
-      connection.limit(seconds(options_.idle_timeout_s), Connection::Cut::kReading);
+      connection.limit(idle, Connection::Cut::kReading);
       const size_t bytes = co_await connection.socket.async_read_some(connection.buffer.prepare(4096), into(error));
       connection.idle = false;
       connection.buffer.commit(bytes);
       if (error) co_return http::error::end_of_stream;
     }
-    connection.limit(seconds(options_.request_timeout_s), Connection::Cut::kReading);
+    connection.limit(most, Connection::Cut::kReading);
     parser.header_limit(kMaxHeaderBytes);
     parser.body_limit(static_cast<uint64_t>(options_.max_body_mib) << 20);
     co_await http::async_read_header(connection.socket, connection.buffer, parser, into(error));
-    // Without "chunked", nobody can tell where such a body ends and the next request begins.
-    const bool coded = !error && parser.get().count(http::field::transfer_encoding) > 0;
-    if (coded && !parser.chunked()) error = http::error::bad_transfer_encoding;
     co_return error;
   }
 
@@ -258,10 +273,10 @@ class Server {
     co_return error;
   }
 
-  asio::awaitable<Reply> answer(Connection& connection, const Route& route, std::string& body) {
+  asio::awaitable<Reply> answer(Connection& connection, const Route& route, Request& request) {
     switch (route.kind) {
       case Route::kClassify:
-        co_return co_await classify(connection, body, route.top);
+        co_return co_await classify(connection, request.body(), route.top, is_form(request, request.body()));
       case Route::kHealth:
         // Out of the load balancer first: 503 from the moment when no new connections are taken.
         co_return draining_ ? unavailable("the service is shutting down") : Reply{200, "{\"status\": \"ok\"}\n"};
@@ -274,10 +289,10 @@ class Server {
   }
 
   // Hands a picture to the pipeline, and goes on here, on this thread, when it has answered.
-  asio::awaitable<Reply> classify(Connection& connection, std::string& file, size_t top) {
+  asio::awaitable<Reply> classify(Connection& connection, std::string& file, size_t top, bool form) {
     if (file.empty()) co_return Reply{400, error_json("the body is empty: send a JPEG or PNG file")};
     co_return co_await asio::async_initiate<const asio::use_awaitable_t<>&, void(Reply)>(
-        [this, &connection, &file, top](auto handler) {
+        [this, &connection, &file, top, form](auto handler) {
           // std::function wants to be copied, the handler cannot be.
           auto resume = std::make_shared<decltype(handler)>(std::move(handler));
           const auto done = [this, resume](Answer answer) {
@@ -287,7 +302,7 @@ class Server {
               std::move (*resume)(std::move(reply));
             });
           };
-          connection.accepted = pipeline_.submit(std::move(file), top, done);
+          connection.accepted = pipeline_.submit(std::move(file), top, form, done);
           if (!connection.accepted) done({503, error_json("the queue is full: try again")});
         },
         asio::use_awaitable);
@@ -320,8 +335,7 @@ class Server {
   }
 
   void drain() {
-    std::printf("lit_service: shutting down, %lld pictures in flight\n", static_cast<long long>(metrics_.in_flight()));
-    std::fflush(stdout);
+    log("shutting down, " + std::to_string(metrics_.in_flight()) + " pictures in flight");
     draining_ = true;
     signals_.clear();  // a second signal ends the process as if this service did not handle it
     error_code ignored;
@@ -342,10 +356,9 @@ class Server {
     in_time_ = std::none_of(connections_.begin(), connections_.end(),
                             [](const Connection* connection) { return connection->accepted; });
     const size_t abandoned = pipeline_.abandon();
-    std::fprintf(stderr,
-                 "lit_service: error: %zu connections are cut and %zu pictures are not run: they took longer than"
-                 " --drain-timeout-s %ld\n",
-                 connections_.size(), abandoned, options_.drain_timeout_s);
+    log_error(std::to_string(connections_.size()) + " connections are cut and " + std::to_string(abandoned) +
+              " pictures are not run: they took longer than --drain-timeout-s " +
+              std::to_string(options_.drain_timeout_s));
     error_code ignored;
     for (Connection* connection : connections_) connection->socket.close(ignored);
   }

@@ -8,7 +8,7 @@
 
 namespace lit_service {
 
-// Listens, prints the address, and answers until SIGTERM or SIGINT; then finishes what was accepted. False if
+// Listens, prints the address, and answers until SIGTERM, SIGINT or SIGHUP; then finishes what was accepted. False if
 // --drain-timeout-s was not enough for that. Throws std::runtime_error (one sentence) when it cannot listen.
 bool serve(const Options& options, Pipeline& pipeline, Metrics& metrics);
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lit_deploy.artifacts.folding import fold_constants
+from lit_deploy.artifacts.onnx_file import lost_functions, lost_sentence
+from lit_deploy.core.errors import ArtifactError
 from lit_deploy.ops.domain import DOMAIN
 from lit_deploy.ops.nms.onnx_function import inclusive_iou_threshold
 from lit_deploy.ops.relative_position_attention.small_maps import decomposed
@@ -19,18 +22,25 @@ def inlined(graph: onnx.ModelProto) -> onnx.ModelProto:
         graph: an exported model; it stays as it is.
 
     Returns:
-        The same network in standard operators alone.
+        The same network in standard operators alone; what is known beforehand is worked out, and stands in it as an
+        initializer.
+
+    Raises:
+        ArtifactError: another tool has dropped the functions.
     """
     import onnx
     import onnx.inliner
 
     proto = onnx.ModelProto()
     proto.CopyFrom(decomposed(graph))  # what is known of small maps beforehand, no runtime has to find out
+    if lost := lost_functions(proto):
+        raise ArtifactError(lost_sentence(lost))
     _suppress_from_threshold_on(proto)
     proto = onnx.inliner.inline_local_functions(proto)
     kept = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
+    fold_constants(proto)
     return proto
 
 

@@ -12,6 +12,8 @@ import msgspec
 from lit_deploy.core.errors import ArtifactError
 from lit_deploy.core.specs import (
     MAX_BATCH,
+    MAX_JSON_BYTES,
+    MAX_NESTING,
     OP_VERSION,
     DenseSpec,
     InputSpec,
@@ -21,6 +23,7 @@ from lit_deploy.core.specs import (
     Quantization,
     TaskName,
 )
+from lit_deploy.images.labels import label_fault
 
 MANIFEST_KEY = "lit_deploy.manifest"
 """Key of an ONNX file's ``metadata_props`` under which its manifest stands, as JSON."""
@@ -42,7 +45,8 @@ class Manifest:
         batch: fixed batch size, or None when dynamic.
         portable: the operator is inlined; no model-local function, no custom operator.
         layers: names of the PyTorch modules whose outputs are values of the graph, in order.
-        source: file name of the checkpoint; ``source_sha256``: its SHA-256.
+        source: file name of the checkpoint, with ``#KEY`` of a network in it that is not the usual one;
+            ``source_sha256``: its SHA-256.
         op_version: version of the operator.
         versions: versions of the packages that wrote the file.
         created: UTC time of writing, ISO 8601.
@@ -93,6 +97,7 @@ class Manifest:
     def from_json(cls, text: str) -> Manifest:
         """Read ``to_json``'s output; raises ArtifactError when it is damaged or from a newer lit-deploy."""
         try:
+            check_json(text)
             check_format("the manifest", msgspec.json.decode(text, type=Header), "export again")
             manifest = msgspec.json.decode(text, type=cls)
         except (msgspec.MsgspecError, UnicodeError) as error:
@@ -107,6 +112,27 @@ class Header:
 
     format: int
     task: str | None = None
+
+
+def check_json(text: str | bytes) -> None:
+    """Raise msgspec.ValidationError when JSON is larger or nested deeper than Python and C++ read it."""
+    size = len(text.encode() if isinstance(text, str) else text)
+    if size > MAX_JSON_BYTES:
+        raise msgspec.ValidationError(f"it has {size} bytes, expected at most {MAX_JSON_BYTES}")
+    deep = msgspec.ValidationError(f"it is nested more than {MAX_NESTING} deep")
+    try:
+        values = [msgspec.json.decode(text)]
+    except RecursionError:
+        raise deep from None
+    for _ in range(MAX_NESTING):  # from what lies at one depth to what lies in it
+        values = [
+            inner
+            for value in values
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    if any(isinstance(value, dict | list) for value in values):
+        raise deep
 
 
 def check_format(what: str, header: Header, remedy: str) -> None:
@@ -145,3 +171,6 @@ def check_manifest(manifest: Manifest) -> None:
     for name, entries in listed.items():
         if len(entries) != classes:
             raise ArtifactError(f"the manifest has {len(entries)} {name} for {classes} classes; export the file again")
+    fault = label_fault(manifest.labels)
+    if fault:
+        raise ArtifactError(f"in the manifest {fault}; export the file again with other --labels")

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lit_deploy.artifacts.manifest import MANIFEST_KEY, Manifest
 from lit_deploy.core.errors import ArtifactError
+from lit_deploy.core.files import why_unreadable
+from lit_deploy.core.specs import TensorSpec
+from lit_deploy.ops.domain import DOMAIN
 
 if TYPE_CHECKING:
     import onnx
@@ -61,9 +64,11 @@ class OnnxArtifact:
 
 
 def check_file(path: Path) -> None:
-    """Raise ArtifactError when there is no file at ``path``."""
+    """Raise ArtifactError when there is no file at ``path``, or none that may be read."""
     if not path.is_file():
         raise ArtifactError(f"{path} is not a file; expected an .onnx file written by `lit-deploy export`")
+    if reason := why_unreadable(path):
+        raise ArtifactError(f"{path} cannot be read ({reason}); give read permission, or another file")
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -74,7 +79,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     check_file(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, OSError):
+    except (DecodeError, ValueError):
         model = None
     if model is None or not model.graph.node:
         raise ArtifactError(f"{path} is not a whole ONNX file (truncated or another format); export it again")
@@ -96,6 +101,53 @@ def manifest_of(metadata: Mapping[str, str], path: Path) -> Manifest:
 def read_manifest(path: str | Path) -> Manifest:
     """Read what the exported file at ``path`` says about itself, without creating a session."""
     return manifest_of(metadata_of(read_onnx(Path(path))), Path(path))
+
+
+def graph_tensors(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as a graph has them; a dimension without a size has its name, perhaps none."""
+    import onnx
+
+    def specs(values: Sequence[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+        found = []
+        for value in values:
+            kind = value.type.tensor_type
+            dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim)
+            try:
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+            except KeyError:
+                dtype = f"type {kind.elem_type}"
+            found.append(TensorSpec(value.name, dtype, dims))
+        return tuple(found)
+
+    return specs(model.graph.input), specs(model.graph.output)
+
+
+def lost_functions(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Operators of ours that a model calls, and whose functions it does not carry any more."""
+    called = dict.fromkeys(node.op_type for node in model.graph.node if node.domain == DOMAIN)
+    carried = {function.name for function in model.functions if function.domain == DOMAIN}
+    return tuple(name for name in called if name not in carried)
+
+
+def changed_by_others(artifact: OnnxArtifact) -> str:
+    """What another tool has taken from an exported file, as a sentence; empty where nothing is missing."""
+    if lost := lost_functions(artifact.graph):
+        return lost_sentence(lost)
+    calls = any(node.domain == DOMAIN for node in artifact.graph.graph.node)
+    if calls or artifact.manifest.portable:
+        return ""
+    return (
+        "another tool has put the functions in the place of our operators, so the kernels of the lit-deploy library do "
+        "not run; export the checkpoint again to have them"
+    )
+
+
+def lost_sentence(lost: Sequence[str]) -> str:
+    """What it means that functions are lost."""
+    return (
+        f"the file has lost its fallback: another tool dropped the functions of {' and '.join(lost)}, so it runs only "
+        "with the lit-deploy library; export the checkpoint again to have both"
+    )
 
 
 def set_manifest(model: onnx.ModelProto, manifest: Manifest) -> None:

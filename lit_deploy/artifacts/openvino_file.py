@@ -13,8 +13,9 @@ from xml.sax.saxutils import quoteattr
 
 import msgspec
 
-from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.manifest import Manifest, check_json
 from lit_deploy.core.errors import ArtifactError
+from lit_deploy.core.files import why_unreadable
 
 IR_SUFFIX, WEIGHTS_SUFFIX = ".xml", ".bin"
 
@@ -52,6 +53,8 @@ def read_ir(path: Path) -> tuple[Manifest, Extension | None]:
             raise ArtifactError(
                 f"{part} is not a file; expected the .xml and .bin that `lit-deploy export --format openvino` wrote"
             )
+        if reason := why_unreadable(part):
+            raise ArtifactError(f"{part} cannot be read ({reason}); give read permission, or another file")
     try:
         root = ET.parse(path).getroot()
     except (ET.ParseError, UnicodeError, ValueError):
@@ -63,8 +66,11 @@ def read_ir(path: Path) -> tuple[Manifest, Extension | None]:
     if not found.get(name):
         raise ArtifactError(f"{path} holds no lit-deploy manifest; expected a file written by `lit-deploy export`")
     try:
-        extension = msgspec.json.decode(found["extension"], type=Extension) if found.get("extension") else None
-    except msgspec.MsgspecError as error:
+        extension = None
+        if found.get("extension"):
+            check_json(found["extension"])
+            extension = msgspec.json.decode(found["extension"], type=Extension)
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise ArtifactError(f"what {path} says about its extension is damaged ({error}); export it again") from None
     return Manifest.from_json(found[name]), extension
 

@@ -13,6 +13,7 @@ import msgspec
 from lit_deploy.artifacts.manifest import FORMAT, OLDEST_FORMAT, Manifest
 from lit_deploy.artifacts.sidecar import MAX_RANK, Sidecar
 from lit_deploy.core.specs import MAX_BATCH, MAX_DETECTIONS, MAX_MEAN, MAX_SIDE, MAX_STD, MIN_STD, OP_VERSION
+from lit_deploy.images.labels import LABEL_PATTERN
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _FORMAT = {"enum": list(range(OLDEST_FORMAT, FORMAT + 1))}
@@ -23,6 +24,7 @@ _SIDES = {"items": {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}}
 
 _LIMITS: dict[tuple[str, str], dict[str, Any]] = {
     ("Manifest", "op_version"): {"const": OP_VERSION},
+    ("Manifest", "labels"): {"items": {"type": "string", "pattern": LABEL_PATTERN}},
     ("Manifest", "batch"): {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_BATCH}, {"type": "null"}]},
     ("InputSpec", "height"): _SIDE,
     ("InputSpec", "width"): _SIDE,

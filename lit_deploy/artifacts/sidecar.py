@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lit_deploy.artifacts.manifest import FORMAT, Header, Manifest, check_format, check_manifest
+from lit_deploy.artifacts.manifest import FORMAT, Header, Manifest, check_format, check_json, check_manifest
 from lit_deploy.core.errors import ArtifactError
 from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, TensorSpec
 from lit_deploy.machine.tensorrt import BackendName
@@ -206,12 +206,15 @@ def read_sidecar(engine: Path) -> Sidecar:
         path = sidecar_path(engine.resolve())
     try:
         text = path.read_bytes()
-    except OSError:
+    except (FileNotFoundError, IsADirectoryError):
         raise ArtifactError(
             f"{engine} has no readable sidecar {path.name}; copy it from where the engine was built, or build it again "
             "with `lit-deploy export --format trt`"
         ) from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); give read permission") from None
     try:
+        check_json(text)
         header = msgspec.json.decode(text, type=_Header)
         check_format(str(path), Header(header.format, header.manifest.task), "build the engine again")
         sidecar = msgspec.json.decode(text, type=Sidecar)

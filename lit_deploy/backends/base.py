@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,25 +25,31 @@ IN_MEMORY = Path("the model in memory")
 """What messages call a model that is no file."""
 
 
-def entered(value: T | None) -> T:
-    """Return what ``__enter__`` sets; UsageError while the session is not entered."""
-    if value is None:
-        raise UsageError("the session is not open; use it as: with open_session(...) as session")
+def loaded(value: T | None) -> T:
+    """What a session that is open has loaded."""
+    assert value is not None
     return value
 
 
 class BackEnd:
-    """What every back end shares: a manifest that is there while the session is open."""
-
-    description = ""
+    """What every back end shares: it is loaded when it is entered or first used, and let go of once."""
 
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
         self._manifest: Manifest | None = None
+        self._description = ""
+        self._closed = False
+        self._opening = threading.RLock()
+
+    @property
+    def description(self) -> str:
+        if not self._description:
+            self._open()
+        return self._description
 
     @property
     def manifest(self) -> Manifest:
-        return entered(self._manifest)
+        return self._open()
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -59,15 +68,49 @@ class BackEnd:
         fixed = self.manifest.batch
         return (fixed, fixed) if fixed else (1, MAX_BATCH)
 
-    def _close(self) -> None:
-        """Let go of what ``__enter__`` loaded."""
+    def _enter(self) -> None:
+        """Load the network; set ``_manifest`` and ``_description``."""
         raise NotImplementedError
+
+    def _close(self) -> None:
+        """Let go of what ``_enter`` loaded, or of as much as there is."""
+        raise NotImplementedError
+
+    def _open(self) -> Manifest:
+        """Load what is not loaded yet: a notebook has no ``with`` that lasts from one cell to the next."""
+        with self._opening:
+            if self._closed:
+                raise UsageError("the session is closed and not open any more; open another one with open_session")
+            if self._manifest is None:
+                try:
+                    self._enter()
+                except BaseException:
+                    self._manifest = None
+                    self._close()
+                    raise
+            return loaded(self._manifest)
+
+    def __enter__(self) -> Self:
+        self._closed = False
+        self._open()
+        return self
+
+    def close(self) -> None:
+        """Let go of memory and devices, once; whoever uses the session then is told that it is closed."""
+        was_open = self._manifest is not None
+        self._manifest, self._closed = None, True
+        if was_open:
+            self._close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manifest = None
-        self._close()
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_manifest", None) is not None and not sys.is_finalizing():
+            with contextlib.suppress(Exception):
+                self.close()
 
 
 def filled(pictures: Sequence[T], least: int) -> list[T]:

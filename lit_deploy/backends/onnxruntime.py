@@ -5,31 +5,39 @@ from __future__ import annotations
 import bisect
 import contextlib
 import io
-import itertools
 import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import MANIFEST_KEY, Manifest
-from lit_deploy.artifacts.onnx_file import OnnxArtifact, check_file, manifest_of, read_manifest, with_outputs
-from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds, entered
+from lit_deploy.artifacts.onnx_file import (
+    OnnxArtifact,
+    check_file,
+    lost_functions,
+    lost_sentence,
+    manifest_of,
+    read_manifest,
+    read_onnx,
+    with_outputs,
+)
+from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds
 from lit_deploy.backends.emulation import FP8_SETTING, NOTES, bf16_in_float32, emulated_precisions
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
-from lit_deploy.core.errors import ArtifactError, LitDeployError, MissingDependency, UsageError
+from lit_deploy.core.errors import ArtifactError, LitDeployError, MissingDependency, UsageError, refuse_for_memory
 from lit_deploy.core.specs import TensorSpec
 from lit_deploy.core.text import first_line
 from lit_deploy.machine import native
 from lit_deploy.machine.facts import cpu_flags
 from lit_deploy.machine.packages import PACKAGES
 from lit_deploy.ops.domain import CUDA_DEVICE, DEVICE_ENTRY
+from lit_deploy.tasks.promises import check_tensors
 from lit_deploy.tasks.protocol import Arrays
-from lit_deploy.tasks.table import task_of
 
 _TAIL = 1 << 20
 """Bytes at the end of a file, more than any manifest has."""
@@ -67,7 +75,7 @@ class OnnxRuntimeSession(BackEnd):
         self._session: Any = None
         self._notes: tempfile.TemporaryDirectory[str] | None = None
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> None:
         if isinstance(self._source, Path):
             check_file(self._source)
         ort = _import_onnxruntime()
@@ -77,6 +85,7 @@ class OnnxRuntimeSession(BackEnd):
             try:
                 settings.register_custom_ops_library(str(library))
             except Exception as error:  # ONNX Runtime raises its own bare exception types
+                refuse_for_memory(error)
                 raise MissingDependency(
                     f"ONNX Runtime {ort.__version__} cannot load {library} ({first_line(error)}); "
                     f"rebuild it: {native.BUILD_COMMAND}"
@@ -103,6 +112,9 @@ class OnnxRuntimeSession(BackEnd):
         except LitDeployError:
             raise
         except Exception as error:
+            refuse_for_memory(error)
+            if library is None and (lost := _lost(self._source)):
+                raise ArtifactError(f"ONNX Runtime refuses {self._path}: {lost_sentence(lost)}") from None
             raise ArtifactError(
                 f"ONNX Runtime {ort.__version__} refuses {self._path} ({first_line(error)}); export it again"
             ) from None
@@ -122,8 +134,7 @@ class OnnxRuntimeSession(BackEnd):
         self._check_manifest()
         kind = "inlined" if self.manifest.portable else "lit-deploy kernel" if library else "built-in function"
         notes = ", ".join((kind, *(NOTES[name] for name in emulated)))
-        self.description = f"ONNX Runtime {ort.__version__} {self._options.device} ({notes})"
-        return self
+        self._description = f"ONNX Runtime {ort.__version__} {self._options.device} ({notes})"
 
     def _settings(self, ort: Any) -> Any:
         settings = ort.SessionOptions()
@@ -150,7 +161,8 @@ class OnnxRuntimeSession(BackEnd):
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return _specs(entered(self._session).get_outputs())
+        self._open()
+        return _specs(self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         check_feeds(feeds, self.inputs)
@@ -158,11 +170,15 @@ class OnnxRuntimeSession(BackEnd):
         try:
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         except Exception as error:
+            refuse_for_memory(error)
             raise ArtifactError(f"ONNX Runtime failed while it ran {self._path}: {first_line(error)}") from None
 
     def node_times(self) -> list[dict[str, float]]:
         """See ``ProfiledSession``."""
-        events = json.loads(Path(entered(self._session).end_profiling()).read_text())
+        self._open()
+        events = json.loads(Path(self._session.end_profiling()).read_text())
+        if self._notes is not None:
+            self._notes.cleanup()  # here, as a worker of a benchmark is killed rather than closed
         runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
         times: list[dict[str, float]] = [{} for _ in runs]
         for event in events:
@@ -178,16 +194,7 @@ class OnnxRuntimeSession(BackEnd):
             raise UsageError(
                 f"{self._path} is a portable file, which holds no custom operator; export it without --portable"
             )
-        promised = task_of(self.manifest).output_specs(self.manifest)
-        pairs = [
-            *itertools.zip_longest(_specs(self._session.get_inputs()), self.inputs),
-            *itertools.zip_longest(self.outputs[: len(promised)], promised),
-        ]
-        for found, wanted in pairs:
-            if found is None or wanted is None or not found.agrees(wanted):
-                raise ArtifactError(
-                    f"the graph of {self._path} has {found}, its manifest promises {wanted}; export it again"
-                )
+        check_tensors(self._path, self.manifest, _specs(self._session.get_inputs()), self.outputs)
 
     def _library(self) -> Path | None:
         return native.choose_library(self._options.library, self._options.device)
@@ -199,10 +206,11 @@ def _specs(values: Any) -> tuple[TensorSpec, ...]:
 
 
 def _import_onnxruntime() -> Any:
-    try:
+    record = BACKENDS["onnxruntime"]
+    with record.loading():
         import onnxruntime
-    except ImportError:
-        raise MissingDependency(BACKENDS["onnxruntime"].absence) from None
+    if not hasattr(onnxruntime, "InferenceSession"):  # a folder of that name
+        raise MissingDependency(record.absence)
     return onnxruntime
 
 
@@ -222,6 +230,10 @@ def _providers(ort: Any, device: str) -> list[Any]:
 
 def _manifest(source: Path | OnnxArtifact) -> Manifest:
     return source.manifest if isinstance(source, OnnxArtifact) else read_manifest(source)
+
+
+def _lost(source: Path | OnnxArtifact) -> tuple[str, ...]:
+    return lost_functions(source.graph if isinstance(source, OnnxArtifact) else read_onnx(source))
 
 
 def _is_dense(source: Path | OnnxArtifact) -> bool:

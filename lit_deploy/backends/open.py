@@ -31,10 +31,12 @@ def open_session(source: Source, options: SessionOptions | None = None) -> Sessi
         options: device, threads, custom-op library, layers.
 
     Returns:
-        A session that is loaded when entered: ``with open_session("lit_s.onnx") as session: ...``.
+        A session that is loaded when entered, ``with open_session("lit_s.onnx") as session: ...``, or first used: in a
+        notebook ``session = open_session("lit_s.onnx")`` is enough. What it holds is freed by the end of the ``with``,
+        by ``close()``, or with the last reference to it.
 
     Raises:
-        UsageError, ArtifactError, CheckpointError, MissingDependency: when entered, as their names say.
+        UsageError, ArtifactError, CheckpointError, MissingDependency: when entered or first used, as their names say.
     """
     options = options or SessionOptions()
     record = back_end_of(source, options)

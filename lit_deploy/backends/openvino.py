@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,13 @@ from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir
 from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
-from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError
-from lit_deploy.core.specs import PrecisionName
+from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError, refuse_for_memory
+from lit_deploy.core.specs import PrecisionName, TensorSpec
 from lit_deploy.core.text import last_line
 from lit_deploy.machine import native
 from lit_deploy.machine.facts import computes_bf16, cpu_flags
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION
+from lit_deploy.tasks.promises import check_tensors
 from lit_deploy.tasks.protocol import Arrays
 
 MAX_COMPILED = 3
@@ -46,11 +47,9 @@ class OpenVinoSession(BackEnd):
         self._requests: OrderedDict[Shapes, Any] = OrderedDict()
         self._running = threading.Lock()  # a request runs one inference at a time
 
-    def __enter__(self) -> Self:
-        try:
+    def _enter(self) -> None:
+        with BACKENDS["openvino"].loading():
             import openvino
-        except ImportError:
-            raise MissingDependency(BACKENDS["openvino"].absence) from None
         if self._options.device != "cpu":
             raise UsageError(f"device is {self._options.device}, but OpenVINO runs on the CPU here; use --device cpu")
         version = openvino.__version__.split("-")[0]
@@ -71,6 +70,7 @@ class OpenVinoSession(BackEnd):
             try:
                 self._core.add_extension(str(extension))
             except RuntimeError as error:
+                refuse_for_memory(error)
                 raise MissingDependency(
                     f"OpenVINO {version} cannot load {extension} ({last_line(error)}); "
                     f"rebuild it against this OpenVINO: {native.BUILD_COMMAND}"
@@ -80,8 +80,7 @@ class OpenVinoSession(BackEnd):
         self._bf16 = self._half(manifest)
         self._manifest = manifest
         kernels = "inlined" if manifest.portable else "lit-deploy kernels" if extension else "built-in functions"
-        self.description = f"OpenVINO {version} cpu ({'bf16' if self._bf16 else 'f32'}, {kernels})"
-        return self
+        self._description = f"OpenVINO {version} cpu ({'bf16' if self._bf16 else 'f32'}, {kernels})"
 
     @property
     def precision(self) -> PrecisionName:
@@ -104,9 +103,11 @@ class OpenVinoSession(BackEnd):
             else:
                 graph = inlined(artifact.graph) if inline else artifact.graph
                 model = self._core.read_model(graph.SerializeToString())
+            check_tensors(self._path, manifest, *(_specs(ports) for ports in (model.inputs, model.outputs)))
             if self._options.layers:
                 model.add_outputs(list(manifest.layers))
         except RuntimeError as error:
+            refuse_for_memory(error)
             raise ArtifactError(f"OpenVINO refuses {self._path} ({last_line(error)}); export it again") from None
         return model
 
@@ -139,6 +140,7 @@ class OpenVinoSession(BackEnd):
             try:
                 results = request.infer(arrays, share_inputs=True)
             except RuntimeError as error:
+                refuse_for_memory(error)
                 raise ArtifactError(f"OpenVINO failed while it ran {self._path}: {last_line(error)}") from None
             outputs = {spec.name: results[spec.name] for spec in self.outputs}
             layers = self.manifest.layers if self._options.layers else ()
@@ -162,7 +164,20 @@ class OpenVinoSession(BackEnd):
                 _attend_in_bfloat16(model)
             return self._core.compile_model(model, "CPU", settings).create_infer_request()
         except RuntimeError as error:
+            refuse_for_memory(error)
             raise ArtifactError(f"OpenVINO refuses {self._path.name} ({last_line(error)}); export it again") from error
+
+
+def _specs(ports: Any) -> list[TensorSpec]:
+    """OpenVINO's inputs or outputs as TensorSpecs."""
+    return [
+        TensorSpec(
+            port.get_any_name(),
+            port.get_element_type().to_dtype().name,
+            tuple(size.get_length() if size.is_static else "batch" for size in port.get_partial_shape()),
+        )
+        for port in ports
+    ]
 
 
 def _attend_in_bfloat16(model: Any) -> None:

@@ -78,17 +78,19 @@ class SessionOptions:
 
 
 class Session(Protocol):
-    """A loaded network. A context manager: nothing is loaded and no device touched before it is entered.
+    """A network. Nothing is loaded and no device touched before it is entered (``with``) or first used.
 
+    ``close``, the end of the ``with`` and the last reference to it give memory and devices back.
     ``run`` may be called from several threads at once.
     """
 
-    description: str
-    """One line for tables: back end, version, and what of lit-deploy it uses."""
+    @property
+    def description(self) -> str:
+        """One line for tables: back end, version, and what of lit-deploy it uses."""
 
     @property
     def manifest(self) -> Manifest:
-        """What the network is; like everything below, there once the session is entered."""
+        """What the network is."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -108,6 +110,9 @@ class Session(Protocol):
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         """Run one batch; UsageError when names, types or shapes are not those of ``inputs``."""
+
+    def close(self) -> None:
+        """Give memory and devices back; the session cannot be used any more."""
 
     def __enter__(self) -> Self: ...
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from lit_deploy.artifacts.openvino_file import IR_SUFFIX
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES
 from lit_deploy.backends.protocol import BackendName
 from lit_deploy.machine import tensorrt
-from lit_deploy.machine.packages import PACKAGES
+from lit_deploy.machine.packages import PACKAGES, imported
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class BackEndRecord:
     def absence(self) -> str:
         """What to say where it is missing: that, and what mends it."""
         return f"{self.title} is not installed; run: {self.install}"
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Around the import of its module: MissingDependency where that is absent, or does not load."""
+        return imported(self.modules[0], self.absence, self.title, self.install)
 
     def missing(self) -> str | None:
         """``absence`` where it is missing, None where it is installed; imports nothing."""

@@ -10,14 +10,14 @@ import itertools
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.preflight import preflight, rebuild_command, this_host
 from lit_deploy.artifacts.sidecar import Sidecar, read_sidecar
-from lit_deploy.backends.base import BackEnd, check_feeds, entered
+from lit_deploy.backends.base import BackEnd, check_feeds, loaded
 from lit_deploy.backends.cuda_memory import Device
 from lit_deploy.backends.protocol import Phases, SessionOptions, TimingSettings
 from lit_deploy.backends.tensorrt_context import EngineContext, LoadedEngine
@@ -55,34 +55,32 @@ class TensorRTSession(BackEnd):
         self._all: list[EngineContext] = []
         self._said = threading.local()  # the calling thread's last errors of TensorRT
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> None:
         sidecar = read_sidecar(self._path)
         self._check_options(sidecar)
         preflight(self._path, sidecar, this_host(), allow_host_code=self._options.allow_engine_code)
         self._sidecar = sidecar
-        try:
-            self._load(sidecar)
-        except BaseException:
-            self._close()
-            raise
+        self._load(sidecar)
         self._manifest = sidecar.manifest
-        return self
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        loaded = entered(self._loaded)
-        return tuple(next(spec for spec in loaded.outputs if spec.name == name) for name in loaded.returned)
+        self._open()
+        engine = loaded(self._loaded)
+        return tuple(next(spec for spec in engine.outputs if spec.name == name) for name in engine.returned)
 
     @property
     def batch_range(self) -> tuple[int, int]:
-        profiles = entered(self._sidecar).profiles
+        self._open()
+        profiles = loaded(self._sidecar).profiles
         if not profiles:
             return super().batch_range
         return min(low for low, _, _ in profiles), max(high for _, _, high in profiles)
 
     @property
     def timing_settings(self) -> TimingSettings:
-        device = entered(self._device)
+        self._open()
+        device = loaded(self._device)
         return TimingSettings(True, device.spin_wait(), self._options.cuda_graph)
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
@@ -93,8 +91,8 @@ class TensorRTSession(BackEnd):
         return self._run(feeds, timed=True)
 
     def _run(self, feeds: Mapping[str, NDArray[np.generic]], *, timed: bool) -> tuple[Arrays, Phases]:
-        loaded, device = entered(self._loaded), entered(self._device)
         check_feeds(feeds, self.inputs)
+        engine, device = loaded(self._loaded), loaded(self._device)
         batch = len(feeds[self.inputs[0].name])
         if batch == 0:  # TensorRT takes no empty tensors
             return {spec.name: _empty(spec) for spec in self.outputs}, Phases(0, 0, 0, 0)
@@ -103,7 +101,7 @@ class TensorRTSession(BackEnd):
         self._said.errors = []
         try:
             with device.current():
-                context = self._take(device, loaded, batch)
+                context = self._take(device, engine, batch)
                 try:
                     answer = context.run(feeds, profile, timed=timed)
                 except BaseException:
@@ -121,7 +119,7 @@ class TensorRTSession(BackEnd):
 
     def _profile_for(self, batch: int) -> int:
         """Index of the profile that was tuned nearest to a batch size."""
-        profiles = entered(self._sidecar).profiles
+        profiles = loaded(self._sidecar).profiles
         fitting = [index for index, (low, _, high) in enumerate(profiles) if low <= batch <= high]
         if fitting:
             return min(fitting, key=lambda index: abs(profiles[index][1] - batch))
@@ -131,12 +129,12 @@ class TensorRTSession(BackEnd):
         low, high = min(batch, self.batch_range[0]), max(batch, self.batch_range[1])
         raise UsageError(
             f"got a batch of {batch} images, but {self._path} was built for {ranges}; run smaller or larger batches, "
-            f"or build it again: {rebuild_command(self._path, entered(self._sidecar), batch=(low, batch, high))}"
+            f"or build it again: {rebuild_command(self._path, loaded(self._sidecar), batch=(low, batch, high))}"
         )
 
     def _check_sizes(self, feeds: Mapping[str, NDArray[np.generic]]) -> None:
         """Raise UsageError for a picture of a size that the engine was not built for."""
-        sidecar = entered(self._sidecar)
+        sidecar = loaded(self._sidecar)
         if sidecar.sizes is None:
             return
         spec = next(spec for spec in sidecar.inputs if spec.name == IMAGE)
@@ -230,7 +228,7 @@ class TensorRTSession(BackEnd):
         how = "built-in function" if plugin is None else "embedded plugin" if plugin.embedded else "plugin"
         if plugin is None and sidecar.manifest.portable:
             how = "inlined"
-        self.description = f"{title} {module.__version__} ({how}{', CUDA graph' if self._options.cuda_graph else ''})"
+        self._description = f"{title} {module.__version__} ({how}{', CUDA graph' if self._options.cuda_graph else ''})"
 
     def _listen(self, severity: trt.Severity, message: str) -> None:
         if severity in ("internal error", "error"):

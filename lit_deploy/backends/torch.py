@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import MissingDependency
+from lit_deploy.core.text import shown_key
 from lit_deploy.models.build import build
 from lit_deploy.tasks.protocol import Arrays
 from lit_deploy.tasks.table import task_of
@@ -37,7 +38,7 @@ class TorchSession(BackEnd):
         self._recording = threading.Lock()
         self._call: Callable[[Any], Any]
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> None:
         import torch
 
         from lit_deploy.models.recording import layer_names
@@ -64,8 +65,8 @@ class TorchSession(BackEnd):
         self._graph = task_of(self.manifest).graph(self._model, self.manifest).to(self._options.device)
         self._call = torch.compile(self._graph) if self._options.compiled else self._graph
         mode = ("compile" if self._options.compiled else "eager") + (", fp16" if self._options.half else "")
-        self.description = f"PyTorch {torch.__version__} {self._options.device} ({mode})"
-        return self
+        network = f", network '{shown_key(checkpoint.key)}'" if checkpoint.key else ""
+        self._description = f"PyTorch {torch.__version__} {self._options.device} ({mode}{network})"
 
     def _close(self) -> None:
         import torch
@@ -73,6 +74,7 @@ class TorchSession(BackEnd):
         self._model = None
         if self._threads_before is not None:
             torch.set_num_threads(self._threads_before)
+            self._threads_before = None
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
         import torch

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE
+from lit_deploy.core.specs import MAX_BATCH, MAX_ROUNDS, MAX_SIDE, MAX_THREADS
 from lit_deploy.images.keep_ratio import MIN_SIDE
 from lit_deploy.models.layout import input_size
 
@@ -26,8 +26,11 @@ def check_arguments(
         )
     if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
         raise UsageError(f"--size is {_shown(size)}, expected {MIN_SIDE} to {MAX_SIDE} pixels for height and width")
-    if rounds < 1 or (threads is not None and threads < 1):
-        raise UsageError(f"got rounds {rounds} and threads {threads}, expected at least 1 of each")
+    if not 1 <= rounds <= MAX_ROUNDS or (threads is not None and not 1 <= threads <= MAX_THREADS):
+        raise UsageError(
+            f"got rounds {rounds} and threads {threads}, expected 1 to {MAX_ROUNDS} rounds and 1 to {MAX_THREADS} "
+            "threads"
+        )
 
 
 def common_batches(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,8 @@ from lit_deploy.bench.inputs import BATCHES, check_arguments, common_batches, co
 from lit_deploy.bench.parts import breakdowns
 from lit_deploy.bench.result import BenchReport, Exclusion, GpuTimes, Measurement, Percentiles
 from lit_deploy.bench.worker import Worker
-from lit_deploy.core.errors import LitDeployError, UsageError
+from lit_deploy.core.errors import LitDeployError, LitDeployWarning, UsageError
+from lit_deploy.core.files import scratch_folder
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import TOLERANCES, PrecisionName
 from lit_deploy.machine.facts import this_machine
@@ -64,8 +65,8 @@ def bench_files(
     if artifacts:
         contenders = contenders_for(artifacts, checkpoint, device, allow_engine_code)
         return run_bench(contenders, batches, threads=threads, rounds=rounds, size=size, progress=progress)
-    with tempfile.TemporaryDirectory(prefix="lit-deploy-bench-") as folder:
-        contenders = default_contenders(Path(folder), checkpoint, device, progress, batches or BATCHES)
+    with scratch_folder() as folder:
+        contenders = default_contenders(folder, checkpoint, device, progress, batches or BATCHES)
         return run_bench(contenders, batches, threads=threads, rounds=rounds, size=size, progress=progress)
 
 
@@ -126,7 +127,7 @@ def run_bench(
     other_cores: list[float] = []
     reference: Arrays = {}
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lit-deploy-bench-")))
+        folder = stack.enter_context(scratch_folder())
         entries: list[_Entry] = []
         for contender in running:
             tick(f"load {contender.label}")
@@ -200,7 +201,9 @@ class _Turns:
 
 
 def _entry(contender: Contender, worker: Worker, answer: dict[str, Any]) -> _Entry:
-    """A contender whose process has opened its session."""
+    """A contender whose process has opened its session; what it had to say about that is said here."""
+    for note in answer.get("notes", ()):
+        warnings.warn(note, LitDeployWarning, stacklevel=1)
     timing = TimingSettings(**answer["timing"]) if answer["timing"] else None
     low, high = answer["batches"]
     return _Entry(

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -31,8 +32,9 @@ from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import Phases, ProfiledSession, Session, SessionOptions, TimedSession
 from lit_deploy.core import errors
-from lit_deploy.core.errors import LitDeployError
+from lit_deploy.core.errors import LitDeployError, LitDeployWarning
 from lit_deploy.core.processes import die_with_parent, ending, worker_command, worker_environment
+from lit_deploy.core.signals import ended_by_signals
 from lit_deploy.core.text import first_line
 from lit_deploy.tasks.table import task_of
 
@@ -230,8 +232,10 @@ def _serve(requests: IO[str], replies: IO[str]) -> None:
             request = json.loads(line)
             try:
                 if request["do"] == "open":
-                    session = stack.enter_context(_open(request))
+                    with warnings.catch_warnings(record=True) as said:  # nobody reads our stderr
+                        session = stack.enter_context(_open(request))
                     reply(
+                        notes=[str(each.message) for each in said if issubclass(each.category, LitDeployWarning)],
                         manifest=session.manifest.to_json(), description=session.description,
                         precision=session.precision, batches=session.batch_range,
                         timing=asdict(session.timing_settings) if isinstance(session, TimedSession) else None,
@@ -290,7 +294,8 @@ def main() -> None:
     die_with_parent(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not land between the replies
-    _serve(sys.stdin, replies)
+    with ended_by_signals():
+        _serve(sys.stdin, replies)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def manifest_from_checkpoint(checkpoint: Checkpoint, **fields: Any) -> Manifest:
         "batch": None,
         "portable": False,
         "layers": (),
-        "source": checkpoint.path.name,
+        "source": checkpoint.name,
         "source_sha256": checkpoint.sha256,
         "op_version": OP_VERSION,
     }

@@ -5,15 +5,15 @@ Somebody who passes the wrong file should be told which file it is, in words. No
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Collection
-from pathlib import Path
 from typing import Literal
 
 from lit_deploy.core.errors import CheckpointError
 from lit_deploy.core.text import shown_key
 
-ContainerKind = Literal["zip", "legacy", "safetensors"]
+ContainerKind = Literal["zip", "legacy", "safetensors", "sharded safetensors"]
+INDEX_SUFFIX = ".safetensors.index.json"
+"""What the name of an index of several safetensors files ends in."""
 
 _EXPECTED = "expected a LIT checkpoint (.pth from torch.save, or .safetensors)"
 
@@ -32,30 +32,28 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def checkpoint_container(path: Path) -> ContainerKind:
-    """Tell how a checkpoint file is packed, from its content alone.
+def container_of(head: bytes, what: str, size: int | None = None) -> ContainerKind:
+    """Tell how a checkpoint file is packed, from its first bytes alone.
+
+    Args:
+        head: the first 512 bytes, or all.
+        what: names the file in a sentence.
+        size: of the file in bytes, None when it is not known yet.
 
     Raises:
-        CheckpointError: not a readable file, or a file of another kind; the message names the kind.
+        CheckpointError: a file of another kind; the message names the kind.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a directory, {_EXPECTED}")
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}), {_EXPECTED}") from error
     if not head:
-        raise CheckpointError(f"{path} is empty (0 bytes), {_EXPECTED}; download or copy it again")
+        raise CheckpointError(f"{what} is empty (0 bytes), {_EXPECTED}; download or copy it again")
     if head.startswith(b"PK\x03\x04"):
-        _check_torch_zip(path)
         return "zip"
-    if size >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+    if head[8:9] == b"{" and (size is None or int.from_bytes(head[:8], "little") <= size - 8):
         return "safetensors"
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "legacy"
-    raise CheckpointError(f"{path} is {_kind_of(head)}, {_EXPECTED}")
+    if head.lstrip().startswith(b"{") and (b'"weight_map"' in head or what.endswith(INDEX_SUFFIX)):
+        return "sharded safetensors"
+    raise CheckpointError(f"{what} is {_kind_of(head)}, {_EXPECTED}")
 
 
 def _kind_of(head: bytes) -> str:
@@ -77,44 +75,11 @@ def _kind_of(head: bytes) -> str:
     return f"of an unknown kind (it begins with {head[:8].hex(' ')})"
 
 
-def _check_torch_zip(path: Path) -> None:
-    """Raise unless the zip is whole and holds one plain torch.save: checksums, no compression, no TorchScript.
-
-    torch itself neither verifies the checksums nor bounds what a compressed record unpacks to.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            names = [member.filename for member in members]
-            if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
-                raise CheckpointError(
-                    f"{path} is a TorchScript archive, {_EXPECTED}; save the state_dict of the original model instead"
-                )
-            if not any(name.endswith("/data.pkl") for name in names):
-                kind = "a NumPy .npz archive" if names and all(name.endswith(".npy") for name in names) else "a zip"
-                raise CheckpointError(f"{path} is {kind} without a PyTorch checkpoint inside, {_EXPECTED}")
-            for member in members:
-                if member.compress_type != zipfile.ZIP_STORED:
-                    raise CheckpointError(
-                        f"{path} holds the compressed record {shown_key(member.filename)}, expected the form "
-                        "torch.save writes; load and save it again with torch"
-                    )
-                with archive.open(member) as record:  # reading to the end verifies the checksum
-                    while record.read(1 << 20):
-                        pass
-    except CheckpointError:
-        raise
-    except Exception as error:  # zipfile raises a dozen types on damaged bytes
-        raise CheckpointError(
-            f"{path} is truncated or damaged ({shown_key(str(error))}); download or copy it again"
-        ) from error
-
-
 def other_network(keys: Collection[str]) -> str | None:
     """Name the network that these keys belong to when it is no LIT; None when it may be one.
 
     Args:
-        keys: state-dict keys without a ``module.`` prefix.
+        keys: state-dict keys without a prefix of a wrapper (``module.``).
 
     Returns:
         A noun phrase such as ``"a Swin Transformer"``, with the reason it cannot be used.

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from lit_deploy.commands.options import Device, EngineCode, Json, Markdown, Threads
-from lit_deploy.commands.values import batch_size, height_width, one_form
+from lit_deploy.commands.options import Device, EngineCode, Json, Markdown, NetworkKey, Sha256, Threads
+from lit_deploy.commands.values import batch_size, checkpoint_source, height_width, one_form
+from lit_deploy.core.errors import UsageError
+from lit_deploy.core.specs import MAX_ROUNDS
 
 Artifacts = Annotated[
     list[str] | None,
@@ -40,7 +42,10 @@ Size = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int, typer.Option(help="Turns of every contender; ratios are taken turn by turn.", min=1, rich_help_panel="Run")
+    int,
+    typer.Option(
+        help="Turns of every contender; ratios are taken turn by turn.", min=1, max=MAX_ROUNDS, rich_help_panel="Run"
+    ),
 ]
 Plot = Annotated[Path | None, typer.Option(help="Draw a chart: PNG, SVG or PDF.", rich_help_panel="Report")]
 
@@ -48,6 +53,8 @@ Plot = Annotated[Path | None, typer.Option(help="Draw a chart: PNG, SVG or PDF."
 def bench(
     artifacts: Artifacts = None,
     ckpt: Ckpt = None,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     batch: Batch = None,
     size: Size = None,
     rounds: Rounds = 20,
@@ -71,16 +78,21 @@ def bench(
         batches = tuple(batch_size("--batch", part, expected) for part in batch.split(","))
     if plot is not None:
         check_chart(plot)
+    if ckpt is not None:
+        ckpt = checkpoint_source(ckpt, key, sha256)
+    elif key is not None or sha256 is not None:
+        raise UsageError("--key and --sha256 are for --ckpt; write FILE#KEY for a checkpoint among the files")
     with steps() as progress:
         result = bench_files(
             artifacts or [], ckpt, batches=batches, rounds=rounds, threads=threads, size=height_width("--size", size),
             device=device, allow_engine_code=allow_engine_code, progress=progress,
         )  # fmt: skip
-    if plot is not None:
-        bench_plot(result, plot)
     if json:
         show(as_json(result))
     elif markdown:
         show(bench_markdown(result))
     else:
         show(bench_table(result))
+    if plot is not None:  # after what cost the time
+        bench_plot(result, plot)
+        show(f"wrote {plot}", stderr=True)

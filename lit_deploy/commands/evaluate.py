@@ -7,12 +7,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from lit_deploy.commands.options import Backend, Device, EngineCode, Json, Library, Markdown, PrecisionHint, Threads
-from lit_deploy.commands.values import one_form, session_options, share
+from lit_deploy.commands.options import (
+    Backend,
+    Device,
+    EngineCode,
+    Json,
+    Library,
+    Markdown,
+    NetworkKey,
+    PrecisionHint,
+    Sha256,
+    Threads,
+)
+from lit_deploy.commands.values import checkpoint_source, one_form, session_options, share
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH
+from lit_deploy.core.specs import MAX_BATCH, MAX_IMAGES, MAX_THREADS
 
 EVALUATE_IMAGES = "Images"
+MOST_NAMED = 100_000
+"""Most images that a table names."""
 GATES = "Gates (exit code 1)"
 Artifacts = Annotated[
     list[str], typer.Argument(help="Exported files, engines or checkpoints.", metavar="FILE...", show_default=False)
@@ -75,6 +88,7 @@ Limit = Annotated[
     typer.Option(
         help="Most images, evenly spaced; all when left out.",
         min=1,
+        max=MAX_IMAGES,
         show_default=False,
         rich_help_panel=EVALUATE_IMAGES,
     ),
@@ -95,6 +109,7 @@ Workers = Annotated[
     typer.Option(
         help="Threads that decode and resize images; all cores when left out.",
         min=1,
+        max=MAX_THREADS,
         show_default=False,
         rich_help_panel="Run",
     ),
@@ -117,9 +132,37 @@ Results = Annotated[
         show_default=False,
     ),
 ]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of classifiers: also write the best classes of every image and file to this file, in JSON Lines.",
+        metavar="JSONL",
+        show_default=False,
+    ),
+]
 PerClass = Annotated[
     bool,
-    typer.Option("--per-class", help="Of detectors and segmentation: also print a table of all classes."),
+    typer.Option("--per-class", help="Also print a table of all classes.", rich_help_panel="Report"),
+]
+Misclassified = Annotated[
+    int,
+    typer.Option(
+        help="Of classifiers: also name that many of the images that are predicted wrong; --json has all.",
+        min=0,
+        max=MOST_NAMED,
+        metavar="N",
+        rich_help_panel="Report",
+    ),
+]
+Confusion = Annotated[
+    Path | None,
+    typer.Option(
+        help="Of classifiers and semantic segmentation: also draw the confusion matrix, as .png, .svg or .pdf; --json "
+        "has it in numbers.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel="Report",
+    ),
 ]
 MinTop1 = Annotated[
     float | None,
@@ -187,6 +230,8 @@ def evaluate(
     artifacts: Artifacts,
     images: Images,
     ckpt: Ckpt = None,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     labels_file: LabelsFile = None,
     folders: Folders = "auto",
     annotations: Annotations = None,
@@ -207,7 +252,10 @@ def evaluate(
     min_miou: MinMiou = None,
     min_agreement: MinAgreement = None,
     results: Results = None,
+    predictions: Predictions = None,
     per_class: PerClass = False,
+    misclassified: Misclassified = 0,
+    confusion: Confusion = None,
     json: Json = False,
     markdown: Markdown = False,
 ) -> None:
@@ -217,6 +265,7 @@ def evaluate(
     """
     from lit_deploy.evaluate.result import check_gates
     from lit_deploy.evaluate.run import evaluate_artifacts
+    from lit_deploy.report.charts import check_chart, confusion_plot
     from lit_deploy.report.evaluate import evaluate_markdown, evaluate_table
     from lit_deploy.report.terminal import as_json, show, steps
 
@@ -228,6 +277,13 @@ def evaluate(
     agreement = share("--min-agreement", min_agreement)
     if agreement is not None and len(artifacts) + (ckpt is not None) < 2:
         raise UsageError("--min-agreement needs something to agree with; add --ckpt, or name a second file")
+    if ckpt is not None:
+        ckpt = checkpoint_source(ckpt, key, sha256)
+    elif key is not None or sha256 is not None:
+        raise UsageError("--key and --sha256 are for --ckpt; write FILE#KEY for a checkpoint among the files")
+    if confusion is not None:
+        check_chart(confusion)
+    tables = {"per_class": per_class, "misclassified": misclassified, "confusion": confusion is not None}
     options = session_options(
         artifacts, device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
         allow_engine_code=allow_engine_code,
@@ -235,11 +291,16 @@ def evaluate(
     with steps() as progress:
         result = evaluate_artifacts(
             artifacts, images, ckpt, labels_file=labels_file, folders=folders, annotations=annotations,
-            labels_dir=labels_dir, results=results, batch=batch, workers=workers, limit=limit, state=state,
-            options=options, progress=progress, asked=[*gates, *(["per_class"] if per_class else [])],
+            labels_dir=labels_dir, results=results, predictions=predictions, batch=batch, workers=workers,
+            limit=limit, state=state, options=options, progress=progress,
+            asked=[*gates, *(name for name, wanted in tables.items() if wanted)],
         )  # fmt: skip
     if json:
         show(as_json(result))
     else:
-        show((evaluate_markdown if markdown else evaluate_table)(result, per_class=per_class))
+        table = evaluate_markdown if markdown else evaluate_table
+        show(table(result, per_class=per_class, misclassified=misclassified))
+    if confusion is not None:
+        confusion_plot(result, confusion)
+        show(f"wrote {confusion}", stderr=True)
     check_gates(result, min_agreement=agreement, **gates)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lit_deploy.commands.options import Threads
+from lit_deploy.commands.engine_options import (
+    ENGINE_OPTIONS,
+    Builder,
+    EmbedPlugin,
+    HardwareCompatible,
+    Layers,
+    MaxOriginal,
+    NmsCandidates,
+    OptimizationLevel,
+    Plugin,
+    Target,
+    TimingCache,
+    VersionCompatible,
+    Workspace,
+)
+from lit_deploy.commands.options import Json, NetworkKey, Sha256, Threads
 from lit_deploy.commands.quantize_options import (
     CALIB,
     EIGHT_BIT_OPTIONS,
@@ -19,16 +35,26 @@ from lit_deploy.commands.quantize_options import (
     Force,
     Keep,
 )
-from lit_deploy.commands.values import batch_of, height_width, quantize_options, refuse, size_ranges, targets
-from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import EIGHT_BIT, MAX_SIDE, InputKind, OutputKind, PrecisionName
+from lit_deploy.commands.values import (
+    batch_of,
+    checkpoint_source,
+    height_width,
+    quantize_options,
+    refuse,
+    size_ranges,
+    targets,
+)
+from lit_deploy.core.errors import LitDeployError, UsageError
+from lit_deploy.core.specs import (
+    EIGHT_BIT,
+    MAX_DETECTIONS,
+    MAX_RESIZE,
+    MAX_SIDE,
+    InputKind,
+    OutputKind,
+    PrecisionName,
+)
 
-ENGINE = "Engine (--format trt)"
-ENGINE_OPTIONS = (
-    "max_original", "nms_candidates", "builder", "plugin", "embed_plugin", "target", "hardware_compatible",
-    "version_compatible", "workspace",
-    "optimization_level", "timing_cache", "layers",
-)  # fmt: skip
 GRAPH_OPTIONS = (
     "precision", "input", "output", "portable", "labels", "resize", "mean", "std", "size", "score_threshold",
     "iou_threshold", "max_det",
@@ -129,6 +155,7 @@ MaxDetections = Annotated[
         "--max-det",
         help="Detections of a picture, and rows of the outputs; 100 when left out.",
         min=1,
+        max=MAX_DETECTIONS,
         show_default=False,
         rich_help_panel=DENSE,
     ),
@@ -153,116 +180,29 @@ Labels = Annotated[
 Resize = Annotated[
     int | None,
     typer.Option(
-        help="Shorter side in pixels after resizing, before a classifier's centre crop; the official evaluation's when "
-        "left out.",
+        help="Shorter side in pixels after resizing, before a classifier's centre crop, which has to fit; the official "
+        "evaluation's when left out.",
         min=1,
+        max=MAX_RESIZE * MAX_SIDE,
         rich_help_panel="Input",
     ),
 ]
 Mean = Annotated[
     tuple[float, float, float] | None,
-    typer.Option(help="Mean of R, G, B on the 0..1 scale; ImageNet's when left out.", rich_help_panel="Input"),
+    typer.Option(
+        help="Mean of R, G, B for pixels in 0..1, not 0..255; 0.485 0.456 0.406, ImageNet's, when left out.",
+        rich_help_panel="Input",
+    ),
 ]
 Std = Annotated[
     tuple[float, float, float] | None,
-    typer.Option(help="Deviation of R, G, B on the 0..1 scale; ImageNet's when left out.", rich_help_panel="Input"),
+    typer.Option(
+        help="Deviation of R, G, B for pixels in 0..1; 0.229 0.224 0.225, ImageNet's, when left out.",
+        rich_help_panel="Input",
+    ),
 ]
 Proof = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it gets its name.")
-]
-Builder = Annotated[
-    Literal["auto", "tensorrt", "tensorrt_rtx"],
-    typer.Option(
-        help="auto: tensorrt where it and a GPU are, else tensorrt_rtx, which also builds without a GPU.",
-        rich_help_panel=ENGINE,
-    ),
-]
-MaxOriginal = Annotated[
-    int,
-    typer.Option(
-        metavar="PIXELS",
-        help="Longest side of a picture before it is resized, of detection and segmentation.",
-        min=1,
-        max=MAX_SIDE,
-        rich_help_panel=ENGINE,
-    ),
-]
-NmsCandidates = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        help="Best candidates of a detector that are compared with each other; the output 'complete' says whether more "
-        "could have changed the result.",
-        min=1,
-        max=3840,
-        rich_help_panel=ENGINE,
-    ),
-]
-Plugin = Annotated[
-    bool | None,
-    typer.Option(
-        "--plugin/--no-plugin",
-        help="Require the plugin, or build the function in the file, which needs no library anywhere; the plugin "
-        "where its library is found when left out.",
-        show_default=False,
-        rich_help_panel=ENGINE,
-    ),
-]
-EmbedPlugin = Annotated[
-    bool, typer.Option("--embed-plugin", help="Put the plugin library into the engine.", rich_help_panel=ENGINE)
-]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CAPABILITIES",
-        help="tensorrt_rtx: compute capabilities to build for, separated by commas, e.g. 8.6,8.9,12.0; all "
-        "from 8.0 when left out.",
-        show_default=False,
-        rich_help_panel=ENGINE,
-    ),
-]
-HardwareCompatible = Annotated[
-    bool,
-    typer.Option(
-        "--hardware-compatible",
-        help="tensorrt: run on every GPU of compute capability 8.0 and above.",
-        rich_help_panel=ENGINE,
-    ),
-]
-VersionCompatible = Annotated[
-    bool,
-    typer.Option(
-        "--version-compatible",
-        help="tensorrt: run on later releases of the same major version too.",
-        rich_help_panel=ENGINE,
-    ),
-]
-Workspace = Annotated[
-    int | None,
-    typer.Option(
-        metavar="MIB", help="Most scratch memory of a layer in MiB.", min=1, show_default=False, rich_help_panel=ENGINE
-    ),
-]
-OptimizationLevel = Annotated[
-    int | None,
-    typer.Option(metavar="LEVEL", help="0 (fast build) to 5; 3 when left out.", min=0, max=5, rich_help_panel=ENGINE),
-]
-TimingCache = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="tensorrt: file of measured kernel times, read if it is there, and written.",
-        show_default=False,
-        rich_help_panel=ENGINE,
-    ),
-]
-Layers = Annotated[
-    bool,
-    typer.Option(
-        "--layers",
-        help="Debug build: layers are outputs too, for `verify --layers`.",
-        rich_help_panel=ENGINE,
-    ),
 ]
 ProvenOn = Annotated[
     Literal["onnxruntime", "openvino"] | None,
@@ -281,6 +221,8 @@ def export(
     context: typer.Context,
     ckpt: Source,
     out: Out = None,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     format: Format = "onnx",
     precision: Precision = "fp32",
     batch: Batch = "dynamic",
@@ -296,6 +238,7 @@ def export(
     iou_threshold: IouThreshold = None,
     max_det: MaxDetections = None,
     verify: Proof = True,
+    json: Json = False,
     threads: Threads = None,
     backend: ProvenOn = None,
     calib: Calib = None,
@@ -322,7 +265,7 @@ def export(
     from lit_deploy.core.progress import Step
     from lit_deploy.exporters.engine_options import EngineOptions
     from lit_deploy.exporters.options import OnnxOptions
-    from lit_deploy.report.export import advice_line, export_summary
+    from lit_deploy.report.export import advice_line, export_json, export_summary
     from lit_deploy.report.terminal import show, steps
     from lit_deploy.workflows.advice import faster_choice
     from lit_deploy.workflows.export import export_checkpoint, export_engine
@@ -349,13 +292,16 @@ def export(
         mean=mean, std=std, size=None if ranged else height_width("--size", size), score_threshold=score_threshold,
         iou_threshold=iou_threshold, max_detections=max_det,
     )  # fmt: skip
-    stem = Path(ckpt).stem or "model"
+    stem = Path(ckpt.partition("#")[0]).stem or "model"
     exported = format != "onnx" and Path(ckpt).suffix.lower() == ".onnx"
     if exported:
+        refuse(given, ("key", "sha256"), "is for checkpoints, and an .onnx file holds one network")
         refuse(given, ("calib",), "is for checkpoints: an .onnx file is taken as it is, quantised or not")
         decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
         refuse(given, tuple(name for name in GRAPH_OPTIONS if name != "size" or not ranged), decided)
         options, stem = None, stem.removesuffix(".engine")
+    else:
+        ckpt = checkpoint_source(ckpt, key, sha256)
     advice = None
     with steps() as progress:
         if format == "onnx":
@@ -365,7 +311,8 @@ def export(
             )  # fmt: skip
             if result.report is not None and backend is None and precision != "bf16":
                 progress(Step("look for a faster choice"))
-                advice = faster_choice(result.path, result.manifest, ckpt, threads)
+                with contextlib.suppress(LitDeployError):  # the file is written and proven, whatever else is broken
+                    advice = faster_choice(result.path, result.manifest, ckpt, threads)
         elif format == "openvino":
             if exported:
                 refuse(given, ("batch",), decided)
@@ -388,6 +335,6 @@ def export(
                 ckpt, out or Path(f"{stem}.engine"), options, build, quantize=quantize, verify=verify, threads=threads,
                 progress=progress,
             )  # fmt: skip
-    show(export_summary(result))
-    if advice is not None:
+    show(export_json(result, advice) if json else export_summary(result))
+    if advice is not None and not json:
         show(advice_line(advice))

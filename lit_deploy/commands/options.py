@@ -6,13 +6,33 @@ from typing import Annotated, Literal
 
 import typer
 
+from lit_deploy.core.specs import MAX_THREADS
+
 Artifact = Annotated[
     str, typer.Argument(help="Exported .onnx or .xml file, engine, or checkpoint.", metavar="FILE", show_default=False)
+]
+NetworkKey = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        help="Which network of a checkpoint with several, e.g. model_ema, dotted for a dict in a dict; the same as "
+        "CKPT#NAME. What is under state_dict or model when left out.",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+Sha256 = Annotated[
+    str | None,
+    typer.Option(
+        "--sha256", help="Take the checkpoint only if its file has this SHA-256.", metavar="HEX", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", rich_help_panel="Report")]
 Threads = Annotated[
     int | None,
-    typer.Option(help="Threads of one inference; all cores when left out.", min=1, rich_help_panel="Run"),
+    typer.Option(
+        help="Threads of one inference; all cores when left out.", min=1, max=MAX_THREADS, rich_help_panel="Run"
+    ),
 ]
 Device = Annotated[
     Literal["cpu", "cuda"], typer.Option(help="Where to run; engines always run on cuda.", rich_help_panel="Run")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lit_deploy.core.specs import CalibrationMethod
+from lit_deploy.core.specs import MAX_CALIBRATION_IMAGES, CalibrationMethod
 
 EIGHT_BITS = "Eight bits (--precision int8, fp8)"
 CALIB = "Images to choose ranges with: a folder, or an .npz (uint8 NHWC, or normalised float32 NCHW)."
@@ -23,7 +23,10 @@ CalibPercentile = Annotated[
     typer.Option(help="For percentile; 99.99 when left out.", show_default=False, rich_help_panel=EIGHT_BITS),
 ]
 CalibLimit = Annotated[
-    int, typer.Option(help="Most calibration images, evenly spaced.", min=1, rich_help_panel=EIGHT_BITS)
+    int,
+    typer.Option(
+        help="Most calibration images, evenly spaced.", min=1, max=MAX_CALIBRATION_IMAGES, rich_help_panel=EIGHT_BITS
+    ),
 ]
 Keep = Annotated[
     list[str] | None,

@@ -7,11 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH, CalibrationMethod
+from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, CalibrationMethod
 
 if TYPE_CHECKING:
     from lit_deploy.backends.protocol import SessionOptions
     from lit_deploy.quantize.run import QuantizeOptions
+
+MAX_DIGITS = 9
+"""Of a whole number inside an option of several parts."""
+
+
+def checkpoint_source(ckpt: str, key: str | None, sha256: str | None) -> str:
+    """A checkpoint as the workflows take it: ``FILE#KEY``; downloaded and compared here where its SHA-256 is known."""
+    from lit_deploy.checkpoints.downloads import resolve_checkpoint, split_key
+
+    place, behind = split_key(ckpt)
+    if key is not None and behind is not None:
+        raise UsageError(f"--key {key} is given, and the checkpoint is {ckpt}; choose the network in one way")
+    key = key or behind
+    if sha256 is not None:
+        place = resolve_checkpoint(place, sha256=sha256)
+    return str(place) if key is None else f"{place}#{key}"
 
 
 def session_options(
@@ -107,7 +123,7 @@ def _profile(text: str) -> tuple[int, int, int]:
 
 def batch_size(option: str, text: str, expected: str) -> int:
     """A number of images."""
-    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_BATCH:
+    if not 1 <= _number(text) <= MAX_BATCH:
         raise UsageError(f"{option} is '{text}', expected {expected} (1 to {MAX_BATCH})")
     return int(text)
 
@@ -117,9 +133,17 @@ def height_width(option: str, text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal()):
-        raise UsageError(f"{option} is '{text}', expected height x width in pixels, e.g. 800x1216")
-    return int(height), int(width)
+    size = _number(height), _number(width)
+    if not all(1 <= side <= MAX_SIDE for side in size):
+        raise UsageError(
+            f"{option} is '{text}', expected height x width in pixels, each 1 to {MAX_SIDE}, e.g. 800x1216"
+        )
+    return size
+
+
+def _number(text: str) -> int:
+    """A whole number of a few digits; 0, which no bound allows, for whatever is none."""
+    return int(text) if text.strip().isdecimal() and len(text) <= MAX_DIGITS else 0
 
 
 def size_ranges(text: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -136,6 +160,6 @@ def size_ranges(text: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
 
 def share(option: str, percent: float | None) -> float | None:
     """A gate as a share; one that was meant as a share already would let everything pass."""
-    if percent is not None and 0 < percent <= 1:
+    if percent is not None and not (percent == 0 or 1 < percent <= 100):  # nor is a number that is none a gate
         raise UsageError(f"{option} is {percent:g}, expected percent, e.g. {option} 99")
     return None if percent is None else percent / 100

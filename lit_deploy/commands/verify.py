@@ -7,9 +7,21 @@ from typing import Annotated
 
 import typer
 
-from lit_deploy.commands.options import Artifact, Backend, Device, EngineCode, Json, Library, PrecisionHint, Threads
-from lit_deploy.commands.values import session_options
+from lit_deploy.commands.options import (
+    Artifact,
+    Backend,
+    Device,
+    EngineCode,
+    Json,
+    Library,
+    NetworkKey,
+    PrecisionHint,
+    Sha256,
+    Threads,
+)
+from lit_deploy.commands.values import checkpoint_source, session_options
 from lit_deploy.core.errors import UsageError
+from lit_deploy.core.specs import MAX_IMAGES
 
 Checkpoint = Annotated[
     str,
@@ -24,7 +36,7 @@ Images = Annotated[
     Path | None,
     typer.Option(help="Directory of images; eight seeded images when left out.", show_default=False),
 ]
-Limit = Annotated[int, typer.Option(help="Most images taken from the directory.", min=1)]
+Limit = Annotated[int, typer.Option(help="Most images taken from the directory.", min=1, max=MAX_IMAGES)]
 Layers = Annotated[
     bool, typer.Option("--layers", help="Compare every block and merging, and name the first that departs.")
 ]
@@ -37,6 +49,8 @@ Plot = Annotated[
 def verify(
     artifact: Artifact,
     ckpt: Checkpoint,
+    key: NetworkKey = None,
+    sha256: Sha256 = None,
     images: Images = None,
     limit: Limit = 64,
     layers: Layers = False,
@@ -63,14 +77,16 @@ def verify(
         [artifact], device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
         allow_engine_code=allow_engine_code,
     )  # fmt: skip
+    ckpt = checkpoint_source(ckpt, key, sha256)
     result = verify_artifact(artifact, ckpt, images=images, limit=limit, layers=layers, options=options)
-    if plot is not None:
-        layers_plot(result, plot)
     if json:
         show(as_json(result))
     else:
         show(verify_table(result))
         if layers:
             show(layers_table(result))
+    if plot is not None:  # after what cost the time
+        layers_plot(result, plot)
+        show(f"wrote {plot}", stderr=True)
     if result.verdict != "pass":
         raise typer.Exit(1)

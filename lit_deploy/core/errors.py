@@ -9,8 +9,10 @@
     ├── ArtifactError               an exported file that is damaged, foreign or from another version
     ├── ImageError                  an image that cannot be decoded or is too large
     ├── MissingDependency           a package, library or device that is not installed here
+    ├── OutOfMemory                 the memory of the machine, or what a limit leaves of it, does not suffice
     ├── ExportError                 the exporter could not produce what was asked for
     │   └── BuildFailed             the engine builder refused or died (carries its last log lines)
+    ├── ImagesLeftOut               some images could not be used, all others were, exit code 1
     └── GateFailed                  parity, accuracy or speed below its gate, exit code 1
         └── ParityFailed            the exported file departs from PyTorch (workflows/verify.py: carries the report)
 
@@ -19,6 +21,8 @@ Anything else that escapes is a bug and shows its traceback.
 
 from __future__ import annotations
 
+import errno
+
 
 class LitDeployError(Exception):
     """Base of all errors a user can cause and mend; ``str(error)`` is one clear sentence."""
@@ -26,6 +30,10 @@ class LitDeployError(Exception):
     exit_code = 2
     detailed = False
     """Whether it carries more than its sentence, which the command line prints below it."""
+
+
+class LitDeployWarning(UserWarning):
+    """What a user should know of something that is taken all the same, in one sentence."""
 
 
 class UsageError(LitDeployError):
@@ -72,6 +80,30 @@ class MissingDependency(LitDeployError):
     """A package, library or device that this machine lacks; the message names the remedy."""
 
 
+class OutOfMemory(LitDeployError):
+    """The memory of this machine, or what a limit leaves of it, does not suffice. Never the fault of a file."""
+
+
+_MEMORY_WORDS = (
+    "bad_alloc", "bad allocation", "out of memory", "allocate memory", "unable to allocate", "not enough memory",
+)  # fmt: skip
+"""How NumPy, Pillow, PyTorch, ONNX Runtime and OpenVINO say that there is no memory left, in small letters."""
+
+
+def refuse_for_memory(error: BaseException) -> None:
+    """Raise OutOfMemory when that is what somebody else's error says: the first line of whatever catches broadly."""
+    for link in filter(None, (error, error.__cause__)):
+        said = " ".join(str(link).split())
+        short = isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM)
+        if not short and not any(words in said.lower() for words in _MEMORY_WORDS):
+            continue
+        told = f" ({said[:200]})" if said else ""
+        raise OutOfMemory(
+            f"there is not enough memory{told}; free some, raise the limit of this process, or take less at once "
+            "(a smaller batch, fewer threads or workers)"
+        ) from error
+
+
 class ExportError(LitDeployError):
     """The exporter could not produce the requested file."""
 
@@ -88,6 +120,12 @@ class BuildFailed(ExportError):
     def __init__(self, message: str, log: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.log = log
+
+
+class ImagesLeftOut(LitDeployError):
+    """Some of many images could not be used; all that was asked was done with the others."""
+
+    exit_code = 1
 
 
 class GateFailed(LitDeployError):

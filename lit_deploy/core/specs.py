@@ -32,9 +32,29 @@ EIGHT_BIT: tuple[EightBit, ...] = get_args(EightBit)
 MAX_BATCH = 1024
 """Largest batch that is exported or measured; beyond it a batch is a typing mistake."""
 
+MAX_JSON_BYTES = 4 << 20
+"""Largest manifest or sidecar; one of 21,000 classes has 1 MiB."""
+
+MAX_NESTING = 32
+"""Most objects and lists inside one another in a manifest or sidecar; ours have five."""
 
 MAX_THREADS = 1024
-"""Most threads of one inference; more is a typing mistake."""
+"""Most threads of one inference, and most that prepare its images; more is a typing mistake."""
+
+MAX_IMAGES = 10_000_000
+"""Most images that are taken from a folder."""
+
+MAX_CALIBRATION_IMAGES = 1 << 16
+"""Most images that ranges are chosen with; they are in memory together."""
+
+MAX_TOP = 1_000_000
+"""Most classes or detections that are told of an image."""
+
+MAX_ROUNDS = 10_000
+"""Most turns of a contender in a benchmark."""
+
+MAX_WORKSPACE_MIB = 1 << 20
+"""Most scratch memory of an engine's layer: a TiB."""
 
 MAX_SIDE = 1 << 14
 """Largest height and width of an input in pixels."""
@@ -216,6 +236,9 @@ class TensorSpec:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.name} [{', '.join(map(str, self.shape))}]"
 
     def agrees(self, other: TensorSpec) -> bool:
         """Whether name, type, rank and all sizes that both fix agree."""

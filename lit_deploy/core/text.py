@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
+_CONTROL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+OBEYED = re.compile(f"[{_CONTROL}]")
+"""What a terminal obeys instead of showing it, and what cannot be encoded: control characters, those that turn the
+direction of writing or break a line, and halves of surrogate pairs."""
+
+_OBEYED_IN_LINES = re.compile(f"(?![\t\n])[{_CONTROL}]")
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """A text of others as a terminal may be given it: what would be obeyed is shown, escaped as Python escapes it.
+
+    Args:
+        text: whatever a file holds, or is called.
+        lines: whether line breaks and tabs are ours and stay.
+    """
+    return (_OBEYED_IN_LINES if lines else OBEYED).sub(lambda found: ascii(found[0])[1:-1], text)
+
 
 def last_line(error: BaseException) -> str:
     """The last line of an exception's message: OpenVINO names the cause there, after its own source files."""
@@ -21,5 +40,5 @@ def shown_key(key: str) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A file name as text that can be printed and encoded, whatever its bytes are."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A file name as text on one line that can be printed and encoded, whatever its bytes are."""
+    return printable(name)

@@ -184,9 +184,7 @@ class DetectionEvaluation:
 
     def _record(self, outputs: Arrays, size: tuple[int, int]) -> DetectionRecord:
         found = detections_of(outputs)
-        arrays = [found.boxes, found.scores, *([] if found.masks is None else [found.masks])]
-        known = (found.labels >= 0) & (found.labels < len(self._labels))
-        if not (known.all() and all(np.isfinite(array).all() for array in arrays)):
+        if found.fault(len(self._labels)):
             return DetectionRecord(size, b"", b"", (), (), finite=False)
         counts: tuple[str, ...] = ()
         if self._masks:

@@ -26,7 +26,7 @@ class Request:
         labels_file, folders: see ``datasets.labelled_images``.
         annotations: see ``coco.annotated_images``.
         labels_dir: see ``label_maps.mapped_images``.
-        results: file to write the detections to, in COCO's format.
+        results: file to write the detections to, in COCO's format; ``predictions``: the classes, in JSON Lines.
         batch: images per batch; None for what the task does best.
         limit: most images, evenly spaced; None for all.
         against_checkpoint: the first file is a checkpoint that the others are compared with.
@@ -38,6 +38,7 @@ class Request:
     annotations: Path | None = None
     labels_dir: Path | None = None
     results: Path | None = None
+    predictions: Path | None = None
     batch: int | None = None
     limit: int | None = None
     against_checkpoint: bool = False

@@ -60,7 +60,7 @@ def check_gates(
     min_mask_ap: float | None = None,
     min_miou: float | None = None,
 ) -> None:
-    """Raise GateFailed when a file reaches less, or agrees less with the reference, than asked for.
+    """Raise GateFailed when a file reaches less, or agrees less with the reference, than asked for, or gives no answer.
 
     Args:
         report: of at least two files for ``min_agreement``.
@@ -91,4 +91,10 @@ def check_gates(
             raise GateFailed(
                 f"{score.label} agrees with {report.reference} on {score.agreement:.2%} of "
                 f"{score.agreed_on(report.images)}, expected at least {min_agreement:.2%}"
+            )
+    for score in report.scores:
+        if score.not_finite:
+            raise GateFailed(
+                f"{score.label} gives no answer for {score.not_finite} of {report.images} images (numbers that are not "
+                "finite, or classes that do not exist), which count as wrong; verify it against its checkpoint"
             )

@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,9 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import ImageError, UsageError
+from lit_deploy.core.journal import Key
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import MAX_BATCH
+from lit_deploy.core.specs import MAX_BATCH, MAX_IMAGES, MAX_THREADS
 from lit_deploy.core.text import shown_name
 from lit_deploy.evaluate.entries import (
     Entry,
@@ -34,22 +33,13 @@ from lit_deploy.evaluate.entries import (
 )
 from lit_deploy.evaluate.protocol import Evaluation, Request, refuse_strangers
 from lit_deploy.evaluate.result import EvaluateReport
-from lit_deploy.evaluate.state import BatchRecord, State, StateKey, open_state
+from lit_deploy.evaluate.state import FORMAT, BatchRecord, State, default_path, open_state
 from lit_deploy.evaluate.table import EVALUATIONS
+from lit_deploy.images.ahead import prepared_ahead
 from lit_deploy.images.datasets import Folders, Skipped
-
-BATCHES_AHEAD = 2
-"""Batches, at least, that are prepared while another one runs."""
 
 FOR_ALL = {"images", "limit", "against_checkpoint"}
 """Fields of ``Request`` that every task knows."""
-
-
-@dataclass(frozen=True)
-class _Unusable:
-    """Why an image does not count."""
-
-    reason: str
 
 
 def evaluate_artifacts(
@@ -62,6 +52,7 @@ def evaluate_artifacts(
     annotations: str | Path | None = None,
     labels_dir: str | Path | None = None,
     results: str | Path | None = None,
+    predictions: str | Path | None = None,
     batch: int | None = None,
     workers: int | None = None,
     limit: int | None = None,
@@ -84,6 +75,8 @@ def evaluate_artifacts(
         annotations: of a detector's images: COCO's JSON, see ``coco.annotated_images``.
         labels_dir: of images to be segmented: folder of label maps, see ``label_maps.mapped_images``.
         results: file to write a detector's results to, in COCO's JSON.
+        predictions: file to write a classifier's to: a line of JSON per image and file, with ``image``, ``true_class``,
+            ``true_label``, ``file``, ``right``, and the best ``classes``, ``labels`` and ``probabilities``.
         batch: images per batch, 32 when None; a file that takes fewer gets it in parts, one that takes more gets its
             own number. Classifiers only, the others take one image at a time.
         workers: threads that decode and resize; None for all cores.
@@ -100,14 +93,14 @@ def evaluate_artifacts(
         ArtifactError, CheckpointError, MissingDependency: as the name says.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if (batch is not None and not 1 <= batch <= MAX_BATCH) or workers < 1 or (limit is not None and limit < 1):
-        raise UsageError(
-            f"got batch {batch}, workers {workers} and limit {limit}, expected 1 to {MAX_BATCH} and at least 1"
-        )
+    bounds = {"batch": (batch, MAX_BATCH), "workers": (workers, MAX_THREADS), "limit": (limit, MAX_IMAGES)}
+    for name, (value, most) in bounds.items():
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"{name} is {value}, expected 1 to {most}")
     sources = [*([] if checkpoint is None else [checkpoint]), *artifacts]
     request = Request(
-        Path(images), _path(labels_file), folders, _path(annotations), _path(labels_dir), _path(results), batch, limit,
-        checkpoint is not None,
+        Path(images), _path(labels_file), folders, _path(annotations), _path(labels_dir), _path(results),
+        _path(predictions), batch, limit, checkpoint is not None,
     )  # fmt: skip
     names = unique_labels(sources)
     options = options or SessionOptions()
@@ -183,14 +176,14 @@ def _given(request: Request) -> list[str]:
     return [f.name for f in fields(request) if f.name not in FOR_ALL and getattr(request, f.name) != f.default]
 
 
-def _key(evaluation: Evaluation, entries: Sequence[Entry], options: SessionOptions) -> StateKey:
+def _key(evaluation: Evaluation, entries: Sequence[Entry], options: SessionOptions) -> Key:
     common = f"batches of {evaluation.batch}, {options.threads or 'all'} threads"
     settings = tuple(f"{entry.session.description}, {entry.spec}, {common}" for entry in entries)
-    return StateKey(evaluation.dataset.sha256(), tuple(entry.sha256 for entry in entries), settings)
+    return Key(evaluation.dataset.sha256(), tuple(entry.sha256 for entry in entries), settings, FORMAT)
 
 
 @contextlib.contextmanager
-def _state(path: str | Path | None, key: StateKey, record: Any, notes: list[str]) -> Iterator[State]:
+def _state(path: str | Path | None, key: Key, record: Any, notes: list[str]) -> Iterator[State]:
     """The state that was asked for, or the one in the cache folder; none where that folder cannot be written."""
     if path is not None:
         with open_state(Path(path), key, record) as state:
@@ -198,7 +191,7 @@ def _state(path: str | Path | None, key: StateKey, record: Any, notes: list[str]
         return
     with contextlib.ExitStack() as stack:
         try:
-            state = stack.enter_context(open_state(key.default_path(), key, record))
+            state = stack.enter_context(open_state(default_path(key), key, record))
         except UsageError as error:
             notes.append(f"a kill would have lost everything, as {error}")
             state = State()
@@ -218,44 +211,22 @@ def _run_batches(
     done = begin = total - sum(len(parts[number]) for number in todo)
     progress(Step(f"{begin} of {total} images", begin / max(total, 1)))
     started = time.monotonic()
-    with _prepared(evaluation, [parts[number] for number in todo], workers) as batches:
-        for number, prepared in zip(todo, batches, strict=True):
-            usable = [entry for entry in prepared if not isinstance(entry, _Unusable)]
-            unusable = tuple((i, entry.reason) for i, entry in enumerate(prepared) if isinstance(entry, _Unusable))
-            found, seconds = evaluation.run(usable) if usable else ([()] * count, (0.0,) * count)
+    with prepared_ahead(evaluation.prepare, [parts[number] for number in todo], workers) as batches:
+        for number, batch in zip(todo, batches, strict=True):
+            unusable = tuple(
+                (place, _reason(evaluation, parts[number][place], error)) for place, error in batch.unusable.items()
+            )
+            found, seconds = evaluation.run(batch.usable) if batch.usable else ([()] * count, (0.0,) * count)
             yield BatchRecord(number, unusable, tuple(map(tuple, found)), seconds)
-            done += len(prepared)
+            done += len(batch)
             rate = (done - begin) / max(time.monotonic() - started, 1e-9)
             progress(Step(f"{done} of {total} images, {rate:.1f} images/s", done / total))
 
 
-@contextlib.contextmanager
-def _prepared(evaluation: Evaluation, parts: Sequence[range], workers: int) -> Iterator[Iterator[list[Any]]]:
-    """Batches in order, a few of them prepared ahead; an image is ``_Unusable`` where it cannot be used."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    ahead = max(BATCHES_AHEAD, -(-workers // evaluation.batch))  # enough for every thread where a batch is one image
-
-    def batches() -> Iterator[list[Any]]:
-        waiting: deque[list[Future[Any]]] = deque()
-        for part in parts:
-            waiting.append([pool.submit(_prepare, evaluation, index) for index in part])
-            if len(waiting) > ahead:
-                yield [future.result() for future in waiting.popleft()]
-        while waiting:
-            yield [future.result() for future in waiting.popleft()]
-
-    try:
-        yield batches()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare(evaluation: Evaluation, index: int) -> Any:
-    try:
-        return evaluation.prepare(index)
-    except ImageError as error:
-        path = evaluation.dataset.root / evaluation.dataset.files[index]
-        return _Unusable(shown_name(str(error).removeprefix(f"{path} ").removeprefix(f"{path}: ")))
+def _reason(evaluation: Evaluation, index: int, error: ImageError) -> str:
+    """Why an image cannot be used, without its path."""
+    path = evaluation.dataset.root / evaluation.dataset.files[index]
+    return shown_name(str(error).removeprefix(f"{path} ").removeprefix(f"{path}: "))
 
 
 def _result(

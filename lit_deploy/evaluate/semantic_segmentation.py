@@ -67,6 +67,7 @@ class MapScore(FileFacts):
     Attributes:
         mean_iou, mean_accuracy, pixel_accuracy: see ``MapScores``.
         classes: the same by class.
+        confusion: the cells of the confusion matrix that are not 0: true class, predicted class (-1: none) and pixels.
     """
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
@@ -83,6 +84,7 @@ class MapScore(FileFacts):
     mean_accuracy: float | None
     pixel_accuracy: float | None
     classes: tuple[ClassShares, ...]
+    confusion: tuple[tuple[int, int, int], ...] = ()
 
     def rows(self, images: int) -> list[list[str]]:
         """One row."""
@@ -108,7 +110,7 @@ class MapScore(FileFacts):
 class SemanticSegmentationEvaluation:
     """The evaluation of semantic segmentation; see ``Evaluation``."""
 
-    OPTIONS: ClassVar[frozenset[str]] = frozenset({"labels_dir", "per_class", "min_miou"})
+    OPTIONS: ClassVar[frozenset[str]] = frozenset({"labels_dir", "per_class", "confusion", "min_miou"})
     RECORD: ClassVar[Any] = MapRecord
 
     batch = 1
@@ -169,7 +171,7 @@ class SemanticSegmentationEvaluation:
             counts=matrix[cells].astype("<u4").tobytes(),
             pixels=classes.size,
             same=tuple(int((classes == other).sum()) for other in maps),
-            finite=bool((classes < len(self._labels)).all()),
+            finite=bool(((classes >= 0) & (classes < len(self._labels))).all()),
         )
 
     def scores(
@@ -195,7 +197,14 @@ class SemanticSegmentationEvaluation:
             scores.append(
                 MapScore(
                     mean_iou=found.mean_iou, mean_accuracy=found.mean_accuracy, pixel_accuracy=found.pixel_accuracy,
-                    classes=classes, **facts,
+                    classes=classes, confusion=_cells(matrix), **facts,
                 )
             )  # fmt: skip
         return tuple(scores), agreement
+
+
+def _cells(matrix: Counts) -> tuple[tuple[int, int, int], ...]:
+    """The cells of ``[classes, classes + 1]``, whose last column is of pixels without a class, that are not 0."""
+    true, said = np.nonzero(matrix)
+    said_or_none = np.where(said < len(matrix), said, -1)
+    return tuple(zip(true.tolist(), said_or_none.tolist(), matrix[true, said].tolist(), strict=True))

@@ -31,12 +31,9 @@ def written_engine(
     """
     model = artifact.to_bytes()
     content, sidecar = engine_from_onnx(model, artifact.manifest, out.name, options, progress)
-    with contextlib.ExitStack() as stack:
-        part = stack.enter_context(atomic_path(out))
-        model_part = stack.enter_context(atomic_path(onnx_path(out), part=onnx_path(part)))
-        stack.enter_context(atomic_path(sidecar_path(out), part=sidecar_path(part)))
+    with atomic_path(out, onnx_path, sidecar_path) as part:
         part.write_bytes(content)
-        model_part.write_bytes(model)
+        onnx_path(part).write_bytes(model)
         write_sidecar(part, sidecar)
         yield part, sidecar
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.sidecar import Range, SizeProfile
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, ORIGINAL_SIZE, TensorSpec
+from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, MAX_WORKSPACE_MIB, ORIGINAL_SIZE, TensorSpec
 from lit_deploy.machine.tensorrt import RTX_TARGETS, BackendName
 from lit_deploy.ops.nms.matrix_form import DEFAULT_CANDIDATES, MAX_CANDIDATES
 from lit_deploy.tasks.table import task_of
@@ -77,8 +77,8 @@ class EngineOptions:
             raise UsageError("the plugin is to be embedded and left out at once; drop one of the two options")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"the optimisation level is {self.optimization_level}, expected 0 to 5")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise UsageError(f"the workspace limit is {self.workspace_mib} MiB, expected at least 1")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
+            raise UsageError(f"the workspace limit is {self.workspace_mib} MiB, expected 1 to {MAX_WORKSPACE_MIB}")
         unknown = [target for target in self.targets if target not in RTX_TARGETS]
         if unknown:
             raise UsageError(f"the target is '{unknown[0]}', expected compute capabilities of {', '.join(RTX_TARGETS)}")

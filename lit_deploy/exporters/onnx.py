@@ -16,7 +16,7 @@ from lit_deploy.artifacts.inlining import inlined
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
-from lit_deploy.core.errors import ExportError, UsageError
+from lit_deploy.core.errors import ExportError, UsageError, refuse_for_memory
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import EIGHT_BIT, OP_VERSION, ORIGINAL_SIZE
 from lit_deploy.core.text import first_line
@@ -151,6 +151,7 @@ def _convert(graph: nn.Module, example: tuple[Tensor, ...], manifest: Manifest) 
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        refuse_for_memory(error)
         raise ExportError(
             f"PyTorch {torch.__version__} could not convert the network to ONNX: {first_line(error)}"
         ) from error

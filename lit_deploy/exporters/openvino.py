@@ -9,11 +9,11 @@ from pathlib import Path
 from lit_deploy.artifacts.inlining import inlined
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.artifacts.openvino_file import RT_INFO, Extension, seal_ir, weights_path
-from lit_deploy.core.errors import ExportError
+from lit_deploy.core.errors import ExportError, refuse_for_memory
 from lit_deploy.core.files import atomic_path, sha256_of
 from lit_deploy.core.text import last_line
 from lit_deploy.machine import native
-from lit_deploy.machine.packages import require
+from lit_deploy.machine.packages import PACKAGES, imported, require
 
 
 def _prepared(artifact: OnnxArtifact) -> tuple[OnnxArtifact, Extension | None]:
@@ -44,13 +44,12 @@ def written_ir(artifact: OnnxArtifact, out: Path) -> Iterator[tuple[Path, OnnxAr
         MissingDependency: OpenVINO is not installed. ExportError: it refuses the model. UsageError: no place to write.
     """
     require("writing an OpenVINO IR", "openvino")
-    import openvino
+    with imported("openvino", "OpenVINO is not installed", "OpenVINO", PACKAGES["openvino"].install):
+        import openvino
 
     artifact, extension = _prepared(artifact)
     core = openvino.Core()
-    with contextlib.ExitStack() as stack:
-        part = stack.enter_context(atomic_path(out))
-        stack.enter_context(atomic_path(weights_path(out), part=weights_path(part)))
+    with atomic_path(out, weights_path) as part:
         try:
             if extension is not None:
                 core.add_extension(str(native.find_extension()))
@@ -58,6 +57,7 @@ def written_ir(artifact: OnnxArtifact, out: Path) -> Iterator[tuple[Path, OnnxAr
             model.set_rt_info("", list(RT_INFO))  # what seal_ir fills in
             openvino.save_model(model, str(part), compress_to_fp16=False)
         except RuntimeError as error:
+            refuse_for_memory(error)
             raise ExportError(f"OpenVINO {openvino.__version__} refuses the model ({last_line(error)})") from None
         seal_ir(part, artifact.manifest, extension)
         yield part, artifact, extension

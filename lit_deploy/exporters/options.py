@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any, get_args
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, DenseSpec, InputKind, InputSpec, OutputKind, PrecisionName
+from lit_deploy.core.specs import (
+    MAX_BATCH,
+    MAX_DETECTIONS,
+    MAX_RESIZE,
+    MAX_SIDE,
+    DenseSpec,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    PrecisionName,
+)
 from lit_deploy.images.keep_ratio import MIN_SIDE
-from lit_deploy.images.labels import read_labels
+from lit_deploy.images.labels import label_fault, read_labels
 from lit_deploy.models.families import default_input
 from lit_deploy.tasks.table import TASKS
 
@@ -63,6 +73,14 @@ class OnnxOptions:
                 raise UsageError(f"{name} is '{value}', expected one of {', '.join(allowed)}")
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise UsageError(f"batch is {self.batch}, expected 1 to {MAX_BATCH}, or a dynamic one")
+        ranges = {
+            "resize": (1, MAX_RESIZE * MAX_SIDE), "max_detections": (1, MAX_DETECTIONS), "score_threshold": (0, 1),
+            "iou_threshold": (0, 1),
+        }  # fmt: skip
+        for name, (least, most) in ranges.items():
+            number = getattr(self, name)
+            if number is not None and not least <= number <= most:
+                raise UsageError(f"{name.replace('_', ' ')} is {number}, expected {least} to {most}")
         if self.size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in self.size):
             raise UsageError(
                 f"size is {self.size[0]}x{self.size[1]}, expected {MIN_SIDE} to {MAX_SIDE} pixels for height and width"
@@ -101,6 +119,9 @@ def described(checkpoint: Checkpoint, options: OnnxOptions) -> Manifest:
     labels = _labels(options, spec.num_classes)
     if labels is not None:
         fields["labels"] = labels
+    fault = label_fault(usual.labels if labels is None else labels)
+    if fault:
+        raise UsageError(f"{fault}; name a file of class names with --labels")
     return replace(usual, input=input_spec(checkpoint, options), **fields)
 
 
@@ -110,13 +131,32 @@ def input_spec(checkpoint: Checkpoint, options: OnnxOptions) -> InputSpec:
     given: dict[str, Any] = {"resize": options.resize, "mean": options.mean, "std": options.std}
     if options.size is not None:
         given["height"], given["width"] = options.size
+    for name in ("mean", "std"):
+        _refuse_byte_scale(name, given[name])
     try:
-        return replace(
+        spec = replace(
             default_input(checkpoint.spec, options.input or usual.kind),
             **{k: v for k, v in given.items() if v is not None},
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if spec.rule == "centre_crop" and spec.resize < min(spec.crop):
+        raise UsageError(
+            f"resize is {spec.resize} pixels, below the input of {spec.crop[0]} x {spec.crop[1]}, which is cut out "
+            f"of what was resized; give {min(spec.crop)} or more, or leave it out for the official evaluation's "
+            f"{usual.resize}"
+        )
+    return spec
+
+
+def _refuse_byte_scale(name: str, values: Triple | None) -> None:
+    """Refuse a mean or deviation of pixels in 0..255, and say what it is for those in 0..1."""
+    if values is not None and max(values) > 1:
+        shown = " ".join(f"{value:g}" for value in values)
+        scaled = " ".join(f"{value / 255:.3g}" for value in values)
+        raise UsageError(
+            f"{name} is {shown}, expected one for pixels in 0..1; of pixels in 0..255 it is --{name} {scaled}"
+        )
 
 
 def _refuse_dense(options: OnnxOptions) -> None:

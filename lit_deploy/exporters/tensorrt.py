@@ -27,7 +27,9 @@ from lit_deploy.machine.cuda import Gpu, find_gpu, require_gpu
 from lit_deploy.machine.tensorrt import BACKENDS, RTX_TARGETS, BackendName
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 from lit_deploy.ops.nms.matrix_form import MatrixForm, in_matrix_form
+from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION
 from lit_deploy.ops.relative_position_attention.small_maps import decomposed
+from lit_deploy.ops.table import attention_function
 
 TYPES: dict[PrecisionName, str] = {
     "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "float8e4m3",
@@ -62,7 +64,7 @@ def engine_from_onnx(
     assert backend is not None
     title = BACKENDS[backend].title
     progress(Step(f"start {title} {version}", 0.0))
-    engine, facts = built(_as_built(model, options), manifest, options, sizes, library, progress)
+    engine, facts = built(_as_built(model, manifest, options), manifest, options, sizes, library, progress)
     inspections = msgspec.convert(facts["inspections"], tuple[Inspection, ...])
     for inspection in inspections:
         _check_inspection(inspection, manifest, library is not None)
@@ -86,14 +88,18 @@ def engine_from_onnx(
     return engine, sidecar
 
 
-def _as_built(model: bytes, options: EngineOptions) -> bytes:
+def _as_built(model: bytes, manifest: Manifest, options: EngineOptions) -> bytes:
     """The graph that TensorRT is given.
 
-    It has no kernel for attention, and knows how to fuse the products of one; and TensorRT-RTX has no suppression.
+    It has no kernel for attention, and knows how to fuse the products of one; and TensorRT-RTX has no suppression. Over
+    large maps, products in a half type are made in one pass, as the fused ones are; those in float32 stay in blocks.
     """
     import onnx
 
     proto = in_matrix_form(decomposed(onnx.load_from_string(model)), MatrixForm(options.nms_candidates))
+    for function in proto.functions:
+        if function.name == ATTENTION and manifest.base != "fp32":
+            function.CopyFrom(attention_function(proto.graph, one_pass=True))
     serialised: bytes = proto.SerializeToString()
     return serialised
 

@@ -8,6 +8,7 @@ read from their files whenever they are needed, so that memory holds one of them
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_deploy.core.errors import ImageError, UsageError
+from lit_deploy.core.errors import ImageError, UsageError, refuse_for_memory
 from lit_deploy.core.specs import InputSpec
 from lit_deploy.core.text import first_line, shown_name
 from lit_deploy.images.datasets import Skipped, even_parts
@@ -274,13 +275,24 @@ def _array_of_npz(path: Path) -> NDArray[Any]:
         raise
     except PermissionError:
         raise ImageError(f"{name} may not be read; give read permission or another file") from None
+    except OSError as error:
+        refuse_for_memory(error)
+        raise ImageError(f"{name} cannot be read ({error.strerror or error}); give another file") from None
     except Exception as error:  # zipfile, zlib and NumPy raise whatever a damaged file provokes
+        if _claimed_bytes(error) <= MAX_NPZ_BYTES:  # beyond it the header lies: the array is not larger, see above
+            refuse_for_memory(error)
         raise ImageError(
             f"{name} is damaged or no .npz file of numbers ({first_line(error)}); write it with numpy.savez"
         ) from error
     if not isinstance(array, np.ndarray):  # a member of the archive that is no array is handed on as bytes
         raise UsageError(f"{shown_name(key)} in {name} is no array; write the file with numpy.savez")
     return array
+
+
+def _claimed_bytes(error: Exception) -> int:
+    """What NumPy could not allocate; 0 for other errors."""
+    shape, dtype = getattr(error, "shape", ()), getattr(error, "dtype", None)
+    return 0 if dtype is None else math.prod(map(int, shape)) * int(dtype.itemsize)
 
 
 def _check_normalised(name: str, images: NDArray[Any], spec: InputSpec) -> None:

@@ -174,7 +174,7 @@ def _read(path: Path) -> tuple[_File, str]:
         file = msgspec.json.decode(content, type=_File)
     except msgspec.ValidationError as error:
         raise UsageError(f"annotations {path} are not in COCO's format ({first_line(error)}); {remedy}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last of nesting without an end
         raise UsageError(f"annotations {path} are no JSON ({first_line(error)}); {remedy}") from None
     for name, entries in (("images", file.images), ("categories", file.categories)):
         if not entries:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.text import shown_name
-from lit_deploy.images.folders import SUFFIXES, images_in
+from lit_deploy.images.folders import SUFFIXES, images_in, listed
 
 Folders = Literal["auto", "name", "index", "order"]
 
@@ -113,17 +113,25 @@ def labelled_images(
         if folders != "auto":
             raise UsageError(f"folders are read by {folders} and there is a labels file, expected one of both")
         return _from_labels_file(root, labels, Path(labels_file))
-    names, direct = _entries(root)
+    listing = listed(root)
+    names = list(listing.folders)
     if not names:
-        found = images_in(root)
+        images_in(root)  # says what is wrong where there are none
         raise UsageError(
-            f"{root} holds {len(found)} images and no class folders; put them into one folder per class, or name their "
-            "classes in a labels file (--labels-file)"
+            f"{root} holds {len(listing.files)} images and no class folders; put them into one folder per class, or "
+            "name their classes in a labels file (--labels-file)"
         )
-    inside, skipped = {}, [Skipped(shown_name(name), "stands in no class folder") for name in direct]
+    inside: dict[str, list[str]] = {name: [] for name in names}
+    skipped = []
+    for file in (path.relative_to(root).as_posix() for path in listing.files):
+        if "/" in file:
+            inside[file.partition("/")[0]].append(file)
+        else:
+            skipped.append(Skipped(shown_name(file), "stands in no class folder"))
+    unreadable = dict(listing.unreadable)
     for name in names:
-        inside[name], reason = _images_below(root, name)
-        if reason:
+        if not inside[name]:
+            reason = f"cannot be read ({unreadable[name]})" if name in unreadable else "holds no image"
             skipped.append(Skipped(f"{shown_name(name)}/", reason))
     if not any(inside.values()):
         raise ImageError(
@@ -131,37 +139,15 @@ def labelled_images(
             "give a folder of images."
         )
     classes, how = _classes_of_folders(root, names, labels, folders)
-    listed = sorted((file, classes[name]) for name, files in inside.items() for file in files)
+    pairs = sorted((file, classes[name]) for name, files in inside.items() for file in files)
+    listing.tell()
     return LabelledImages(
         root=root,
-        files=tuple(file for file, _ in listed),
-        classes=tuple(index for _, index in listed),
+        files=tuple(file for file, _ in pairs),
+        classes=tuple(index for _, index in pairs),
         mapping=f"{len(names)} class folders {how}",
         skipped=tuple(skipped),
     )
-
-
-def _entries(root: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the images directly in ``root``, sorted; hidden ones are left out."""
-    if not root.is_dir():
-        images_in(root)  # says what is wrong
-    with os.scandir(root) as entries:
-        visible = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    return (
-        sorted(name for name, is_folder in visible if is_folder),
-        sorted(name for name, is_folder in visible if not is_folder and Path(name).suffix.lower() in SUFFIXES),
-    )
-
-
-def _images_below(root: Path, name: str) -> tuple[list[str], str]:
-    """Images of one class folder, which may be a link (as in many subsets of ImageNet), or why there are none."""
-    try:
-        os.scandir(root / name).close()  # a walk takes what it may not read for empty
-        return [path.relative_to(root).as_posix() for path in images_in(root / name)], ""
-    except OSError as error:
-        return [], f"cannot be read ({error.strerror})"
-    except ImageError:
-        return [], "holds no image"
 
 
 class _Names:

@@ -5,26 +5,41 @@ Pillow and NumPy, no torch.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from lit_deploy.core.errors import ImageError
+from lit_deploy.core.errors import ImageError, refuse_for_memory
+from lit_deploy.images.containers import JPEG, PNG, orientation_of, pixels_of
 
 MAX_PIXELS = 1 << 27
 """Pixels above which an image is refused, before decoding and again before resizing (134 million, 0.5 GiB)."""
+
+MAX_LENGTH = 1 << 20
+"""Pixels of a side above which an image is refused: every row costs time, however short it is."""
+
+MAX_BYTES = 1 << 28
+"""Largest JPEG, PNG or WebP file (256 MiB), which is held in memory; other formats are read piece by piece."""
+
+MAX_HEADER, MAX_READS = 1 << 22, 10_000
+"""Most bytes and parts that are read of the other formats before their pixels."""
 
 # A closed list, because Pillow's others reach further than pixels: EPS runs Ghostscript. The first five come with
 # Pillow's core; the others load all its plugins, once.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 FORMATS_TEXT = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 """What can be read, in words."""
+
+_CODECS = {"jpeg", "zip", "raw", "gif", "libtiff"}
+_SLOW = {"ppm_plain": "pixels as text", "ppm": "samples of unusual depth", "bmp_rle": "run lengths"}
+"""What Pillow's other decoders are for, by their names."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,7 +58,12 @@ _header_lock = threading.Lock()
 
 
 def load_image(
-    path: str | Path | bytes, name: str | None = None, max_pixels: int | None = None, *, exif: bool = False
+    path: str | Path | bytes,
+    name: str | None = None,
+    max_pixels: int | None = None,
+    *,
+    exif: bool = False,
+    check: Callable[[int, int], None] | None = None,
 ) -> Image.Image:
     """Decode one image.
 
@@ -51,34 +71,48 @@ def load_image(
     16-bit grayscale keeps its high byte, which is also what Pillow does to 16-bit RGB, so that a picture
     looks the same in either form. The EXIF orientation is ignored, as in the official evaluation of classifiers; that
     of detectors and segmentation networks follows it (``exif``), and reads the pixels of every format as OpenCV does,
-    but CMYK, where it rounds otherwise.
+    but CMYK, where it rounds otherwise. Other metadata is not read.
 
     Args:
         path: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file, or the bytes of one; of several frames the first is taken.
         name: for messages; the path, where there is one.
         max_pixels: largest width x height; ``MAX_PIXELS`` when None.
         exif: turn and mirror the picture as its EXIF orientation says.
+        check: called with width and height, as the header has them, before anything is decoded.
 
     Returns:
-        RGB image of the stored size, with ``exif`` perhaps lying on its side.
+        RGB image of the stored size, with ``exif`` perhaps lying on its side; ``info["orientation"]`` is its EXIF
+        orientation, 1 to 8; of a TIFF, which Pillow turns, always 1.
 
     Raises:
         ImageError: there is no such file, it is no image of these formats, it is damaged or truncated, has
-            more than ``max_pixels`` pixels, or holds 32-bit or floating-point samples.
+            more than ``max_pixels`` pixels or ``MAX_LENGTH`` to a side, is of a form that decodes slowly, or holds
+            32-bit or floating-point samples; or what ``check`` raises.
     """
     name = name or ("the image" if isinstance(path, bytes) else os.fspath(path))
     limit = MAX_PIXELS if max_pixels is None else max_pixels
     try:
-        source = _source(path, name)
-        with _header_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(source, formats=_FORMATS)
-        with image:
-            _check_size(name, image.width, image.height, limit)
-            image.load()
-            _check_size(name, image.width, image.height, limit)  # some headers are corrected by the data
-            rgb = _rgb(name, image)
-            return rgb.transpose(turn) if exif and (turn := _turn(image)) is not None else rgb
+        with _file(path, name) as file:
+            source, block = _source(file, name)
+            with _header_lock, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = Image.open(source, formats=_FORMATS)
+            with image:
+                _check_size(name, image.width, image.height, limit)
+                _check_form(name, image)
+                if check is not None:
+                    check(image.width, image.height)
+                if isinstance(source, _Header):
+                    source.passed = True
+                image.load()
+                _check_size(name, image.width, image.height, limit)  # some headers are corrected by the data
+                # Pillow itself turns a TIFF; of the others only WebP has such a block
+                orientation = orientation_of(block or image.info.get("exif", b""))
+                rgb = _rgb(name, image)
+        if exif and orientation in _TURNS:
+            rgb = rgb.transpose(_TURNS[orientation])
+        rgb.info["orientation"] = orientation
+        return rgb
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -90,12 +124,42 @@ def load_image(
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that can be read here: convert it to {FORMATS_TEXT}.") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes: KeyError, struct.error ...
+        refuse_for_memory(error)
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Pillow
+            raise ImageError(f"{name} cannot be read ({error.strerror}): try again, or give another file.") from None
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{name} is damaged or incomplete ({detail}): replace the file.") from error
 
 
-def _source(path: str | Path | bytes, name: str) -> str | Path | io.BytesIO:
-    """What Pillow is to open: a file or bytes that are not empty."""
+class _Header:
+    """A file while Pillow looks for its pixels: what it may read on the way there is limited.
+
+    A TIFF can have many tags that all name the same bytes, and a tile for each pixel; a GIF any number of comments.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._bytes = self._reads = 0
+        self.passed = False
+
+    def read(self, size: int = -1) -> bytes:
+        if self.passed:
+            return self._file.read(size)
+        data = self._file.read(MAX_HEADER + 1 if size < 0 else min(size, MAX_HEADER + 1))
+        self._bytes, self._reads = self._bytes + len(data), self._reads + 1
+        if self._bytes > MAX_HEADER or self._reads > MAX_READS:
+            raise ImageError(
+                f"{self._name} holds too much before its pixels (more than {MAX_HEADER >> 20} MiB, or {MAX_READS} "
+                "parts): save it without metadata and layers."
+            )
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _file(path: str | Path | bytes, name: str) -> BinaryIO:
+    """What is to be read: a file or bytes that are not empty."""
     if isinstance(path, bytes):
         size = len(path)
     elif os.path.isdir(path):
@@ -106,7 +170,31 @@ def _source(path: str | Path | bytes, name: str) -> str | Path | io.BytesIO:
         size = os.path.getsize(path)
     if size == 0:
         raise ImageError(f"{name} is empty (0 bytes): give a {FORMATS_TEXT} file.")
-    return io.BytesIO(path) if isinstance(path, bytes) else path
+    return io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb")
+
+
+def _source(file: BinaryIO, name: str) -> tuple[BinaryIO | _Header, bytes]:
+    """What Pillow is to open, and the EXIF block of a JPEG or PNG file."""
+    head = file.read(16)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    parted = head.startswith((JPEG, PNG))
+    if not parted and head[8:12] != b"WEBP":
+        return _Header(file, name), b""
+    if size > MAX_BYTES:
+        raise ImageError(f"{name} has {size >> 20} MiB where at most {MAX_BYTES >> 20} are accepted: scale it down.")
+    content, block = pixels_of(file.read()) if parted else (file.read(), b"")
+    return io.BytesIO(content), block
+
+
+def _check_form(name: str, image: Image.Image) -> None:
+    """Refuse what Pillow decodes in Python, value by value."""
+    slow = {tile[0] for tile in getattr(image, "tile", ())} - _CODECS
+    if slow:
+        form = _SLOW.get(slow.pop(), "another")
+        raise ImageError(
+            f"{name} is a {image.format} file of a form that decodes slowly ({form}): convert it to JPEG or PNG."
+        )
 
 
 def _check_size(name: str, width: int, height: int, limit: int) -> None:
@@ -115,6 +203,10 @@ def _check_size(name: str, width: int, height: int, limit: int) -> None:
     if width * height > limit:
         raise ImageError(
             f"{name} has {width} x {height} pixels where at most {limit} are accepted here: scale it down."
+        )
+    if max(width, height) > MAX_LENGTH:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels where at most {MAX_LENGTH} to a side are accepted: crop it first."
         )
 
 
@@ -127,10 +219,3 @@ def _rgb(name: str, image: Image.Image) -> Image.Image:
         raise ImageError(f"{name} holds 32-bit or floating-point samples: convert it to 8 or 16 bits per channel.")
     image.info.pop("transparency", None)  # dropped anyway; left in, Pillow warns about it
     return image.convert("RGB")
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes a picture upright; None where it is, or where nothing that can be read says otherwise."""
-    with contextlib.suppress(Exception):  # a damaged EXIF block raises anything, and the picture beside it is whole
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return None

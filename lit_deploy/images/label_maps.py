@@ -7,6 +7,7 @@ has that name.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_deploy.core.errors import ImageError, UsageError
+from lit_deploy.core.errors import ImageError, UsageError, refuse_for_memory
 from lit_deploy.core.text import shown_name
+from lit_deploy.images.containers import PNG, pixels_of
 from lit_deploy.images.datasets import Skipped, evenly, file_state, place_of, places_of
+from lit_deploy.images.decoding import MAX_BYTES
 from lit_deploy.images.folders import images_in
 from lit_deploy.images.keep_ratio import MAX_SEGMENTATION_PIXELS
 
@@ -144,7 +147,10 @@ def read_label_map(path: Path, category_ids: Sequence[int], size: tuple[int, int
 def _values(path: Path) -> NDArray[np.int64]:
     try:
         _check_size(path)
-        with Image.open(path, formats=("PNG",)) as image:
+        content = path.read_bytes()
+        if not content.startswith(PNG):
+            raise OSError
+        with Image.open(io.BytesIO(pixels_of(content)[0]), formats=("PNG",)) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
                 raise ImageError(
                     f"its label map {path} is {image.mode}, expected one number a pixel: a grayscale or palette PNG."
@@ -153,8 +159,10 @@ def _values(path: Path) -> NDArray[np.int64]:
     except ImageError:
         raise
     except OSError as error:
+        refuse_for_memory(error)
         raise ImageError(f"its label map {path} cannot be read ({error.strerror or 'no PNG, or damaged'}).") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes
+        refuse_for_memory(error)
         raise ImageError(f"its label map {path} is damaged ({type(error).__name__}): replace the file.") from None
 
 
@@ -168,3 +176,5 @@ def _check_size(path: Path) -> None:
             f"its label map {path} claims {width} x {height} pixels, at most {MAX_SEGMENTATION_PIXELS} are accepted: "
             "scale both down."
         )
+    if path.stat().st_size > MAX_BYTES:
+        raise ImageError(f"its label map {path} has more than {MAX_BYTES >> 20} MiB: replace the file.")

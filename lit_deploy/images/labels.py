@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -9,6 +11,14 @@ from pathlib import Path
 from lit_deploy.core.errors import UsageError
 
 _MAX_BYTES = 8 << 20  # far above any list of names; keeps a checkpoint given by mistake out of memory
+
+# Controls of C0 and C1, line and paragraph separators, what turns the direction of text around, and halves of pairs.
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+LABEL_PATTERN = f"^[^{_CONTROLS}]*[^ {_CONTROLS}][^{_CONTROLS}]*$"
+"""What every label matches, as a regular expression of Python and of JSON Schema: one line that a terminal prints as it
+is and that is not blank."""
+
+_LABEL = re.compile(LABEL_PATTERN)
 
 
 @cache
@@ -24,6 +34,19 @@ def imagenet_labels() -> tuple[str, ...]:
     """
     text = files("lit_deploy.images").joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
+
+
+def label_fault(labels: Sequence[str]) -> str | None:
+    """Say which of these names cannot be a class's; the one rule, wherever labels come from.
+
+    Returns:
+        Part of a sentence, without a control character in it; None where all names will do.
+    """
+    for index, label in enumerate(labels):
+        if not _LABEL.fullmatch(label):
+            what = f"has control characters ({label[:40]!a})" if label.strip(" ") else "is empty"
+            return f"the label of class {index} {what}, expected a name of one line"
+    return None
 
 
 def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
@@ -61,7 +84,7 @@ def read_labels(path: str | Path, num_classes: int) -> tuple[str, ...]:
     for number, name in enumerate(names, start=1):
         if not name:
             raise UsageError(f"line {number} of labels file {file} is empty: {remedy}.")
-        if not name.isprintable():
+        if label_fault((name,)):
             raise UsageError(f"line {number} of labels file {file} has control characters: {remedy}.")
     if len(names) != num_classes:
         raise UsageError(f"labels file {file} has {len(names)} names where the model has {num_classes}: {remedy}.")

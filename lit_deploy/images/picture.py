@@ -14,8 +14,10 @@ class Picture:
 
     Attributes:
         pixels: uint8 ``[H, W, 3]``, RGB, as the network takes it.
-        original_size: height and width in pixels before resizing, turned as EXIF says.
+        original_size: height and width in pixels before resizing; of detectors and segmentation, turned as EXIF says.
+        orientation: EXIF's, 1 to 8, of a file that was decoded; 1 is upright.
     """
 
     pixels: NDArray[np.uint8]
     original_size: tuple[int, int]
+    orientation: int = 1

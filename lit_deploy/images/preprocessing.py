@@ -51,6 +51,17 @@ def resized_size(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
     return int(width * factor), int(height * factor)
 
 
+def checked_size(width: int, height: int, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """The same, or an ImageError where an image is so narrow that resizing it would make more than ``max_pixels``."""
+    columns, rows = resized_size(width, height, spec)
+    if columns * rows > max_pixels:
+        raise ImageError(
+            f"an image of {width} x {height} pixels is too narrow: resized to {columns} x {rows} it would exceed "
+            f"{max_pixels} pixels, so crop it first."
+        )
+    return columns, rows
+
+
 def resize_and_crop(image: Image.Image, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Resize an RGB image and cut the centre out of it (steps 2 and 3 of the module's rule).
 
@@ -73,12 +84,7 @@ def resize_and_crop(image: Image.Image, spec: InputSpec, max_pixels: int = MAX_P
     if spec.interpolation not in _FILTERS:
         known = " or ".join(sorted(_FILTERS))
         raise UsageError(f"interpolation {spec.interpolation!r} is unknown: use {known}.")
-    width, height = resized_size(image.width, image.height, spec)
-    if width * height > max_pixels:
-        raise ImageError(
-            f"an image of {image.width} x {image.height} pixels is too narrow: resized to {width} x {height} it would"
-            f" exceed {max_pixels} pixels, so crop it first."
-        )
+    width, height = checked_size(image.width, image.height, spec, max_pixels)
     # One axis after the other: asked for both, Pillow 12.2 and newer filter the columns of tall pictures first, which
     # rounds differently than the official evaluation's Pillow did.
     method = _FILTERS[spec.interpolation]
@@ -154,8 +160,12 @@ def crops_from_images(
 
 
 def _crop_of_file(path: str | Path | bytes, name: str, spec: InputSpec, max_pixels: int) -> Picture:
-    image = load_image(path, name, max_pixels)
-    try:
-        return Picture(resize_and_crop(image, spec, max_pixels), (image.height, image.width))
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
+    def check(width: int, height: int) -> None:
+        try:
+            checked_size(width, height, spec, max_pixels)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+
+    image = load_image(path, name, max_pixels, check=check)
+    size, orientation = (image.height, image.width), image.info["orientation"]
+    return Picture(resize_and_crop(image, spec, max_pixels), size, orientation)

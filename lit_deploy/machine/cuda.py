@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_deploy.core.errors import MissingDependency
+from lit_deploy.core.text import first_line
 
 INSTALL = "pip install cuda-bindings"
 
@@ -60,8 +61,13 @@ def load_driver() -> Any:
     """The driver API, initialised; MissingDependency where the bindings, the driver or every GPU are absent."""
     try:
         from cuda.bindings import driver
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingDependency(f"the CUDA bindings for Python are not installed; run: {INSTALL}") from None
+    except ImportError as error:
+        raise MissingDependency(
+            f"the CUDA bindings for Python are installed but do not load ({first_line(error)}); install them again: "
+            f"{INSTALL}"
+        ) from None
     try:
         called(driver, driver.cuInit(0))
     except MissingDependency as error:

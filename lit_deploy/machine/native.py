@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
 
+from lit_deploy import __version__
 from lit_deploy.core.errors import MissingDependency
 from lit_deploy.core.files import PACKAGE
 
@@ -29,7 +31,11 @@ def named_library() -> Path | None:
 
 
 def searched_paths() -> tuple[Path, ...]:
-    """Paths in the order they are tried: the environment variable's alone if set, else the package and ``build``."""
+    """Paths in the order they are tried: the environment variable's alone if set, else the package and ``build``.
+
+    Then the installed package, of the same version: Python started inside a clone takes the clone's, which may not be
+    built.
+    """
     return _searched(LIBRARY_NAME, ENVIRONMENT_VARIABLE)
 
 
@@ -139,4 +145,9 @@ def _searched(name: str, variable: str) -> tuple[Path, ...]:
     named = _named(variable)
     if named is not None:
         return (named,)
-    return (PACKAGE / "lib" / name, PACKAGE.parent / "build" / "native" / name)
+    installed = (
+        Path(str(found.locate_file(f"{PACKAGE.name}/lib/{name}")))
+        for found in importlib.metadata.distributions(name="lit-deploy")
+        if found.version == __version__
+    )
+    return tuple(dict.fromkeys((PACKAGE / "lib" / name, PACKAGE.parent / "build" / "native" / name, *installed)))

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lit_deploy.core.errors import MissingDependency
+from lit_deploy.core.errors import LitDeployError, MissingDependency, refuse_for_memory
+from lit_deploy.core.text import first_line
 from lit_deploy.machine.facts import installed_version
 
 
@@ -51,6 +54,7 @@ PACKAGES: dict[str, Package] = {
         Package("cuda-bindings", "12.8", "trt", "runs engines"),
         Package("matplotlib", "3.8", "plot", "draws --plot"),
         Package("hotcoco", "1.3", "evaluate", "scores detectors"),
+        Package("pyarrow", "18.0", "parquet", "writes predictions to .parquet files"),
     )
 }
 """By name, in the order in which ``doctor`` shows them."""
@@ -65,3 +69,28 @@ def require(purpose: str, *names: str) -> None:
         raise MissingDependency(
             f"{purpose} needs {packages}, which {verb} not installed; run: {PACKAGES[absent[0]].install}"
         )
+
+
+@contextlib.contextmanager
+def imported(module: str, absent: str, title: str, install: str) -> Iterator[None]:
+    """Around the import of a package: MissingDependency says what is wrong with it.
+
+    Only a package of which there is no module is not installed. Whatever else goes wrong while it loads, a library that
+    it lacks, say, or a NumPy that it was not built for, is told in the loader's words.
+
+    Args:
+        module: its import name.
+        absent: what to say when it is not installed.
+        title: its name in sentences; ``install``: the command that installs it.
+    """
+    try:
+        yield
+    except LitDeployError:
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            raise MissingDependency(absent) from None
+        refuse_for_memory(error)
+        raise MissingDependency(
+            f"{title} is installed but does not load ({first_line(error)}); mend it, or install it again: {install}"
+        ) from error

@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,7 +138,9 @@ def load(backend: BackendName) -> Any:
     for name in known.modules:
         try:
             module = importlib.import_module(name)
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if error.name != name:  # another module, that this one needs
+                problem = f"is installed but does not load ({first_line(error)})"
             continue
         except (ImportError, OSError) as error:  # a library that it needs is missing
             problem = f"is installed but does not load ({first_line(error)})"
@@ -210,8 +213,7 @@ def rtx_library_folder() -> Path:
     link = folder / "libtensorrt_rtx.so"
     if not (link.is_symlink() and link.resolve() == target):
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".libtensorrt_rtx.so.{os.getpid()}"  # renamed, as another process may do the same now
-        fresh.unlink(missing_ok=True)
+        fresh = folder / f".libtensorrt_rtx.so.{secrets.token_hex(8)}"  # renamed, as another may do the same now
         fresh.symlink_to(target)
         os.replace(fresh, link)
     return folder

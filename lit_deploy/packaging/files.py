@@ -17,8 +17,8 @@ from lit_deploy.packaging import serving as texts
 from lit_deploy.packaging.triton_configs import LABELS_FILE, MARK
 
 SHIPPED = (
-    "__init__.py", "core/__init__.py", "core/errors.py", "core/specs.py", "images/__init__.py", "images/decoding.py",
-    "images/picture.py", "images/preprocessing.py",
+    "__init__.py", "core/__init__.py", "core/errors.py", "core/specs.py", "images/__init__.py",
+    "images/containers.py", "images/decoding.py", "images/picture.py", "images/preprocessing.py",
 )  # fmt: skip
 """Our modules that the preprocessing model imports; they import nothing of ours but each other."""
 

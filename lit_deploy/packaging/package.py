@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES
-from lit_deploy.core.errors import ArtifactError, UsageError
+from lit_deploy.core.errors import UsageError
 from lit_deploy.packaging import files
 from lit_deploy.packaging.options import TritonOptions
 from lit_deploy.packaging.serving import Serving, path_word, start_command
@@ -86,7 +85,6 @@ def package_triton(source: str | Path, repository: str | Path, options: TritonOp
             f"{path} is for {described.manifest.task.replace('_', ' ')}, and only classifiers are packaged; serve the "
             ".onnx file with ONNX Runtime (docs/dense.md)"
         )
-    _check_labels(described.manifest, path)
     inner, preprocessing = (f"{name}_network", f"{name}_preprocessing") if options.ensemble else (name, None)
     models = tuple(dict.fromkeys(entry for entry in (preprocessing, inner, name) if entry))
     replaced = files.check_place(out, name, models, options.force)
@@ -115,15 +113,6 @@ def package_triton(source: str | Path, repository: str | Path, options: TritonOp
         library=serving.library,
         notes=serving.notes,
     )
-
-
-def _check_labels(manifest: Manifest, path: Path) -> None:
-    for number, label in enumerate(manifest.labels):
-        if not label.strip() or not label.isprintable():
-            raise ArtifactError(
-                f"the label of class {number} in {path} is {label!r}, expected a name of one line; export it again "
-                "with other --labels"
-            )
 
 
 def _serving(source: Source, name: str, repository: str, options: TritonOptions) -> Serving:

@@ -11,6 +11,9 @@ from lit_deploy.core.specs import IMAGES
 
 REGISTRY_IMAGE = "nvcr.io/nvidia/tritonserver"
 SUPPORT_MATRIX = "https://docs.nvidia.com/deeplearning/frameworks/support-matrix/index.html"
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+"""What ONNX Runtime from 1.31 on asks for before it keeps a database of its use."""
+
 _URL = "localhost:8000"
 _INHERITED = "${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
@@ -101,7 +104,7 @@ def start_text(serving: Serving) -> str:
     gpus = "--gpus all " if serving.device == "cuda" else ""
     build = [f"docker build -t {serving.pulled} {repository}/{serving.name}"] if serving.own_image else []
     run = (
-        f"docker run --rm {gpus}--shm-size {serving.shared_memory_mib}m -p 8000:8000 -p 8001:8001 "
+        f"docker run --rm {gpus}-e {NO_TELEMETRY}=1 --shm-size {serving.shared_memory_mib}m -p 8000:8000 -p 8001:8001 "
         f"-p 8002:8002 -v {here}:/models:ro {serving.pulled} {shlex.join(serving.command('/models'))}"
     )
     name, scaled = kubernetes_name(serving.name), ", HorizontalPodAutoscaler" if serving.device == "cpu" else ""
@@ -191,6 +194,7 @@ spec:
         - name: triton
           image: {_quoted(serving.pulled)}
           args: {_list(command)}
+          env: [{{name: {NO_TELEMETRY}, value: "1"}}]
           lifecycle:  # requests come until every node knows that this pod is going
             preStop: {{exec: {{command: [sleep, "10"]}}}}
           ports:
@@ -270,6 +274,7 @@ spec:
     - name: kserve-container
       image: {_quoted(serving.pulled)}
       args: {_list(command)}
+      env: [{{name: {NO_TELEMETRY}, value: "1"}}]
       ports:
         - {{containerPort: 8080, protocol: TCP}}
       readinessProbe:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.artifacts.onnx_file import OnnxArtifact, graph_tensors
 from lit_deploy.artifacts.preflight import target_of
 from lit_deploy.artifacts.sidecar import Sidecar, read_sidecar
 from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError
@@ -19,6 +19,7 @@ from lit_deploy.machine.tensorrt import BACKENDS
 from lit_deploy.packaging.options import RELEASE, TritonOptions
 from lit_deploy.packaging.serving import REGISTRY_IMAGE, SUPPORT_MATRIX
 from lit_deploy.packaging.triton_configs import Network
+from lit_deploy.tasks.promises import check_graph
 from lit_deploy.tasks.table import task_of
 
 _DEFAULT_MAX_BATCH = 8
@@ -93,28 +94,16 @@ def onnx_source(path: Path, options: TritonOptions) -> Source:
 
 
 def _graph_tensors(artifact: OnnxArtifact, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs as the graph has them; ArtifactError where its manifest promises others."""
-    import onnx
+    """Inputs and outputs as the graph has them; ArtifactError where its manifest promises others.
 
-    def specs(values: Any) -> tuple[TensorSpec, ...]:
-        found = []
-        for value in values:
-            kind = value.type.tensor_type
-            dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in kind.shape.dim)
-            try:
-                dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-            except KeyError:
-                dtype = f"type {kind.elem_type}"
-            found.append(TensorSpec(value.name, dtype, dims))
-        return tuple(found)
-
-    graph, manifest, task = artifact.graph.graph, artifact.manifest, task_of(artifact.manifest)
-    found = specs(graph.input), specs(graph.output)
-    for tensors, promised in zip(found, (task.input_specs(manifest), task.output_specs(manifest)), strict=True):
-        fits = len(tensors) == len(promised) and all(map(TensorSpec.agrees, tensors, promised))
-        if not fits or any(isinstance(size, str) for spec in tensors for size in spec.shape[1:]):
-            raise ArtifactError(f"the graph of {path} is not what its manifest promises; export it again")
-    return found
+    Triton names them all, with every size but the batch.
+    """
+    check_graph(artifact, path)
+    inputs, outputs = graph_tensors(artifact.graph)
+    promised = task_of(artifact.manifest).output_specs(artifact.manifest)
+    if len(outputs) != len(promised) or any(isinstance(n, str) for spec in (*inputs, *outputs) for n in spec.shape[1:]):
+        raise ArtifactError(f"the graph of {path} is not what its manifest promises; export it again")
+    return inputs, outputs
 
 
 def _op_library(

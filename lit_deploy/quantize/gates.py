@@ -24,6 +24,7 @@ from lit_deploy.core.specs import TOLERANCES, PrecisionName
 from lit_deploy.evaluate.result import SLACK
 from lit_deploy.images.calibration import Batch, CalibrationImages
 from lit_deploy.machine import native
+from lit_deploy.quantize.confidence import agreement_interval, doubt
 from lit_deploy.quantize.feeding import fed
 from lit_deploy.tasks.protocol import Change, Findings
 from lit_deploy.tasks.table import task_of
@@ -80,11 +81,13 @@ class GateResult:
         precision: of the file; ``reference``: of the file that it was made from.
         images: how many both files saw; ``source``: where these came from.
         differing: images whose first class is another; ``agreement``: share 0..1 of the others.
+        interval: Wilson's interval of 95 % for the agreement on further images of the same kind.
         cosine_min, cosine_mean: cosine similarity of an image's logits, the worst and on average; None for files that
             give only the five best classes.
         budget: share of the images that may differ.
         speed: None where it was not measured; ``unmeasured`` then says why.
         reasons: one sentence for every gate that was not met.
+        doubt: one sentence where the images are too few to tell whether the budget is met; else empty.
         notes: sentences about what a reader might overlook.
 
     Where a task predicts more than one thing in an image, the result is a ``CountedGateResult``.
@@ -96,12 +99,14 @@ class GateResult:
     source: str
     differing: int
     agreement: float
+    interval: tuple[float, float]
     cosine_min: float | None
     cosine_mean: float | None
     budget: float
     speed: Speed | None
     unmeasured: str
     reasons: tuple[str, ...]
+    doubt: str
     notes: tuple[str, ...]
 
     @property
@@ -212,12 +217,14 @@ def check_gates(
         source=images.source,
         differing=change.differing,
         agreement=1 - change.share,
+        interval=agreement_interval(change),
         cosine_min=None if change.cosines is None else float(change.cosines.min()),
         cosine_mean=None if change.cosines is None else float(change.cosines.mean()),
         budget=budget,
         speed=measured,
         unmeasured=unmeasured,
         reasons=(),
+        doubt=doubt(change, len(expected), budget),
         notes=(*images.notes, *_notes(expected, measured)),
     )
     return replace(result, reasons=_reasons(result, change, telling=not expected.notes))

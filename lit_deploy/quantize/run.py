@@ -15,7 +15,7 @@ from lit_deploy.backends.protocol import Backend, SessionOptions
 from lit_deploy.core.errors import GateFailed, UsageError
 from lit_deploy.core.files import atomic_path, check_target
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import CalibrationMethod, EightBit, Quantization
+from lit_deploy.core.specs import MAX_CALIBRATION_IMAGES, CalibrationMethod, EightBit, Quantization
 from lit_deploy.exporters import qdq
 from lit_deploy.exporters.onnx import check_model
 from lit_deploy.images.calibration import CalibrationImages
@@ -58,6 +58,8 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         Ranges(self.method, self.percentile)  # refuses what it cannot work with
         check_budget(self.accuracy_budget)
+        if not 1 <= self.limit <= MAX_CALIBRATION_IMAGES:
+            raise UsageError(f"limit is {self.limit} calibration images, expected 1 to {MAX_CALIBRATION_IMAGES}")
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ def gated(
         advice = _ADVICE if gates.scannable else _ADVICE_WITHOUT_SCAN
         if within(gates.differing, gates.of, budget):
             advice = ""
-        told = "; ".join((*gates.reasons, *gates.notes))
+        told = "; ".join(filter(None, (*gates.reasons, gates.doubt, *gates.notes)))
         raise GateFailed(f"nothing was written: {told}{advice}; --force writes it all the same")
     return gates
 

@@ -57,7 +57,8 @@ def bench_table(report: BenchReport) -> RenderableType:
             shown = Text.assemble(label, f" {precision.plain}") if mixed else label  # a column would be too much
             table.add_row(shown, *numbers, style="bold" if fastest else None)
         table.add_section()
-    notes = text(f"{_bench_differences(report)}\n{_bench_caption(report)}", "dim")
+    lines = (_bench_differences(report), *_bench_caption(report).splitlines())
+    notes = Text("\n").join(text(line, "dim") for line in lines)
     phases = [_gpu_table(report)] if _gpu_rows(report) else []
     phases += [_parts_table(report)] if report.breakdowns else []
     return Group(table, *phases, *(text(line, "yellow") for line in _warning_lines(report)), notes)
@@ -86,7 +87,7 @@ def bench_from_json(text: str) -> BenchReport:
     """Read ``as_json`` of a benchmark, to draw or to format it again; UsageError when it is something else."""
     try:
         return msgspec.json.decode(text, type=BenchReport)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise UsageError(
             f"this is not the JSON of a benchmark ({error}); write it with lit-deploy bench --json"
         ) from None

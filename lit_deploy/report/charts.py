@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lit_deploy.core.errors import MissingDependency, UsageError
+from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import atomic_path
-from lit_deploy.machine.packages import PACKAGES
+from lit_deploy.core.text import printable
+from lit_deploy.machine.packages import PACKAGES, imported
 from lit_deploy.models.families import PUBLISHED
 
 if TYPE_CHECKING:
     from lit_deploy.bench.result import BenchReport, Measurement
+    from lit_deploy.evaluate.result import EvaluateReport
     from lit_deploy.workflows.verify import VerifyReport
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -24,6 +27,8 @@ ACCENT, NEUTRAL, FLOOR = "#0b6e4f", "#a8b3bd", "#e6eaee"
 WARNING = "#c0392b"
 OURS = ("onnxruntime", "openvino-kernels", "openvino-bf16", "engine", "engine-graph")
 """Kinds of contenders that are set off from those they are compared with."""
+NAMED_CLASSES, COUNTED_CLASSES = 40, 12
+"""Most classes whose names, and whose counts, are written into a confusion matrix."""
 SMALLEST_ERROR = 1e-9
 """Where an error of exactly zero is drawn on a logarithmic axis."""
 
@@ -80,7 +85,7 @@ def _bench_panel(panel: Any, report: BenchReport, batch: int, labels: list[str],
             color=INK, fontweight=_weight(m.kind),
         )  # fmt: skip
     kinds = {m.label: m.kind for m in report.measurements}
-    panel.set_yticks(range(len(labels)), labels if named else [""] * len(labels))
+    panel.set_yticks(range(len(labels)), [_plain(label) for label in labels] if named else [""] * len(labels))
     panel.set_ylim(len(labels) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
     for tick, label in zip(panel.get_yticklabels(), labels, strict=True):
@@ -140,7 +145,7 @@ def layers_plot(report: VerifyReport, path: Path) -> None:
                 )  # fmt: skip
         panel.set_xscale("log")
         panel.set_xlim(min(values) / 2, worst * 2)
-        panel.set_yticks(rows, names)
+        panel.set_yticks(rows, [_plain(name) for name in names])
         panel.set_ylim(len(names) - 0.4, -0.6)
         panel.tick_params(axis="y", length=0, labelsize=8, labelcolor=INK)
         panel.tick_params(axis="x", labelsize=8.5, labelcolor=MUTED)
@@ -153,12 +158,62 @@ def layers_plot(report: VerifyReport, path: Path) -> None:
         )
 
 
+def confusion_plot(report: EvaluateReport[Any], path: Path) -> None:
+    """Draw which class is taken for which, as shares of every true class, one panel per file, and write it to ``path``.
+
+    Raises:
+        MissingDependency: matplotlib is not installed. UsageError: an unknown file type.
+    """
+    names = [entry.name for entry in report.scores[0].classes]
+    side, named = min(max(2.6, 0.24 * len(names)), 9.0), len(names) <= NAMED_CLASSES
+    margin = 0.3 + (0.075 * min(max(map(len, names)), 40) if named else 0)
+    size = (max(4.6, len(report.scores) * (side + margin)), side + margin + 0.8)
+    with _figure(path, len(report.scores), size) as (figure, panels):
+        for panel, score in zip(panels, report.scores, strict=True):
+            _confusion_panel(panel, score, names if named else [])
+        _titles(
+            figure,
+            "Confusion matrix: share of a true class",
+            f"row: true class, column: predicted class; {report.images:,} images, {report.classes:,} classes",
+        )
+
+
+def _confusion_panel(panel: Any, score: Any, names: list[str]) -> None:
+    """A heat map; a column of its own for what is not finite, where there is any."""
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+
+    count = len(score.classes)
+    matrix = np.zeros((count, count + 1))
+    for true, predicted, number in score.confusion:  # -1 is the last column
+        matrix[true, predicted] = number
+    if not matrix[:, count].any():
+        matrix = matrix[:, :count]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    panel.imshow(shares, cmap=LinearSegmentedColormap.from_list("", ["white", ACCENT]), vmin=0, vmax=1, aspect="auto")
+    panel.set_title(score.label, loc="left", fontsize=10, color=MUTED, parse_math=False)  # a dollar is a dollar
+    panel.tick_params(length=0, labelsize=8, labelcolor=INK)
+    columns = [*names, *(["not finite"] if names and matrix.shape[1] > count else [])]
+    panel.set_xticks(range(len(columns)), columns, rotation=90, parse_math=False)
+    panel.set_yticks(range(len(names)), names, parse_math=False)
+    if count <= COUNTED_CLASSES:
+        for (row, column), number in np.ndenumerate(matrix):
+            if number:
+                color = "white" if shares[row, column] > 0.5 else INK
+                panel.annotate(f"{number:,.0f}", (column, row), ha="center", va="center", fontsize=7, color=color)
+
+
 def _titles(figure: Any, title: str, setting: str) -> None:
     """A headline, the setting below it in small print, and the panels in the space that is left."""
     inch = 1 / figure.get_size_inches()[1]
-    figure.text(0.012, 1 - 0.10 * inch, title, fontsize=13, fontweight="bold", color=INK, ha="left", va="top")
-    figure.text(0.012, 1 - 0.38 * inch, setting, fontsize=8.5, color=MUTED, ha="left", va="top")
+    figure.text(0.012, 1 - 0.10 * inch, _plain(title), fontsize=13, fontweight="bold", color=INK, ha="left", va="top")
+    figure.text(0.012, 1 - 0.38 * inch, _plain(setting), fontsize=8.5, color=MUTED, ha="left", va="top")
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.52 * inch), w_pad=1.0)
+
+
+def _plain(text: str) -> str:
+    """Text that holds names of others: what stands between dollars is no formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def check_chart(path: Path) -> None:
@@ -171,12 +226,24 @@ def check_chart(path: Path) -> None:
         raise UsageError(f"the chart is to be written to {path.name}, expected a name ending in {', '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: its directory {path.parent} does not exist")
-    try:
+    install = PACKAGES["matplotlib"].install
+    absent = f"charts need matplotlib, which is not installed; run: {install}"
+    with imported("matplotlib", absent, "matplotlib", install), _agg():
         import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise MissingDependency(
-            f"charts need matplotlib, which is not installed; run: {PACKAGES['matplotlib'].install}"
-        ) from None
+
+
+@contextmanager
+def _agg() -> Iterator[None]:
+    """While matplotlib loads: what a notebook named for its own window is not here, and is no reason to fail."""
+    named = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        if named is None:
+            del os.environ["MPLBACKEND"]
+        else:
+            os.environ["MPLBACKEND"] = named
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def doctor_table(diagnosis: Diagnosis) -> RenderableType:
     """Every check with what was found, the paths that were searched, and the command that mends it."""
     table = Table()
     table.add_column("what", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     table.add_column("found", overflow="fold")
     for check in diagnosis.checks:
         found = text(check.found)

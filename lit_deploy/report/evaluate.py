@@ -20,16 +20,19 @@ Rows = Sequence[Sequence[str]]
 SKIPPED_SHOWN = 10
 """Skipped images and folders that a table names; JSON has all of them."""
 
+_MISCLASSIFIED = ("image", "true class", "predicted class")
 
-def evaluate_table(report: Report, *, per_class: bool = False) -> RenderableType:
+
+def evaluate_table(report: Report, *, per_class: bool = False, misclassified: int = 0) -> RenderableType:
     """What every file reached, how far they agree, and the images that do not count.
 
     Args:
         report: of an evaluation.
         per_class: also what every file reached in every class, a table a file.
+        misclassified: also that many of the images that a classifier takes for another class, a table a file.
     """
     parts: list[RenderableType] = []
-    for title, columns, rows in _tables(report, per_class):
+    for title, columns, rows in _tables(report, per_class, misclassified):
         table = Table(title=Text(title), title_justify="left")
         for column in columns:
             table.add_column(Text(column), justify=_justified(columns, column), overflow="fold")
@@ -41,17 +44,17 @@ def evaluate_table(report: Report, *, per_class: bool = False) -> RenderableType
     return Group(*parts)
 
 
-def evaluate_markdown(report: Report, *, per_class: bool = False) -> str:
+def evaluate_markdown(report: Report, *, per_class: bool = False, misclassified: int = 0) -> str:
     """The same as Markdown."""
     lines: list[str] = []
-    for title, columns, rows in _tables(report, per_class):
+    for title, columns, rows in _tables(report, per_class, misclassified):
         lines += [*([""] if lines else []), f"**{_escaped(title)}**", "", *_markdown_table(columns, rows)]
     if warnings := list(_warnings(report)):
         lines += ["", *(f"* {_escaped(line)}" for line in warnings)]
     return "\n".join([*lines, "", *(_escaped(line) for line in _captions(report))]) + "\n"
 
 
-def _tables(report: Report, per_class: bool) -> Iterator[tuple[str, Sequence[str], Rows]]:
+def _tables(report: Report, per_class: bool, misclassified: int) -> Iterator[tuple[str, Sequence[str], Rows]]:
     """Title, headings and rows of every table."""
     first = report.scores[0]
     rows = [row for score in report.scores for row in score.rows(report.images)]
@@ -65,10 +68,16 @@ def _tables(report: Report, per_class: bool) -> Iterator[tuple[str, Sequence[str
     if per_class:
         for score in report.scores:
             yield f"By class: {score.label}", score.CLASS_COLUMNS, score.class_rows()
+    if misclassified:
+        for score in report.scores:
+            wrong = score.misclassified
+            shown = f", the first {misclassified:,}" if len(wrong) > misclassified else ""
+            rows = [[e.image, e.true_class, e.predicted_class or "not finite"] for e in wrong[:misclassified]]
+            yield f"Misclassified: {score.label} ({len(wrong):,} images{shown})", _MISCLASSIFIED, rows
 
 
 def _justified(columns: Sequence[str], column: str) -> Any:
-    return "left" if column in (columns[0], "of") else "right"
+    return "left" if column in (columns[0], "of", *_MISCLASSIFIED) else "right"
 
 
 def _markdown_table(columns: Sequence[str], rows: Rows) -> list[str]:

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from lit_deploy.artifacts.preflight import target_of
 from lit_deploy.artifacts.sidecar import Sidecar
+from lit_deploy.core.files import sha256_of
 from lit_deploy.machine.tensorrt import BACKENDS
 from lit_deploy.report.quantize import gates_table
-from lit_deploy.report.terminal import text
+from lit_deploy.report.terminal import as_json, text
 from lit_deploy.report.verify import VERDICT_STYLES
 from lit_deploy.tasks.table import task_of
 from lit_deploy.workflows.advice import Advice
@@ -48,6 +49,26 @@ def export_summary(result: ExportResult) -> RenderableType:
     if result.unchecked:
         table.add_row("not checked", text(result.unchecked, "yellow"))
     return table if result.gates is None else Group(table, "", gates_table(result.gates))
+
+
+def export_json(result: ExportResult, advice: Advice | None) -> str:
+    """The same for machines: what was written, with hashes, and every number that was measured on the way."""
+    files = [{"path": path, "size": path.stat().st_size, "sha256": sha256_of(path)} for path in result.files]
+    return as_json(
+        {
+            "path": result.path,
+            "sha256": files[0]["sha256"],
+            "size": result.size,
+            "files": files,
+            "parity": None if result.report is None else result.report.summary(),
+            "engine_parity": None if result.engine_report is None else result.engine_report.summary(),
+            "unchecked": result.unchecked,
+            "gates": result.gates,
+            "advice": advice,
+            "extension": result.extension,
+            "manifest": result.manifest,
+        }
+    )
 
 
 def advice_line(advice: Advice) -> RenderableType:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from lit_deploy.core.text import printable
 from lit_deploy.packaging.package import TritonPackage
 
 
 def package_summary(package: TritonPackage) -> str:
     """Plain text, so that the command can be copied as it is."""
     batch = f"up to {package.max_batch}" if package.max_batch else "as the file fixes it"
-    return "\n".join(
-        [
-            f"wrote    {package.model} into {package.repository} (models: {', '.join(package.models)})",
-            f"batch    {batch}",
-            f"library  {package.library or 'none'}",
-            f"start    {package.command}",
-            f"more     {package.start}",
-            *(f"note     {note}" for note in package.notes),
-        ]
-    )
+    lines = [
+        f"wrote    {package.model} into {package.repository} (models: {', '.join(package.models)})",
+        f"batch    {batch}",
+        f"library  {package.library or 'none'}",
+        f"start    {package.command}",
+        f"more     {package.start}",
+        *(f"note     {note}" for note in package.notes),
+    ]
+    return "\n".join(map(printable, lines))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
-import msgspec
 from rich.console import RenderableType
 from rich.table import Table
 
-from lit_deploy.report.terminal import as_json, text
+from lit_deploy.report.terminal import as_json, json_of, text
 from lit_deploy.tasks.protocol import Prediction
+from lit_deploy.workflows.predict_file import WrittenResults
 
 
 def predictions_table(predictions: Iterable[Prediction]) -> RenderableType:
@@ -26,6 +26,30 @@ def predictions_table(predictions: Iterable[Prediction]) -> RenderableType:
     return table
 
 
+def noting_orientations(predictions: Iterable[Prediction], turned: list[str]) -> Iterator[Prediction]:
+    """The same predictions; ``turned`` gets the names of pictures that lie on their side for a classifier."""
+    for prediction in predictions:
+        if getattr(prediction, "orientation", 1) != 1:
+            turned.append(prediction.image)
+        yield prediction
+
+
+def orientation_hint(turned: Sequence[str]) -> str:
+    """What to know about pictures whose EXIF orientation a classifier ignores; at least one."""
+    more = f" and {len(turned) - 1} more" if len(turned) > 1 else ""
+    return (
+        f"hint: {turned[0]}{more} should be turned by its EXIF orientation, which classifiers ignore as the official "
+        "evaluation does; turn the pixels themselves where it matters"
+    )
+
+
 def predictions_json(predictions: Iterable[Prediction]) -> str:
     """What was found in every image, as a JSON array; the fields of a prediction are its members."""
-    return as_json([msgspec.Raw(msgspec.json.encode(prediction, enc_hook=str)) for prediction in predictions])
+    return as_json([json_of(prediction) for prediction in predictions])
+
+
+def written_text(results: WrittenResults) -> str:
+    """What was written, in a line."""
+    rate = (results.images - results.resumed) / max(results.seconds, 1e-9)
+    resumed = f", {results.resumed:,} of them by an earlier run" if results.resumed else ""
+    return f"wrote {results.path}: {results.images:,} images{resumed}; {results.seconds:.1f} s, {rate:.1f} images/s"

@@ -25,6 +25,10 @@ def gates_table(result: GateResult) -> RenderableType:
     for column in ("gate", "value", "limit"):
         table.add_column(column, justify="left" if column == "gate" else "right")
     table.add_row(result.heading, _differing(result.differing, result.of), f"<= {result.budget:.2%}")
+    low, high = result.interval
+    table.add_row(
+        "agreement on further images (Wilson, 95 %)", f"{low:.2%} to {high:.2%}", f">= {1 - result.budget:.2%}"
+    )
     if result.cosine_min is not None:
         table.add_row("cosine of the logits, worst image", f"{result.cosine_min:.5f}", "")
         table.add_row("cosine of the logits, mean", f"{result.cosine_mean:.5f}", "")
@@ -39,7 +43,13 @@ def gates_table(result: GateResult) -> RenderableType:
         verdict.append(f"; {BACKENDS[speed.backend].title}, batch {speed.batch}, threads {speed.threads}")
     else:
         verdict.append(f"; speed was not measured: {result.unmeasured}")
-    return Group(table, verdict, *_lines(result.reasons, ""), *_lines(result.notes, "yellow"))
+    return Group(
+        table,
+        verdict,
+        *_lines(result.reasons, ""),
+        *_lines([result.doubt] * bool(result.doubt), "yellow"),
+        *_lines(result.notes, "yellow"),
+    )
 
 
 def scan_table(scan: Scan) -> RenderableType:

@@ -26,7 +26,8 @@ def verify_table(report: VerifyReport) -> RenderableType:
     source = "seeded images" if report.source == "seeded" else f"images of {report.source}"
     verdict = Text(report.verdict.upper(), VERDICT_STYLES[report.verdict])
     verdict.append(f"  {report.precision}, {report.images} {source}", "not bold default")
-    return Group(table, verdict, *(text(f"  {reason}") for reason in report.reasons))
+    notes = (text(f"  note: {note}", "yellow") for note in report.notes)
+    return Group(table, verdict, *(text(f"  {reason}") for reason in report.reasons), *notes)
 
 
 def layers_table(report: VerifyReport) -> RenderableType:
@@ -35,7 +36,7 @@ def layers_table(report: VerifyReport) -> RenderableType:
     table.add_column("layer", overflow="fold")
     for column in ("relative error", "largest error", "cosine"):
         table.add_column(column, justify="right")
-    table.add_column("")
+    table.add_column("verdict")
     for layer in report.layers:
         first = layer.name == report.first_departure
         inside = layer.relative <= report.tolerance.relative

@@ -16,6 +16,7 @@ from lit_deploy.core.specs import OutputKind, TensorSpec, Tolerance
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.arrays import Arrays, Outputs, Pair
 from lit_deploy.tasks.comparison import Comparison
+from lit_deploy.tasks.intervals import independent_count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,6 +70,7 @@ class Change:
         broken: images whose outputs are not finite.
         error: how far the outputs are apart, as a share; to rank files by.
         cosines: cosine similarity of each image's logits ``[N]``; None where a task or a file does not give them.
+        parts: where an image has several predictions, of every image how many differ and how many there are.
     """
 
     differing: int
@@ -79,11 +81,17 @@ class Change:
     broken: int
     error: float
     cosines: NDArray[np.float64] | None
+    parts: tuple[tuple[int, int], ...] = ()
 
     @property
     def share(self) -> float:
         """Of the predictions, those that differ; 0..1."""
         return self.differing / max(self.total, 1)
+
+    @property
+    def independent(self) -> float:
+        """How many independent predictions the share is worth; those of one image may change together."""
+        return independent_count(self.parts) if self.parts else max(self.total, 1)
 
 
 class Findings(Protocol):
@@ -119,12 +127,17 @@ class Prediction(Protocol):
     def rows(self) -> list[tuple[str, ...]]:
         """As rows of a table."""
 
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, for files: those that the task's ``FIELDS`` name."""
+
 
 class Task(Protocol):
     """One task. Importing it loads neither torch nor onnx."""
 
     OUTPUTS: tuple[OutputKind, ...]
     """Forms of its output that a file can have, the usual one first."""
+    FIELDS: Mapping[str, type]
+    """Names and types of the values of ``Prediction.records``."""
 
     def input_specs(self, manifest: Manifest) -> tuple[TensorSpec, ...]:
         """The inputs that a manifest promises."""

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from lit_deploy.core.text import first_line, last_line
 from lit_deploy.machine import native
-from lit_deploy.machine.facts import installed_version
 
 BACKENDS_OF_ONNX = ("onnxruntime", "onnxruntime-gpu")
 """Distributions of ONNX Runtime, which are one check."""
@@ -40,10 +39,16 @@ def import_onnxruntime() -> tuple[Any, str]:
     """The module, or None and why not."""
     try:
         import onnxruntime
-    except ImportError as error:
-        broken = next(filter(None, map(installed_version, BACKENDS_OF_ONNX)), None)
-        return None, f"{broken} is installed but does not import ({error})" if broken else "not installed"
+    except Exception as error:
+        return None, _why_not("onnxruntime", error)
     return onnxruntime, ""
+
+
+def _why_not(module: str, error: Exception) -> str:
+    """What an import says: whatever the loader, or a package's own first lines, come to."""
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
+        return "not installed"
+    return f"installed but does not load ({first_line(error)})"
 
 
 def custom_op_library() -> Check:
@@ -82,8 +87,8 @@ def openvino_extension() -> Check:
         )
     try:
         import openvino
-    except ImportError:
-        return Check(name, "ok", f"{extension} (not tried: no OpenVINO)", searched)
+    except Exception as error:
+        return Check(name, "ok", f"{extension} (not tried: OpenVINO is {_why_not('openvino', error)})", searched)
     version = openvino.__version__.split("-")[0]
     try:
         openvino.Core().add_extension(str(extension))

@@ -6,21 +6,22 @@ it goes into its manifest, which is sealed into the file at the end.
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
-from lit_deploy.artifacts.openvino_file import Extension
+from lit_deploy.artifacts.openvino_file import IR_SUFFIX, Extension, weights_path
 from lit_deploy.artifacts.preflight import preflight, this_host
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, Sidecar, onnx_path, sidecar_path
 from lit_deploy.backends.protocol import Backend, SessionOptions
 from lit_deploy.backends.table import BACKENDS
-from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint
+from lit_deploy.checkpoints.load import Checkpoint, checkpoint_from_state, load_checkpoint
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError
-from lit_deploy.core.files import atomic_path, check_target
+from lit_deploy.core.files import atomic_path, check_target, scratch_folder
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import EIGHT_BIT, PrecisionName
 from lit_deploy.exporters.engine_files import write_sidecar, written_engine
@@ -38,6 +39,9 @@ from lit_deploy.quantize.feeding import images_of
 from lit_deploy.quantize.gates import GateResult
 from lit_deploy.quantize.run import QuantizeOptions, gated, quantize_model, with_gates
 from lit_deploy.workflows.verify import ParityFailed, VerifyReport, verify_artifact
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,52 @@ class ExportResult:
     gates: GateResult | None = None
     extension: Extension | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that was written, the one that is opened first."""
+        if self.sidecar is not None:
+            return self.path, onnx_path(self.path), sidecar_path(self.path)
+        return (self.path, weights_path(self.path)) if self.path.suffix.lower() == IR_SUFFIX else (self.path,)
+
+
+def export_model(
+    model: nn.Module | Mapping[str, Tensor],
+    out: str | Path,
+    options: OnnxOptions | None = None,
+    *,
+    quantize: QuantizeOptions | None = None,
+    verify: bool = True,
+    threads: int | None = None,
+    backend: Backend | None = None,
+    progress: Progress = unseen,
+) -> ExportResult:
+    """Write a network that is in memory as an ``.onnx`` file: as ``export_checkpoint`` does, without a checkpoint file.
+
+    The network stays as it is, in training mode, on a GPU or wrapped (``DataParallel``, ``torch.compile``). In the
+    manifest stands the hash of its weights, so that ``verify`` takes any checkpoint that they are saved in later.
+
+    Args:
+        model: a LIT, such as ``build_model`` builds, or any other module whose state dict has the official keys; or
+            such a state dict.
+        out, options, quantize, verify, threads, backend, progress: see ``export_checkpoint``.
+
+    Raises:
+        CheckpointError: it is no LIT, or holds NaN or infinite values.
+        ParityFailed, GateFailed, UsageError, ImageError, ExportError, MissingDependency: as with ``export_checkpoint``.
+    """
+    state = model if isinstance(model, Mapping) else getattr(model, "state_dict", dict)()
+    if not isinstance(state, Mapping) or not state:
+        raise UsageError(
+            f"got a {type(model).__name__} without weights, expected a torch.nn.Module of a LIT, or its state_dict()"
+        )
+    return export_checkpoint(
+        checkpoint_from_state(state), out, options, quantize=quantize, verify=verify, threads=threads, backend=backend,
+        progress=progress,
+    )  # fmt: skip
+
 
 def export_checkpoint(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     out: str | Path,
     options: OnnxOptions | None = None,
     *,
@@ -82,7 +129,7 @@ def export_checkpoint(
     images in accuracy and speed.
 
     Args:
-        source: checkpoint file, official name (``lit_s``) or https URL.
+        source: checkpoint file, official name (``lit_s``) or https URL; or a checkpoint that is loaded.
         out: file to write; it appears whole, or not at all.
         options: what to write.
         quantize: images and limits, for ``int8`` and ``fp8``.
@@ -173,8 +220,8 @@ def export_engine(
             threads=threads,
             progress=progress,
         )
-        with tempfile.TemporaryDirectory(prefix="lit-deploy-") as scratch:
-            made = make(job, Path(scratch) / onnx_path(out).name, for_engine=True)
+        with scratch_folder() as scratch:
+            made = make(job, scratch / onnx_path(out).name, for_engine=True)
         unchecked = "--no-verify"
     with written_engine(made.artifact, out, engine, progress) as (part, sidecar):
         report = None
@@ -211,7 +258,7 @@ def proving_backend(precision: PrecisionName) -> Backend:
 class Job:
     """What all kinds of export are asked for; see ``export_checkpoint``."""
 
-    source: str | Path
+    source: str | Path | Checkpoint
     out: Path
     options: OnnxOptions
     quantize: QuantizeOptions | None
@@ -255,8 +302,8 @@ class Made:
 def make(job: Job, part: Path, *, for_engine: bool = False) -> Made:
     """Convert a checkpoint and prove what is asked for; ``part`` is then the finished ONNX file."""
     job.progress(Step("load checkpoint"))
-    checkpoint = load_checkpoint(job.source)
-    if job.out.exists() and job.out.samefile(checkpoint.path):
+    checkpoint = job.source if isinstance(job.source, Checkpoint) else load_checkpoint(job.source)
+    if job.out.exists() and checkpoint.path.exists() and job.out.samefile(checkpoint.path):
         raise UsageError(f"the output {job.out} is the checkpoint itself; choose another name with --out")
     if for_engine:
         _for_engine(manifest_from_checkpoint(checkpoint))
@@ -301,8 +348,8 @@ def _quantized(
         base = onnx_from_checkpoint(checkpoint, replace(job.options, precision="fp16"), job.progress)
     artifact = quantize_model(reference, base, images, quantize, precision, job.threads, job.progress)
     artifact.write(part)
-    with tempfile.TemporaryDirectory(prefix="lit-deploy-") as scratch:  # speed is measured in other processes
-        wide = Path(scratch) / "fp32.onnx"
+    with scratch_folder() as scratch:  # speed is measured in other processes
+        wide = scratch / "fp32.onnx"
         reference.write(wide)
         gates = gated(
             part, wide, images, quantize, job.threads, backend=job.backend, engine=for_engine, progress=job.progress

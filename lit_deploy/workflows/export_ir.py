@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.artifacts.openvino_file import IR_SUFFIX, seal_ir, weights_path
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.files import check_target
+from lit_deploy.core.files import check_target, scratch_folder
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.exporters.openvino import written_ir
 from lit_deploy.exporters.options import OnnxOptions
@@ -61,8 +60,8 @@ def export_ir(
             source=source, out=out, options=options, quantize=quantize, verify=False, threads=threads,
             progress=progress, backend="openvino",
         )  # fmt: skip
-        with tempfile.TemporaryDirectory(prefix="lit-deploy-") as scratch:
-            made = make(job, Path(scratch) / "network.onnx")
+        with scratch_folder() as scratch:
+            made = make(job, scratch / "network.onnx")
     if made.artifact.manifest.precision == "fp8":
         raise UsageError("OpenVINO's CPU has no products of 8-bit floats; use --precision int8")
     progress(Step("convert to OpenVINO"))

@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.artifacts.onnx_file import OnnxArtifact, changed_by_others
 from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir, weights_path
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, read_sidecar
 from lit_deploy.checkpoints.load import load_checkpoint
 from lit_deploy.core.files import sha256_of
 from lit_deploy.models.layout import mac_count, parameter_count
+from lit_deploy.tasks.promises import check_graph
 
 
 def inspect_file(source: str | Path) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def _checkpoint(source: str | Path) -> dict[str, Any]:
         "file": str(checkpoint.path),
         "sha256": checkpoint.sha256,
         "container": checkpoint.container,
+        "other_networks": list(checkpoint.others),
         "model": asdict(checkpoint.spec),
         "parameters": parameter_count(checkpoint.spec),
         "macs": mac_count(checkpoint.spec),
@@ -83,11 +85,13 @@ def _checkpoint(source: str | Path) -> dict[str, Any]:
 
 def _onnx(path: Path) -> dict[str, Any]:
     artifact = OnnxArtifact.read(path)
+    check_graph(artifact, path)
     model, description = artifact.graph, asdict(artifact.manifest)
     labels = description.pop("labels")
     return {
         "kind": "lit-deploy ONNX file",
         "file": str(path),
+        "note": changed_by_others(artifact),
         "sha256": sha256_of(path),
         "size": path.stat().st_size,
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},

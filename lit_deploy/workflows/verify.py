@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
+from lit_deploy.artifacts.onnx_file import OnnxArtifact, changed_by_others
 from lit_deploy.backends.base import filled
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import Session, SessionOptions, Source
-from lit_deploy.checkpoints.load import Checkpoint
+from lit_deploy.checkpoints.load import Checkpoint, load_checkpoint, state_sha256
 from lit_deploy.core.errors import GateFailed, UsageError
 from lit_deploy.core.specs import TOLERANCES, Tolerance
+from lit_deploy.core.text import shown_key
 from lit_deploy.images.datasets import even_parts
 from lit_deploy.images.folders import images_in
 from lit_deploy.images.picture import Picture
@@ -52,6 +54,7 @@ class VerifyReport:
         first_departure: first layer outside the tolerance, None when all are inside.
         verdict: ``inconclusive`` means that the check could not have noticed a fault.
         reasons: one sentence for every gate that was not met.
+        notes: what else should be known of the file: that another tool took something from it.
     """
 
     artifact: str
@@ -68,6 +71,7 @@ class VerifyReport:
     first_departure: str | None
     verdict: Verdict
     reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """The metrics that a manifest keeps."""
@@ -105,7 +109,8 @@ def verify_artifact(
 
     Args:
         artifact: file to test; a checkpoint is accepted too.
-        checkpoint: checkpoint it was exported from (checked by SHA-256).
+        checkpoint: checkpoint it was exported from (checked by SHA-256); of a network that was exported from memory,
+            any that holds its weights.
         images: directory of images; None for eight seeded ones.
         limit: most images taken from the directory, evenly spaced over it.
         layers: compare every layer as well and name the first that departs.
@@ -119,12 +124,10 @@ def verify_artifact(
     with open_session(artifact, replace(base, layers=layers)) as tested:
         manifest, task = tested.manifest, task_of(tested.manifest)
         like = task.reference(manifest)
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = load_checkpoint(checkpoint)
+        _check_source(artifact, manifest, checkpoint)
         with open_session(checkpoint, SessionOptions(threads=base.threads, layers=True, like=like)) as reference:
-            if manifest.source_sha256 != reference.manifest.source_sha256:
-                raise UsageError(
-                    f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
-                    f"{checkpoint} has SHA-256 {reference.manifest.source_sha256[:12]}; name the original checkpoint"
-                )
             pictures, source = _pictures(manifest, images, limit)
             compared = {name: RunningComparison(name) for name in manifest.layers if layers}
             offsets: list[Arrays] = []
@@ -143,7 +146,7 @@ def verify_artifact(
 
             tolerance = TOLERANCES[tested.precision]
             outputs = task.agreement(manifest, tolerance, pairs())
-            return _judged(
+            report = _judged(
                 artifact=str(artifact),
                 source=source,
                 images=len(pictures),
@@ -154,6 +157,35 @@ def verify_artifact(
                 offset_std=_offset_std(offsets),
                 layers=tuple(running.comparison() for running in compared.values()),
             )
+            return replace(report, notes=_notes(artifact))
+
+
+def _check_source(artifact: Source, manifest: Manifest, checkpoint: Checkpoint) -> None:
+    """The file is compared with what it was made from, and with nothing else."""
+    if checkpoint.sha256 != manifest.source_sha256:
+        if manifest.source_sha256 == state_sha256(checkpoint.state):  # exported from memory
+            return
+        raise UsageError(
+            f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
+            f"{checkpoint.path} has SHA-256 {checkpoint.sha256[:12]}; name the original checkpoint"
+        )
+    made, given = (name.partition("#")[2] for name in (manifest.source, checkpoint.name))
+    if made != given:
+        named = f"'{shown_key(made)}'" if made else "the usual one"
+        mend = f"add --key {shown_key(made)}" if made else "drop --key"
+        raise UsageError(f"{artifact} was exported from another network of {checkpoint.path}, {named}; {mend}")
+
+
+def _notes(artifact: Source) -> tuple[str, ...]:
+    """A library that knows our operators runs a file whose functions are lost, and the comparison passes."""
+    if isinstance(artifact, Checkpoint):
+        return ()
+    if not isinstance(artifact, OnnxArtifact):
+        if Path(artifact).suffix.lower() != ".onnx":
+            return ()
+        artifact = OnnxArtifact.read(Path(artifact))
+    note = changed_by_others(artifact)
+    return (note,) if note else ()
 
 
 def _pictures(manifest: Manifest, images: str | Path | None, limit: int) -> tuple[list[Picture], str]:
@@ -232,4 +264,7 @@ def _offset_std(offsets: Sequence[Arrays]) -> float:
 def _still(offset_std: float) -> list[str]:
     if offset_std >= MIN_OFFSET_STD:
         return []
-    return [f"sampling offsets vary by {offset_std:.1e} pixels only, which cannot reveal a wrong merging"]
+    return [
+        f"sampling offsets vary by {offset_std:.1e} pixels only, as where a merging was not trained: the file may well "
+        "be right, but from a wrong merging it could not be told; train it, or export with --no-verify"
+    ]

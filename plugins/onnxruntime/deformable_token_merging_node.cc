@@ -23,6 +23,7 @@ OrtStatus* read_tensors(const OrtApi* api, OrtKernelContext* context, Tensors& t
 OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
   *kernel = nullptr;
   LIT_RETURN_IF_ERROR(check_plugin_version(api, info, kOpType));
+  LIT_RETURN_IF_ERROR(check_declared_elements(api, info, kOpType, kInputNames, kInputCount));
   *kernel = new (std::nothrow) Kernel{api};
   return *kernel != nullptr ? nullptr : api->CreateStatus(ORT_FAIL, "lit_deploy: out of memory");
 }

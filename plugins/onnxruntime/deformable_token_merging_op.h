@@ -15,6 +15,9 @@ namespace lit_deploy::ort {
 
 using contract::kOpType;
 
+constexpr size_t kInputCount = 3;
+constexpr const char* kInputNames[kInputCount] = {"x", "offset_weight", "offset_bias"};
+
 // Fills the kCpuOpCount `ops` with the operator for float32 and for float16 on the CPU execution provider.
 constexpr int kCpuOpCount = 2;
 void make_cpu_ops(const OrtApi* api, Operator* ops);

@@ -6,7 +6,6 @@
 namespace lit_deploy::ort {
 namespace {
 
-constexpr size_t kInputCount = 3;
 constexpr size_t kTextSize = 128;
 
 OrtStatus* ORT_API_CALL infer_output_shape(const OrtCustomOp* custom_op, OrtShapeInferContext* context) {
@@ -29,7 +28,7 @@ OrtStatus* ORT_API_CALL infer_output_shape(const OrtCustomOp* custom_op, OrtShap
   OutputDim out[4] = {output_dim(x[0], names[0]), output_dim(x[1], names[1], 1, 2),
                       output_dim(x[2], names[2], 1, 2), output_dim(x[3], names[3], 4, 1)};
   if (x[3] < 0 && dims[1].size[1] >= 0) out[3].size = dims[1].size[1], out[3].name[0] = '\0';
-  return set_output(api, context, type, out, 4);
+  return set_output(api, context, kOpType, type, out, 4);
 }
 
 }  // namespace
@@ -56,6 +55,7 @@ void fill_schema(const OrtApi* api, ONNXTensorElementDataType type, Operator& op
 }
 
 OrtStatus* check_dims(const OrtApi* api, const Dims& x, const Dims& offset_weight, const Dims& offset_bias) {
+  LIT_RETURN_IF_ERROR(check_elements(api, kOpType, "x", x));
   const auto below = [](int64_t size, int64_t least) { return size >= 0 && size < least; };
   if (x.rank != 4) return shape_error(api, kOpType, "x", x, "[batch, height, width, channels]");
   if (below(x.size[1], 2) || below(x.size[2], 2) || below(x.size[3], 1)) {

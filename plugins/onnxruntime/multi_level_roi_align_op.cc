@@ -22,6 +22,9 @@ struct RoiAlignKernel {
 
 // Unknown dimensions (-1) pass.
 OrtStatus* check_roi_align_dims(const OrtApi* api, const Dims (&dims)[kInputCount]) {
+  for (size_t i = 0; i < kInputCount; ++i) {
+    LIT_RETURN_IF_ERROR(check_elements(api, kRoiAlign, kInputNames[i], dims[i]));
+  }
   if (dims[0].rank != 2 || dims_differ(dims[0].size[1], 4)) {
     return shape_error(api, kRoiAlign, kInputNames[0], dims[0], "[regions, 4]");
   }
@@ -59,19 +62,20 @@ OrtStatus* ORT_API_CALL infer_roi_align_shape(const OrtCustomOp* custom_op, OrtS
   LIT_RETURN_IF_ERROR(api->ReadOpAttr(attribute, ORT_OP_ATTR_INT, &bins, sizeof bins, &read));
   const OutputDim out[4] = {output_dim(dims[0].size[0], names[0][0]), output_dim(dims[1].size[1], names[1][1]),
                             output_dim(bins, nullptr), output_dim(bins, nullptr)};
-  return set_output(api, context, type, out, 4);
+  return set_output(api, context, kRoiAlign, type, out, 4);
 }
 
 OrtStatus* ORT_API_CALL create_roi_align(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info,
                                          void** kernel) {
   *kernel = nullptr;
   LIT_RETURN_IF_ERROR(check_plugin_version(api, info, kRoiAlign));
+  LIT_RETURN_IF_ERROR(check_declared_elements(api, info, kRoiAlign, kInputNames, kInputCount));
   int64_t output_size = 0;
   LIT_RETURN_IF_ERROR(api->KernelInfoGetAttribute_int64(info, "output_size", &output_size));
-  if (output_size < 1) {
+  if (output_size < 1 || output_size > kRoiMaxOutputSize) {
     char message[256];
-    std::snprintf(message, sizeof message, "%s::%s: output_size is %lld, expected at least 1", kDomain, kRoiAlign,
-                  static_cast<long long>(output_size));
+    std::snprintf(message, sizeof message, "%s::%s: output_size is %lld, expected 1 to %lld", kDomain, kRoiAlign,
+                  static_cast<long long>(output_size), static_cast<long long>(kRoiMaxOutputSize));
     return api->CreateStatus(ORT_INVALID_ARGUMENT, message);
   }
   *kernel = new (std::nothrow) RoiAlignKernel{api, output_size};
@@ -111,9 +115,10 @@ OrtStatus* ORT_API_CALL run_roi_align(void* kernel, OrtKernelContext* context) {
     shape.width[level] = dims[1 + level].size[3];
     call.levels[level] = static_cast<const T*>(data[1 + level]);
   }
-  const int64_t sizes[4] = {shape.rois, shape.channels, shape.output_size, shape.output_size};
+  const Dims y_dims{4, {shape.rois, shape.channels, shape.output_size, shape.output_size}};
+  LIT_RETURN_IF_ERROR(check_elements(api, kRoiAlign, "the output", y_dims));
   OrtValue* output = nullptr;
-  LIT_RETURN_IF_ERROR(api->KernelContext_GetOutput(context, 0, sizes, 4, &output));
+  LIT_RETURN_IF_ERROR(api->KernelContext_GetOutput(context, 0, y_dims.size, y_dims.rank, &output));
   if (shape.rois == 0) return nullptr;
   void* y = nullptr;
   LIT_RETURN_IF_ERROR(api->GetTensorMutableData(output, &y));

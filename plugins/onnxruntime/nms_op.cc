@@ -10,6 +10,8 @@ namespace lit_deploy::ort {
 namespace {
 
 constexpr const char* kNms = "Nms";
+constexpr size_t kInputCount = 3;
+constexpr const char* kInputNames[kInputCount] = {"boxes", "scores", "classes"};
 
 struct NmsKernel {
   const OrtApi* api;
@@ -18,6 +20,7 @@ struct NmsKernel {
 
 // Unknown dimensions (-1) pass.
 OrtStatus* check_nms_dims(const OrtApi* api, const Dims& boxes, const Dims& scores, const Dims& classes) {
+  LIT_RETURN_IF_ERROR(check_elements(api, kNms, "boxes", boxes));
   if (boxes.rank != 2 || dims_differ(boxes.size[1], 4) || boxes.size[0] > kNmsMaxBoxes) {
     return shape_error(api, kNms, "boxes", boxes, "[boxes, 4]");
   }
@@ -32,9 +35,9 @@ OrtStatus* check_nms_dims(const OrtApi* api, const Dims& boxes, const Dims& scor
 
 OrtStatus* ORT_API_CALL infer_nms_shape(const OrtCustomOp* custom_op, OrtShapeInferContext* context) {
   const OrtApi* api = static_cast<const Operator*>(custom_op)->api;
-  Dims dims[3];
+  Dims dims[kInputCount];
   bool known = true;
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < kInputCount; ++i) {
     OrtTensorTypeAndShapeInfo* info = nullptr;  // belongs to the context
     LIT_RETURN_IF_ERROR(api->ShapeInferContext_GetInputTypeShape(context, i, &info));
     LIT_RETURN_IF_ERROR(read_dims(api, info, dims[i]));
@@ -46,11 +49,12 @@ OrtStatus* ORT_API_CALL infer_nms_shape(const OrtCustomOp* custom_op, OrtShapeIn
   OutputDim length;
   size_t size = 0;
   LIT_RETURN_IF_ERROR(api->ReadOpAttr(attribute, ORT_OP_ATTR_INT, &length.size, sizeof length.size, &size));
-  return set_output(api, context, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, &length, 1);
+  return set_output(api, context, kNms, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, &length, 1);
 }
 
 OrtStatus* ORT_API_CALL create_nms(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
   *kernel = nullptr;
+  LIT_RETURN_IF_ERROR(check_declared_elements(api, info, kNms, kInputNames, kInputCount));
   NmsOptions options{};
   LIT_RETURN_IF_ERROR(api->KernelInfoGetAttribute_float(info, "iou_threshold", &options.iou_threshold));
   LIT_RETURN_IF_ERROR(api->KernelInfoGetAttribute_float(info, "score_threshold", &options.score_threshold));
@@ -59,9 +63,9 @@ OrtStatus* ORT_API_CALL create_nms(const OrtCustomOp*, const OrtApi* api, const 
   if (!(options.iou_threshold >= 0.0f && options.iou_threshold <= 1.0f)) {
     std::snprintf(message, sizeof message, "%s::%s: iou_threshold is %g, expected 0 to 1", kDomain, kNms,
                   static_cast<double>(options.iou_threshold));
-  } else if (options.max_output < 1) {
-    std::snprintf(message, sizeof message, "%s::%s: max_output is %lld, expected at least 1", kDomain, kNms,
-                  static_cast<long long>(options.max_output));
+  } else if (options.max_output < 1 || options.max_output > kNmsMaxBoxes) {
+    std::snprintf(message, sizeof message, "%s::%s: max_output is %lld, expected 1 to %lld", kDomain, kNms,
+                  static_cast<long long>(options.max_output), static_cast<long long>(kNmsMaxBoxes));
   }
   if (message[0] != '\0') return api->CreateStatus(ORT_INVALID_ARGUMENT, message);
   *kernel = new (std::nothrow) NmsKernel{api, options};
@@ -71,9 +75,9 @@ OrtStatus* ORT_API_CALL create_nms(const OrtCustomOp*, const OrtApi* api, const 
 OrtStatus* ORT_API_CALL run_nms(void* kernel, OrtKernelContext* context) {
   const NmsKernel& self = *static_cast<const NmsKernel*>(kernel);
   const OrtApi* api = self.api;
-  const void* data[3];
-  Dims dims[3];
-  for (size_t i = 0; i < 3; ++i) LIT_RETURN_IF_ERROR(read_input(api, context, i, data[i], dims[i]));
+  const void* data[kInputCount];
+  Dims dims[kInputCount];
+  for (size_t i = 0; i < kInputCount; ++i) LIT_RETURN_IF_ERROR(read_input(api, context, i, data[i], dims[i]));
   LIT_RETURN_IF_ERROR(check_nms_dims(api, dims[0], dims[1], dims[2]));
   OrtValue* output = nullptr;
   LIT_RETURN_IF_ERROR(api->KernelContext_GetOutput(context, 0, &self.options.max_output, 1, &output));
@@ -92,7 +96,7 @@ void make_nms_ops(const OrtApi* api, Operator* ops) {
   fill_common(api, op);
   op.GetName = [](const OrtCustomOp*) { return kNms; };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
-  op.GetInputTypeCount = tensor_count<3>;
+  op.GetInputTypeCount = tensor_count<kInputCount>;
   op.GetInputType = [](const OrtCustomOp*, size_t index) {
     return index < 2 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
   };

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "sizes.h"
+
 namespace lit_deploy::ort {
 namespace {
 
@@ -67,6 +69,27 @@ OrtStatus* shape_error(const OrtApi* api, const char* op_type, const char* input
   return api->CreateStatus(ORT_INVALID_ARGUMENT, message);
 }
 
+OrtStatus* check_elements(const OrtApi* api, const char* op_type, const char* name, const Dims& dims) {
+  const bool fits = dims.rank > Dims::kMaxRank || elements_fit(dims.size, dims.rank);
+  return fits ? nullptr : shape_error(api, op_type, name, dims, kElementsFit);
+}
+
+OrtStatus* check_declared_elements(const OrtApi* api, const OrtKernelInfo* info, const char* op_type,
+                                   const char* const* names, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    OrtTypeInfo* type = nullptr;
+    LIT_RETURN_IF_ERROR(api->KernelInfo_GetInputTypeInfo(info, i, &type));
+    const OrtTensorTypeAndShapeInfo* declared = nullptr;  // belongs to `type`
+    OrtStatus* status = api->CastTypeInfoToTensorInfo(type, &declared);
+    Dims dims;
+    if (status == nullptr && declared != nullptr) status = read_dims(api, declared, dims);
+    if (status == nullptr) status = check_elements(api, op_type, names[i], dims);
+    api->ReleaseTypeInfo(type);
+    LIT_RETURN_IF_ERROR(status);
+  }
+  return nullptr;
+}
+
 OrtStatus* read_input(const OrtApi* api, const OrtKernelContext* context, size_t index, const void*& data, Dims& dims) {
   const OrtValue* value = nullptr;
   LIT_RETURN_IF_ERROR(api->KernelContext_GetInput(context, index, &value));
@@ -119,18 +142,20 @@ OutputDim output_dim(int64_t size, const char* name, int64_t multiply, int64_t d
   return dim;
 }
 
-OrtStatus* set_output(const OrtApi* api, OrtShapeInferContext* context, ONNXTensorElementDataType type,
-                      const OutputDim* dims, size_t rank) {
-  int64_t sizes[Dims::kMaxRank];
+OrtStatus* set_output(const OrtApi* api, OrtShapeInferContext* context, const char* op_type,
+                      ONNXTensorElementDataType type, const OutputDim* dims, size_t rank) {
+  Dims output;
+  output.rank = rank;
   const char* names[Dims::kMaxRank];
   for (size_t i = 0; i < rank; ++i) {
-    sizes[i] = dims[i].size;
+    output.size[i] = dims[i].size;
     names[i] = dims[i].name;
   }
+  LIT_RETURN_IF_ERROR(check_elements(api, op_type, "the output", output));
   OrtTensorTypeAndShapeInfo* info = nullptr;
   LIT_RETURN_IF_ERROR(api->CreateTensorTypeAndShapeInfo(&info));
   OrtStatus* status = api->SetTensorElementType(info, type);  // left out, the output would become float32
-  if (status == nullptr) status = api->SetDimensions(info, sizes, rank);
+  if (status == nullptr) status = api->SetDimensions(info, output.size, rank);
   if (status == nullptr) status = api->SetSymbolicDimensions(info, names, rank);
   if (status == nullptr) status = api->ShapeInferContext_SetOutputTypeShape(context, 0, info);
   api->ReleaseTensorTypeAndShapeInfo(info);

@@ -48,6 +48,15 @@ OrtStatus* shape_error(const OrtApi* api, const char* op_type, const char* input
 // Refuses a node whose plugin_version attribute, which is there for TensorRT, is not ours; one without it is accepted.
 OrtStatus* check_plugin_version(const OrtApi* api, const OrtKernelInfo* info, const char* op_type);
 
+// Refuses a tensor, known by `dims` as far as that goes, with more elements than kMaxElements: to be asked before
+// anything is calculated with its sizes.
+OrtStatus* check_elements(const OrtApi* api, const char* op_type, const char* name, const Dims& dims);
+
+// The same of what a graph declares for the `count` inputs of a node, while its kernel is made. ONNX Runtime opens a
+// model whose shape inference fails; one whose kernel cannot be made it refuses.
+OrtStatus* check_declared_elements(const OrtApi* api, const OrtKernelInfo* info, const char* op_type,
+                                   const char* const* names, size_t count);
+
 // Reads one input of a call: where its elements are, and its dimensions.
 OrtStatus* read_input(const OrtApi* api, const OrtKernelContext* context, size_t index, const void*& data, Dims& dims);
 
@@ -59,12 +68,12 @@ struct OutputDim {
 };
 
 // One output dimension from the input dimension (size, name): scaled by multiply / divide, rounded down. An unknown one
-// without a name gets one of its own.
+// without a name gets one of its own. `size` is one that check_elements() has seen.
 OutputDim output_dim(int64_t size, const char* name, int64_t multiply = 1, int64_t divide = 1);
 
-// Sets type and shape of the only output; rank is at most Dims::kMaxRank.
-OrtStatus* set_output(const OrtApi* api, OrtShapeInferContext* context, ONNXTensorElementDataType type,
-                      const OutputDim* dims, size_t rank);
+// Sets type and shape of the only output; rank is at most Dims::kMaxRank. Refuses more than kMaxElements elements.
+OrtStatus* set_output(const OrtApi* api, OrtShapeInferContext* context, const char* op_type,
+                      ONNXTensorElementDataType type, const OutputDim* dims, size_t rank);
 
 // The callbacks are plain functions, so what they answer is part of the function.
 template <ONNXTensorElementDataType Type>

@@ -10,6 +10,7 @@ namespace {
 
 constexpr const char* kAttentionOpType = "RelativePositionAttention";
 constexpr const char* kQkvShape = "[batch, tokens, 3 * channels]";
+constexpr const char* kInputNames[] = {"qkv", "table"};
 constexpr size_t kTextSize = 256;
 
 // The state of one node.
@@ -33,6 +34,8 @@ struct AttentionCall {
 OrtStatus* read_shape(const AttentionKernel& node, const Dims& qkv, const Dims& table, AttentionShape& shape) {
   const OrtApi* api = node.api;
   char expected[kTextSize];
+  LIT_RETURN_IF_ERROR(check_elements(api, kAttentionOpType, "qkv", qkv));
+  LIT_RETURN_IF_ERROR(check_elements(api, kAttentionOpType, "table", table));
   if (qkv.rank != 3) return shape_error(api, kAttentionOpType, "qkv", qkv, kQkvShape);
   const int64_t heads = node.heads, tokens = qkv.size[1], width = qkv.size[2];
   if (width < 1 || width % 3 != 0 || width / 3 % heads != 0) {
@@ -93,6 +96,7 @@ OrtStatus* ORT_API_CALL compute(void* kernel, OrtKernelContext* context) {
 
 OrtStatus* ORT_API_CALL create_kernel(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
   *kernel = nullptr;
+  LIT_RETURN_IF_ERROR(check_declared_elements(api, info, kAttentionOpType, kInputNames, 2));
   AttentionKernel node{api, 0, 0.0f};
   LIT_RETURN_IF_ERROR(api->KernelInfoGetAttribute_int64(info, "num_heads", &node.heads));
   LIT_RETURN_IF_ERROR(api->KernelInfoGetAttribute_float(info, "scale", &node.scale));
@@ -122,7 +126,7 @@ OrtStatus* ORT_API_CALL infer_output_shape(const OrtCustomOp* custom_op, OrtShap
   LIT_RETURN_IF_ERROR(api->GetSymbolicDimensions(info, names, 3));
   const OutputDim out[3] = {output_dim(qkv.size[0], names[0]), output_dim(qkv.size[1], names[1]),
                             output_dim(qkv.size[2], names[2], 1, 3)};
-  return set_output(api, context, type, out, 3);
+  return set_output(api, context, kAttentionOpType, type, out, 3);
 }
 
 // The table is float32 whatever the type of qkv is.

@@ -91,6 +91,7 @@ class DeformableTokenMerging : public ov::op::Op {
   // Checks the three shapes; what is not known passes.
   static ov::PartialShape output_shape(const ov::PartialShape& x, const ov::PartialShape& offset_weight,
                                        const ov::PartialShape& offset_bias) {
+    check_elements(kType, "x", x);
     if (!x.rank().compatible(4)) shape_error(kType, "x", x, "[batch, height, width, channels]");
     const ov::PartialShape map = x.rank().is_static() ? x : ov::PartialShape::dynamic(4);
     const auto below = [](const ov::Dimension& dim, int64_t least) {
@@ -108,7 +109,9 @@ class DeformableTokenMerging : public ov::op::Op {
     }
     if (!offset_bias.compatible({8})) shape_error(kType, "offset_bias", offset_bias, "[8]");
     const ov::Dimension width = !known && offset_weight.rank().is_static() ? offset_weight[1] : columns;
-    return {map[0], divided(map[1], 2), divided(map[2], 2), width};
+    const ov::PartialShape y{map[0], divided(map[1], 2), divided(map[2], 2), width};
+    check_elements(kType, "the output", y);
+    return y;
   }
 };
 

@@ -28,7 +28,10 @@ class MultiLevelRoiAlign : public ov::op::Op {
   }
 
   void validate_and_infer_types() override {
-    if (output_size_ < 1) fail(kType, "output_size is " + std::to_string(output_size_) + ", expected at least 1");
+    if (output_size_ < 1 || output_size_ > kRoiMaxOutputSize) {
+      fail(kType, "output_size is " + std::to_string(output_size_) + ", expected 1 to " +
+                      std::to_string(kRoiMaxOutputSize));
+    }
     check_input_count(*this, kType, kInputCount);
     check_element_type(kType, kInputNames[0], get_input_element_type(0),
                        {ov::element::f32, ov::element::f16, ov::element::bf16});
@@ -90,6 +93,7 @@ class MultiLevelRoiAlign : public ov::op::Op {
 
   // Checks the five shapes; what is not known passes.
   ov::PartialShape output_shape(const std::vector<ov::PartialShape>& shapes) const {
+    for (size_t i = 0; i < kInputCount; ++i) check_elements(kType, kInputNames[i], shapes[i]);
     if (!shapes[0].compatible({-1, 4})) shape_error(kType, kInputNames[0], shapes[0], "[regions, 4]");
     const bool known = shapes[1].rank().is_static() && shapes[1].size() == 4;
     const ov::Dimension channels = known ? shapes[1][1] : ov::Dimension::dynamic();
@@ -101,7 +105,9 @@ class MultiLevelRoiAlign : public ov::op::Op {
       }
     }
     const ov::Dimension regions = shapes[0].rank().is_static() ? shapes[0][0] : ov::Dimension::dynamic();
-    return {regions, channels, output_size_, output_size_};
+    const ov::PartialShape y{regions, channels, output_size_, output_size_};
+    check_elements(kType, "the output", y);
+    return y;
   }
 
   int64_t output_size_ = 1;

@@ -75,8 +75,8 @@ class Nms : public ov::op::Op {
     std::ostringstream problem;
     if (!(options_.iou_threshold >= 0.0f && options_.iou_threshold <= 1.0f)) {
       problem << "iou_threshold is " << options_.iou_threshold << ", expected 0 to 1";
-    } else if (options_.max_output < 1) {
-      problem << "max_output is " << options_.max_output << ", expected at least 1";
+    } else if (options_.max_output < 1 || options_.max_output > kNmsMaxBoxes) {
+      problem << "max_output is " << options_.max_output << ", expected 1 to " << kNmsMaxBoxes;
     }
     if (problem.tellp() > 0) fail(kType, problem.str());
   }
@@ -84,6 +84,7 @@ class Nms : public ov::op::Op {
   // What is not known passes.
   static void check_shapes(const ov::PartialShape& boxes, const ov::PartialShape& scores,
                            const ov::PartialShape& classes) {
+    check_elements(kType, "boxes", boxes);
     if (!boxes.compatible({-1, 4}) || (boxes.is_static() && boxes[0].get_length() > kNmsMaxBoxes)) {
       shape_error(kType, "boxes", boxes, "[boxes, 4]");
     }

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "half.h"
+#include "sizes.h"
 
 namespace lit_deploy::openvino {
 namespace {
@@ -81,6 +82,13 @@ void check_element_type(const char* type, const char* input, const ov::element::
     expected += ov::element::Type(one).get_type_name();
   }
   fail(type, std::string(input) + " has the element type " + received.get_type_name() + ", expected " + expected);
+}
+
+void check_elements(const char* type, const char* name, const ov::PartialShape& shape) {
+  if (shape.rank().is_dynamic()) return;
+  std::vector<int64_t> sizes;
+  for (const ov::Dimension& dim : shape) sizes.push_back(dim.is_static() ? dim.get_length() : -1);
+  if (!elements_fit(sizes.data(), sizes.size())) shape_error(type, name, shape, kElementsFit);
 }
 
 ov::Dimension divided(const ov::Dimension& dim, int64_t divisor) {

@@ -55,6 +55,10 @@ void check_input_count(const ov::Node& node, const char* type, size_t count);
 void check_element_type(const char* type, const char* input, const ov::element::Type& received,
                         std::initializer_list<ov::element::Type_t> allowed);
 
+// Refuses a tensor, of which only sizes that are known count, with more elements than kMaxElements: to be asked before
+// anything is calculated with its sizes, as OpenVINO multiplies them without looking.
+void check_elements(const char* type, const char* name, const ov::PartialShape& shape);
+
 // `dim` over `divisor`, rounded down. (OpenVINO's own division rounds the lower end of a range up.)
 ov::Dimension divided(const ov::Dimension& dim, int64_t divisor);
 

@@ -43,6 +43,8 @@ class RelativePositionAttention : public ov::op::Op {
     }
     const ov::PartialShape& qkv = get_input_partial_shape(0);
     const ov::PartialShape table = biased ? get_input_partial_shape(1) : kNoTable;
+    check_elements(kType, "qkv", qkv);
+    check_elements(kType, "table", table);
     if (qkv.is_static() && table.is_static()) call_shape(qkv, table);
     if (!qkv.rank().compatible(3)) shape_error(kType, "qkv", qkv, kQkvShape);
     const ov::PartialShape tokens = qkv.rank().is_static() ? qkv : ov::PartialShape::dynamic(3);
@@ -110,6 +112,8 @@ class RelativePositionAttention : public ov::op::Op {
 
   // Checks two known shapes and tells the sizes from them.
   AttentionShape call_shape(const ov::PartialShape& qkv, const ov::PartialShape& table) const {
+    check_elements(kType, "qkv", qkv);
+    check_elements(kType, "table", table);
     if (!qkv.rank().compatible(3)) shape_error(kType, "qkv", qkv, kQkvShape);
     check_width(qkv);
     const int64_t tokens = qkv[1].get_length();

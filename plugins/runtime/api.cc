@@ -9,6 +9,7 @@
 #include "backend.h"
 #include "contract.h"
 #include "error.h"
+#include "last_error.h"
 #include "lit_runtime.h"
 #include "model.h"
 #include "preprocess.h"
@@ -24,14 +25,8 @@ static_assert(LIT_ABI_VERSION == lit_deploy::contract::kAbiVersion, "lit_deploy/
 
 namespace {
 
-thread_local std::string last_error;
-
 lit_status fail(lit_status status, const char* sentence) noexcept {
-  try {
-    last_error = sentence;
-  } catch (...) {
-    last_error.clear();  // no memory even for the sentence
-  }
+  lit_deploy::runtime::keep_last_error(sentence);
   return status;
 }
 
@@ -128,7 +123,7 @@ const char* lit_status_name(lit_status status) {
   return "LIT_UNKNOWN_STATUS";
 }
 
-const char* lit_last_error(void) { return last_error.c_str(); }
+const char* lit_last_error(void) { return lit_deploy::runtime::last_error(); }
 
 lit_status lit_options_init(lit_options* options, size_t struct_size) {
   return guarded([&] {
@@ -161,6 +156,13 @@ const char* lit_model_label(const lit_model* model, int64_t class_index) {
   if (model == nullptr) return nullptr;
   const Manifest& manifest = model->network->manifest;
   return class_index < 0 || class_index >= manifest.classes() ? nullptr : manifest.labels[class_index].c_str();
+}
+
+lit_status lit_check_size(const lit_input_spec* spec, int32_t width, int32_t height) {
+  return guarded([&] {
+    require(spec != nullptr, "the input spec is NULL");
+    lit_deploy::runtime::check_size(*spec, width, height);
+  });
 }
 
 lit_status lit_preprocess(const lit_input_spec* spec, const lit_image* image, uint8_t* pixels) {

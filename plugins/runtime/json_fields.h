@@ -5,37 +5,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "json_document.h"
+
 namespace lit_deploy::runtime {
-
-using Json = nlohmann::json;
-
-inline constexpr uint64_t kMostJsonBytes = 4ull << 20;  // a manifest of 21,000 classes has one MiB
-inline constexpr int kMostNesting = 32;                 // values are copied and written recursively, on short stacks
-
-// What is wrong, as part of a sentence; the reader of a file says which file.
-struct Damaged {
-  std::string what;
-};
-
-// The document; throws Damaged.
-inline Json parsed(const std::string& text) {
-  if (text.size() > kMostJsonBytes) throw Damaged{"it has more than " + std::to_string(kMostJsonBytes) + " bytes"};
-  bool deep = false;
-  Json document = Json::parse(
-      text,
-      [&](int depth, Json::parse_event_t, Json&) {
-        deep = deep || depth > kMostNesting;
-        return !deep;
-      },
-      /*allow_exceptions=*/false);
-  if (deep || document.is_discarded()) throw Damaged{"it is no JSON of ours"};
-  return document;
-}
 
 // The members of an object, each of the type that it must have; throws Damaged.
 class Fields {

@@ -99,6 +99,19 @@ std::string parse_base(const Fields& quantization) {
   return parse_precision(quantization, "base");
 }
 
+// The rule of lit_deploy/images/labels.py: one line that is not blank, without controls, separators of lines and what
+// turns the direction of text. `text` is UTF-8, which the parser has seen to.
+bool is_label(const std::string& text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto at = [&](size_t offset) { return static_cast<unsigned char>(text.c_str()[i + offset]); };
+    if (at(0) < 0x20 || at(0) == 0x7f || (at(0) == 0xc2 && at(1) < 0xa0)) return false;
+    if (at(0) != 0xe2) continue;
+    if (at(1) == 0x80 && at(2) >= 0xa8 && at(2) <= 0xae) return false;  // U+2028 to U+202e
+    if (at(1) == 0x81 && at(2) >= 0xa6 && at(2) <= 0xa9) return false;  // U+2066 to U+2069
+  }
+  return text.find_first_not_of(' ') != text.npos;
+}
+
 Manifest parse(const Json& document, const std::string& path) {
   const Fields fields(document, "");
   const int64_t format = fields.integer("format", 0, kAny);
@@ -129,7 +142,10 @@ Manifest parse(const Json& document, const std::string& path) {
   }
   manifest.batch = fields.optional_integer("batch", 1, contract::kMaxBatch).value_or(0);
   manifest.portable = fields.flag("portable");
-  for (const Json& label : fields.list("labels")) manifest.labels.push_back(Fields::text(label, "a label"));
+  for (const Json& label : fields.list("labels")) {
+    manifest.labels.push_back(Fields::text(label, "a label"));
+    if (!is_label(manifest.labels.back())) throw Damaged{"a label is blank or has control characters"};
+  }
   const int64_t classes =
       model.has("num_classes") ? model.integer("num_classes", 1, kAny) : contract::kDefaultClasses;
   if (classes != manifest.classes()) throw Damaged{"it has another number of labels than of classes"};
@@ -182,7 +198,8 @@ void check_format(const std::string& what, int64_t format, const char* remedy) {
 
 Manifest parse_manifest(const std::string& json, const std::string& path) {
   try {
-    Manifest manifest = parse(parsed(json), path);
+    Document document(json);
+    Manifest manifest = parse(document.root(), path);
     manifest.json = json;
     return manifest;
   } catch (const Damaged& damaged) {

@@ -1,7 +1,9 @@
 #include "onnxruntime_api.h"
 
+#include <cstdlib>
 #include <list>
 #include <mutex>
+#include <new>
 
 #include "shared_library.h"
 
@@ -10,6 +12,14 @@ namespace {
 
 constexpr const char* kRemedy =
     "install ONNX Runtime 1.18 or newer and name the file in LIT_DEPLOY_ONNXRUNTIME or lit_options.backend_library";
+
+// Releases from 1.31 on write an identifier of this machine and a database of events into the user's cache as soon as
+// an environment is made, and send them; the variable alone prevents it, the API comes too late. It is set once, and
+// found from then on: no other thread may use the process's variables meanwhile, which lit_runtime.h says.
+void disable_telemetry() {
+  constexpr const char* kVariable = "ORT_DISABLE_TELEMETRY";
+  if (std::getenv(kVariable) == nullptr && setenv(kVariable, "1", /*overwrite=*/0) != 0) throw std::bad_alloc();
+}
 
 }  // namespace
 
@@ -31,6 +41,7 @@ const OnnxRuntime& load_onnxruntime(const std::string& named) {
   const std::lock_guard<std::mutex> lock(mutex);
   const Wanted wanted{
       "ONNX Runtime", {"libonnxruntime.so.1", "libonnxruntime.so"}, "LIT_DEPLOY_ONNXRUNTIME", named, true};
+  disable_telemetry();
   const SharedLibrary library = load_library(wanted, kRemedy);
   for (const auto& [handle, runtime] : known) {
     if (handle == library.handle) return runtime;

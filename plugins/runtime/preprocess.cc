@@ -44,14 +44,6 @@ void check_spec(const lit_input_spec& spec) {
 // Checks the picture; returns its stride with the default filled in.
 std::ptrdiff_t checked_stride(const lit_image& image) {
   if (image.pixels == nullptr) refuse("the picture's pixels are NULL; pass the address of its first row");
-  if (image.width < 1 || image.height < 1) {
-    refuse("the picture has " + size_text(image.width, image.height) +
-           " pixels where at least 1 x 1 is expected; pass its width and height");
-  }
-  if (int64_t{image.width} * image.height > kMaxPixels) {
-    refuse("the picture has " + size_text(image.width, image.height) + " pixels where at most " +
-           std::to_string(kMaxPixels) + " are accepted; scale it down");
-  }
   const std::ptrdiff_t row_bytes = std::ptrdiff_t{3} * image.width;
   if (image.row_stride == 0) return row_bytes;
   if (image.row_stride > -row_bytes && image.row_stride < row_bytes) {
@@ -73,18 +65,38 @@ struct Size {
 
 // The size before the crop: the picture by the smallest factor that makes the shorter side `resize` and covers the
 // crop, rounded down. The factor is a fraction, because floating point would now and then lose the last row or column.
-Size resized_size(const lit_input_spec& spec, const lit_image& image) {
+Size resized_size(const lit_input_spec& spec, Size picture) {
   int64_t numerator = spec.resize;
-  int64_t denominator = std::min(image.width, image.height);
+  int64_t denominator = std::min(picture.width, picture.height);
   const auto at_least = [&](int64_t wanted, int64_t side) {  // no overflow: sides are below 2^28, `wanted` below 2^19
     if (wanted * denominator > numerator * side) {
       numerator = wanted;
       denominator = side;
     }
   };
-  at_least(spec.height, image.height);
-  at_least(spec.width, image.width);
-  return {image.width * numerator / denominator, image.height * numerator / denominator};
+  at_least(spec.height, picture.height);
+  at_least(spec.width, picture.width);
+  return {picture.width * numerator / denominator, picture.height * numerator / denominator};
+}
+
+// Checks spec and picture; returns the size before the crop.
+Size checked_size(const lit_input_spec& spec, Size picture) {
+  check_spec(spec);
+  if (picture.width < 1 || picture.height < 1) {
+    refuse("the picture has " + size_text(picture.width, picture.height) +
+           " pixels where at least 1 x 1 is expected; pass its width and height");
+  }
+  if (picture.width * picture.height > kMaxPixels) {
+    refuse("the picture has " + size_text(picture.width, picture.height) + " pixels where at most " +
+           std::to_string(kMaxPixels) + " are accepted; scale it down");
+  }
+  const Size resized = resized_size(spec, picture);
+  if (resized.width > kMaxPixels || resized.height > kMaxPixels || resized.width * resized.height > kMaxPixels) {
+    refuse("a picture of " + size_text(picture.width, picture.height) + " pixels is too narrow: resized to " +
+           size_text(resized.width, resized.height) + " it would exceed " + std::to_string(kMaxPixels) +
+           " pixels; crop it first");
+  }
+  return resized;
 }
 
 // Where the crop starts: half of what is left over, halves to the even neighbour as Python's round().
@@ -96,15 +108,12 @@ int crop_offset(int64_t size, int32_t crop) {
 
 }  // namespace
 
+void check_size(const lit_input_spec& spec, int32_t width, int32_t height) { checked_size(spec, {width, height}); }
+
 void preprocess(const lit_input_spec& spec, const lit_image& image, uint8_t* pixels) {
-  check_spec(spec);
+  const auto [width, height] = checked_size(spec, {image.width, image.height});
   const Filter filter = filter_of(spec);
   const std::ptrdiff_t row_stride = checked_stride(image);
-  const auto [width, height] = resized_size(spec, image);
-  if (width > kMaxPixels || height > kMaxPixels || width * height > kMaxPixels) {
-    refuse("a picture of " + size_text(image.width, image.height) + " pixels is too narrow: resized to " +
-           size_text(width, height) + " it would exceed " + std::to_string(kMaxPixels) + " pixels; crop it first");
-  }
   const Axis x{image.width, static_cast<int>(width), crop_offset(width, spec.width), spec.width};
   const Axis y{image.height, static_cast<int>(height), crop_offset(height, spec.height), spec.height};
   resample(filter, image.pixels, row_stride, x, y, pixels);

@@ -9,6 +9,8 @@
 
 namespace lit_deploy::runtime {
 
+// lit_check_size(), with exceptions (Error).
+void check_size(const lit_input_spec& spec, int32_t width, int32_t height);
 
 // lit_preprocess(), with exceptions (Error, std::bad_alloc). Pointers are not NULL; everything else is checked here.
 void preprocess(const lit_input_spec& spec, const lit_image& image, uint8_t* pixels);

@@ -1,6 +1,7 @@
 #include "shared_library.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <sys/stat.h>
 
 #include <climits>
@@ -12,8 +13,13 @@
 namespace lit_deploy::runtime {
 namespace {
 
-// A name without a slash would be looked for on the linker's path instead of in the current folder.
-std::string as_path(const std::string& named) { return named.find('/') == std::string::npos ? "./" + named : named; }
+// Where the file of a candidate is, "" for nowhere. A bare name is the linker's to find, which has to load it for that.
+std::string located(const std::string& candidate) {
+  if (candidate.find('/') != std::string::npos) return is_file(candidate) ? candidate : "";
+  void* const handle = dlopen(candidate.c_str(), RTLD_LAZY | RTLD_LOCAL);
+  const link_map* loaded = nullptr;
+  return handle != nullptr && dlinfo(handle, RTLD_DI_LINKMAP, &loaded) == 0 ? loaded->l_name : "";
+}
 
 std::string variable_value(const Wanted& wanted) {
   // secure_: an environment must not bring code into a program that has more rights than who started it.
@@ -53,8 +59,8 @@ const std::string& own_folder() {
 }
 
 std::vector<std::string> candidates(const Wanted& wanted) {
-  if (!wanted.named.empty()) return {as_path(wanted.named)};
-  if (const std::string value = variable_value(wanted); !value.empty()) return {as_path(value)};
+  if (!wanted.named.empty()) return {wanted.named};
+  if (const std::string value = variable_value(wanted); !value.empty()) return {value};
   std::vector<std::string> paths;
   if (!own_folder().empty()) {
     for (const std::string& name : wanted.names) paths.push_back(own_folder() + "/" + name);
@@ -81,7 +87,7 @@ SharedLibrary load_library(const Wanted& wanted, const std::string& remedy) {
 std::string find_library(const Wanted& wanted, const std::string& remedy) {
   const std::vector<std::string> paths = candidates(wanted);
   for (const std::string& path : paths) {
-    if (is_file(path)) return path;
+    if (const std::string file = located(path); !file.empty()) return file;
   }
   if (!is_named(wanted)) return "";
   throw Error(LIT_LIBRARY_NOT_FOUND, wanted.title + " was not found (searched " + joined(paths, ", ") + "); " + remedy);

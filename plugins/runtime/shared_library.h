@@ -23,7 +23,8 @@ bool is_file(const std::string& path);
 const std::string& own_folder();
 
 // Where `wanted` is looked for, in order: what was named alone if it was, else what the variable names alone if it is
-// set, else the names in own_folder(), then, with `on_linker_path`, the bare names.
+// set, else the names in own_folder(), then, with `on_linker_path`, the bare names. What has a slash is a path; what
+// has none goes to the dynamic linker, so that nothing is loaded from the current folder unless a path leads there.
 std::vector<std::string> candidates(const Wanted& wanted);
 
 struct SharedLibrary {
@@ -38,7 +39,7 @@ struct SharedLibrary {
 // `remedy` ends the sentence.
 SharedLibrary load_library(const Wanted& wanted, const std::string& remedy);
 
-// The path of the first candidate that is a file; for libraries that somebody else loads. Nobody named one: "" where
+// The path of the first candidate that is there; for libraries that somebody else loads. Nobody named one: "" where
 // there is none. Somebody did, and it is missing: throws LIT_LIBRARY_NOT_FOUND; `remedy` ends the sentence.
 std::string find_library(const Wanted& wanted, const std::string& remedy);
 

@@ -75,7 +75,7 @@ void check_remarks(const Fields& fields) {
   }
 }
 
-Sidecar parse(const Json& document, const std::string& path) {
+Sidecar parse(Json& document, const std::string& path) {
   const Fields fields(document, "");
   const int64_t format = fields.integer("format", 0, INT64_MAX);
   check_format(path, format, "use a newer library, or build the engine again");
@@ -100,8 +100,8 @@ Sidecar parse(const Json& document, const std::string& path) {
                                   plugin.text("sha256"), plugin.flag("embedded")};
   }
   // Alone among the objects, an .onnx file's manifest says its format itself.
-  Json manifest = fields.at("manifest");
-  if (!manifest.is_object()) throw Damaged{"manifest is no object"};
+  if (!fields.at("manifest").is_object()) throw Damaged{"manifest is no object"};
+  Json& manifest = document["manifest"];
   manifest["format"] = format;
   sidecar.manifest = parse_manifest(manifest.dump(), path);
   if (sidecar.profiles.empty() && sidecar.manifest.batch == 0) throw Damaged{"neither profiles nor a fixed batch"};
@@ -144,7 +144,8 @@ Sidecar read_sidecar(const std::string& engine) {
                                     "lit-deploy export --format trt");
   }
   try {
-    return parse(parsed(text), path);
+    Document document(text);
+    return parse(document.root(), path);
   } catch (const Damaged& damage) {
     throw damaged(damage.what);
   } catch (const Json::exception& error) {

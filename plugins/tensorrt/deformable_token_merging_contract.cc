@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "diagnostics.h"
+#include "sizes.h"
 
 namespace lit_deploy::trt {
 namespace {
@@ -55,6 +56,7 @@ Text text_of(const Dims& dims) {
   return text;
 }
 
+// Of sizes that check_sizes() has seen.
 int64_t times(int64_t size, int64_t factor) { return size < 0 ? kUnknown : size * factor; }
 int64_t half_of(int64_t size) { return size < 0 ? kUnknown : size / 2; }
 
@@ -114,6 +116,11 @@ bool check_counts(int32_t inputs, int32_t outputs) noexcept {
 
 bool check_sizes(const Dims& x, const Dims& offset_weight, const Dims& offset_bias) noexcept {
   if (!fits("x", x, Dims{4, {kUnknown, kUnknown, kUnknown, kUnknown}})) return false;
+  if (!elements_fit(x.d, 4)) {
+    complain("DeformableTokenMerging: x has the shape %s, expected %s; use a smaller image or batch",
+             text_of(x).characters, kElementsFit);
+    return false;
+  }
   const int64_t height = x.d[1], width = x.d[2], channels = x.d[3];
   if ((height >= 0 && height < 2) || (width >= 0 && width < 2) || channels == 0) {
     complain("DeformableTokenMerging: x has the shape %s, expected [B, H, W, C] with H and W at least 2 and C at least "

@@ -2,6 +2,7 @@
 //
 //   threads MODEL           eight threads open, run, misuse and close, on a model they share and on models of their own
 //   cycles MODEL COUNT      open, run, close, again and again; prints the heap's bytes after a tenth and at the end
+//   refused MODEL           prints the sentence with which a model is refused
 // Planted faults, which show that a sanitizer watches the library and not this program alone:
 //   leak MODEL              a context that nobody destroys
 //   overflow MODEL          a result that is one byte too small for lit_preprocess()
@@ -180,6 +181,13 @@ void cycle(const char* path, long count) {
   std::printf("heap %zu %zu\n", early, heap());
 }
 
+void print_refusal(const char* path) {
+  const lit_options settings = options();
+  lit_model* model = nullptr;
+  expect_status(lit_model_open(path, &settings, &model), LIT_BAD_MODEL, "lit_model_open");
+  std::printf("%s\n", lit_last_error());
+}
+
 void overflow(const char* path) {
   lit_model* model = open_model(path);
   const lit_input_spec& spec = lit_model_get_info(model)->input;
@@ -216,6 +224,8 @@ int main(int argc, char** argv) {
     use_in_threads(argv[2]);
   } else if (command == "cycles" && argc > 3) {
     cycle(argv[2], std::atol(argv[3]));
+  } else if (command == "refused") {
+    print_refusal(argv[2]);
   } else if (command == "leak") {
     lit_model* model = open_model(argv[2]);
     create_context(model);

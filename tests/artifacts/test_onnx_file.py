@@ -21,11 +21,12 @@ from lit_deploy.artifacts.onnx_file import manifest_of, metadata_of, read_manife
 from lit_deploy.core.errors import ArtifactError, UsageError
 from lit_deploy.core.files import atomic_path, check_target, sha256_of
 from lit_deploy.core.specs import InputSpec, ModelSpec
+from lit_deploy.images.labels import LABEL_PATTERN
 from lit_deploy.workflows.inspect import inspect_file
 
 MODEL = ModelSpec("custom", "lit", (8, 16, 32, 32), (1, 1, 2, 1), (2, 4), (2, 2, 2, 2), (80, 48), 3)
 MANIFEST = Manifest(
-    MODEL, InputSpec("uint8", 80, 48, 55, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)), "top5", ("a", "Ä\n", ""), "fp16", 4, True,
+    MODEL, InputSpec("uint8", 80, 48, 55, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)), "top5", ("a", "Ä", "猫"), "fp16", 4, True,
     ("patch_embed", "norm"), "x.pth", "00ff", 1, {"torch": "2"}, "2026-01-01T00:00:00+00:00", {"cosine": 1.0},
 )  # fmt: skip
 
@@ -47,7 +48,9 @@ def test_manifest_round_trip() -> None:
 
 
 @settings(deadline=None)
-@given(labels=st.lists(st.text(max_size=20), min_size=1, max_size=5), source=st.text(max_size=30))
+@given(
+    labels=st.lists(st.from_regex(LABEL_PATTERN, fullmatch=True), min_size=1, max_size=5), source=st.text(max_size=30)
+)
 def test_manifest_keeps_any_text(labels: list[str], source: str) -> None:
     model = replace(MANIFEST.model, num_classes=len(labels))
     manifest = replace(MANIFEST, model=model, labels=tuple(labels), source=source)
@@ -216,15 +219,18 @@ def test_check_target_leaves_nothing(tmp_path: Path) -> None:
             check_target(final)
 
 
-def test_atomic_path_by_another_temporary_name(tmp_path: Path) -> None:
-    """The sidecar of an engine with a temporary name is named after that name."""
-    with atomic_path(tmp_path / "a.engine.json", part=tmp_path / ".part.json") as part:
-        assert part == tmp_path / ".part.json"
-        assert os.listdir(tmp_path) == [".part.json"]
-    assert os.listdir(tmp_path) == ["a.engine.json"]
-    with pytest.raises(RuntimeError), atomic_path(tmp_path / "b.json", part=tmp_path / ".part.json"):
+def test_files_that_belong_together(tmp_path: Path) -> None:
+    """The sidecar of an engine with a temporary name is named after that name; both get their own, or neither."""
+
+    def sidecar(path: Path) -> Path:
+        return path.with_name(f"{path.name}.json")
+
+    with atomic_path(tmp_path / "a.engine", sidecar) as part:
+        assert sorted(os.listdir(tmp_path)) == [part.name, f"{part.name}.json"]
+    assert sorted(os.listdir(tmp_path)) == ["a.engine", "a.engine.json"]
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "b.engine", sidecar):
         raise RuntimeError
-    assert os.listdir(tmp_path) == ["a.engine.json"]
+    assert sorted(os.listdir(tmp_path)) == ["a.engine", "a.engine.json"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import shutil
@@ -338,17 +339,48 @@ def test_manifest_is_read_without_a_session(checkpoint_file: CheckpointFile) -> 
     assert read_manifest(export_of(checkpoint_file("tiny"))).model == TINY
 
 
-def test_session_that_is_not_open(checkpoint_file: CheckpointFile) -> None:
-    """Before it is entered and after it is left: a sentence, not an AttributeError."""
-    for source in (checkpoint_file("tiny"), export_of(checkpoint_file("tiny"))):
+FIRST_USES: tuple[Callable[[Session], object], ...] = (
+    lambda session: session.description,
+    lambda session: session.manifest,
+    lambda session: session.inputs,
+    lambda session: session.outputs,
+    lambda session: session.run({"images": IMAGES}),
+)
+
+
+@pytest.mark.parametrize("end", ["close", "with", "last reference"])
+@pytest.mark.parametrize("kind", ["checkpoint", "file"])
+def test_a_notebook_needs_no_with(
+    kind: str, end: str, checkpoint_file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaded at the first use, whatever that is; let go of once, and not used after that."""
+    source = checkpoint_file("tiny") if kind == "checkpoint" else export_of(checkpoint_file("tiny"))
+    back_end: Any = type(open_session(source))
+    close, closed = back_end._close, []
+    monkeypatch.setattr(back_end, "_close", lambda session: (closed.append(1), close(session)))
+    for count, use in enumerate(FIRST_USES, 1):
         session = open_session(source)
-        for use in (lambda s: s.manifest, lambda s: s.inputs, lambda s: s.outputs, lambda s: s.run({})):
-            with pytest.raises(UsageError, match="not open"):
-                use(session)
-        with session:
-            assert session.inputs
-        with pytest.raises(UsageError, match="not open"):
-            session.run({"images": IMAGES})
+        assert use(session)
+        if end == "last reference":
+            del session
+            gc.collect()
+        else:
+            if end == "with":
+                with session:
+                    assert session.inputs
+            session.close()
+            session.close()
+            with pytest.raises(UsageError, match="not open any more"):
+                session.run({"images": IMAGES})
+        assert len(closed) == count
+
+
+def test_a_session_that_cannot_be_opened_says_so_at_every_use(tmp_path: Path) -> None:
+    session = open_session(tmp_path / "absent.onnx")
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match="is not a file"):
+            _ = session.inputs
+    session.close()
 
 
 def test_bytes_in_the_other_order_are_refused(checkpoint_file: CheckpointFile) -> None:

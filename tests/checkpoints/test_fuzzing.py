@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import io
+import itertools
+import pickletools
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from support.checkpoints import changed, tensors, write
+from support.checkpoints import changed, peak_memory, tensors, write
 from support.golden import TINY, TINY_TI
 
 from lit_deploy.checkpoints.load import load_checkpoint
@@ -22,20 +23,6 @@ from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
 from lit_deploy.core.errors import CheckpointError
 from lit_deploy.core.specs import ModelSpec
 from lit_deploy.models.keys import optional_key
-
-
-def peak_memory(path: Path) -> tuple[int, str]:
-    """Load in a fresh process; return by how many bytes its peak memory grew, and what was raised."""
-    code = (
-        "import resource, sys, torch; from lit_deploy.checkpoints.load import load_checkpoint;"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: load_checkpoint(sys.argv[1])\n"
-        "except Exception as error: print(type(error).__name__, error)\n"
-        "print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))"
-    )
-    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
-    sentence, peak = out.strip().rsplit("\n", 1)
-    return int(peak), sentence
 
 
 @pytest.mark.parametrize("kind", ["expanded", "expanded_legacy", "resized", "resized_legacy", "zip_bomb"])
@@ -57,7 +44,7 @@ def test_forged_sizes_use_no_memory(tmp_path: Path, kind: str) -> None:
                 bomb.writestr(member.filename, b"\0" * 2**28 if member.filename.endswith("/data/0") else data)
         path = tmp_path / "bomb.pth"
         assert path.stat().st_size < 2**20
-    peak, sentence = peak_memory(path)
+    peak, (sentence,) = peak_memory(path)
     assert sentence.startswith("CheckpointError"), sentence
     assert peak < 150e6
 
@@ -149,6 +136,70 @@ def test_pickle_noise(tmp_path: Path, whole: Path, data: st.DataObject) -> None:
                     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
             new.writestr(member.filename, bytes(content))
     loads_or_refuses(path, path.read_bytes())
+
+
+NAMES = (
+    b"builtins\neval",
+    b"collections\nOrderedDict",
+    b"torch\nFloatStorage",
+    b"argparse\nNamespace",
+    b"_codecs\nencode",
+)
+FURTHER = (
+    b"0",
+    b"1",
+    b"2",
+    b"(",
+    b"}",
+    b"]",
+    b")",
+    b"N",
+    b"K\x00",
+    b"h\x00",
+    b"R",
+    b"b",
+    b"\x81",
+    b"Q",
+    b"s",
+    b"a",
+    b"\x85",
+)
+
+
+@settings(fuzz, max_examples=200)
+@given(st.data())
+def test_pickle_opcodes(tmp_path: Path, whole: Path, data: st.DataObject) -> None:
+    """Whole opcodes dropped, doubled, moved, replaced and added: well-formed pickles that mean something else."""
+    path = tmp_path / "lit.pth"
+    with zipfile.ZipFile(whole / "zip") as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as new:
+        for member in old.infolist():
+            content = old.read(member)
+            if member.filename.endswith("/data.pkl"):
+                places = [place for _, _, place in pickletools.genops(io.BytesIO(content))] + [len(content)]
+                opcodes = [content[begin:end] for begin, end in itertools.pairwise(places)]
+                for _ in range(data.draw(st.integers(1, 4))):
+                    mutate(opcodes, data)
+                content = b"".join(opcodes)
+            new.writestr(member.filename, content)
+    loads_or_refuses(path, path.read_bytes())
+
+
+def mutate(opcodes: list[bytes], data: st.DataObject) -> None:
+    """One change; half of them near the begin or the end, where the structure is."""
+    length = len(opcodes)
+    near = st.one_of(st.integers(1, min(40, length - 1)), st.integers(max(1, length - 40), length - 1))
+    place = data.draw(st.one_of(near, st.integers(1, length - 1)))
+    kind = data.draw(st.sampled_from(("drop", "double", "move", "name", "add")))
+    if kind == "drop":
+        del opcodes[place]
+    elif kind == "double":
+        opcodes.insert(place, opcodes[place])
+    elif kind == "move":
+        opcodes.insert(data.draw(st.integers(1, length - 1)), opcodes.pop(place))
+    elif kind == "name":
+        opcodes[place] = b"c" + data.draw(st.sampled_from(NAMES)) + b"\n"
+    else:
+        opcodes.insert(place, data.draw(st.sampled_from(FURTHER)))
 
 
 @fuzz

@@ -56,7 +56,7 @@ def test_container_forms(tmp_path: Path, form: Form, prefix: str, legacy: bool) 
     words = {"bare": "bare state dict", "model": "'model'", "state_dict": "'state_dict' + meta"}
     words |= {"model+cfgnode": "'model' + CfgNode", "model+namespace": "'model' + Namespace"}
     assert checkpoint.container == ("legacy" if legacy else "zip") + ", " + words[form] + (
-        ", 'module.' prefix" if prefix else ""
+        ", prefix 'module.' dropped" if prefix else ""
     )
     assert checkpoint.classes == (tuple("abcdefg") if form == "state_dict" else None)
     epochs = {"bare": None, "state_dict": 12}

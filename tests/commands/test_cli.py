@@ -56,8 +56,19 @@ def test_version(run: Run) -> None:
     assert run("--version") == Outcome(0, f"lit-deploy {lit_deploy.__version__}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("lit-deploy ver", ["verify"]), ("lit-deploy export --precision ", ["fp32", "fp16", "bf16", "int8", "fp8"])],
+)
+def test_shells_complete(words: str, wanted: list[str], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_LIT_DEPLOY_COMPLETE", "complete_bash"), ("COMP_WORDS", words)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert run().out.split() == wanted
+
+
 def test_exit_codes_are_told(run: Run) -> None:
-    assert "0 done, 1 a gate failed (parity, accuracy, speed), 2 usage or environment" in " ".join(
+    assert "0 done, 1 a gate failed (parity, accuracy, speed) or images left out, 2 usage or environment" in " ".join(
         run("--help").out.split()
     )
 
@@ -134,6 +145,7 @@ def test_verify_exits_with_one_on_a_fault(run: Run, checkpoint_file: CheckpointF
     outcome = run("verify", path, "--ckpt", checkpoint, "--layers", "--json", "--plot", "layers.png")
     assert outcome.code == 1
     assert json.loads(outcome.out)["first_departure"] == "layers.1.downsample"
+    assert outcome.err == "wrote layers.png\n"
     assert Image.open("layers.png").width > 300
     done = in_process("verify", path, "--ckpt", checkpoint)
     assert done.returncode == 1, "and so does the process"
@@ -157,7 +169,7 @@ def test_predict_odd_images(run: Run, checkpoint_file: CheckpointFile, tmp_path:
     assert outcome.code == 0, outcome.err
     assert [Path(entry["image"]) for entry in json.loads(outcome.out)] == paths
     for broken in broken_images(tmp_path):
-        assert_one_sentence(run("predict", path, paths[0], broken), str(broken))
+        assert_one_sentence(run("predict", path, broken), str(broken))
 
 
 @needs_library

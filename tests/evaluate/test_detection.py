@@ -305,5 +305,5 @@ def test_interrupted_and_resumed(task: TaskName, fakes: Fakes, pictures: Path, t
     assert numbers(result) == numbers(whole)
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     write_annotations(truth, annotations=[])
-    with pytest.raises(UsageError, match="other images or classes"):
+    with pytest.raises(UsageError, match="other images"):
         evaluated(files[:1], pictures, files[1], annotations=truth, state=state)

@@ -29,6 +29,7 @@ from support.fake_dense import (
 
 from lit_deploy.core.errors import ArtifactError, GateFailed, ImageError, UsageError
 from lit_deploy.evaluate.result import check_gates
+from lit_deploy.report.charts import confusion_plot
 from lit_deploy.report.evaluate import evaluate_markdown
 
 pytestmark = pytest.mark.usefixtures("evaluate_cache")
@@ -47,12 +48,17 @@ def file_of(fakes: Fakes, name: str = "a.onnx", saying: Saying | None = None, **
     return fakes(name, dense_manifest("semantic_segmentation", **changes), saying or segmenter(1, 0.2))
 
 
-def by_hand(saying: Saying, indices: Any = EVERYTHING) -> tuple[list[float], list[float], float]:
-    """IoU and accuracy by class and pixel accuracy, of all pixels in one row, by scikit-learn's confusion matrix."""
+def confusion_by_hand(saying: Saying, indices: Any = EVERYTHING) -> Any:
+    """Pixels by true and predicted class, of all pixels in one row, by scikit-learn."""
     true = np.concatenate([true_map(i).reshape(-1) for i in indices])
     said = np.concatenate([saying(SIZES[i])["labels"].reshape(-1) for i in indices])
     counted = (true != 0) & (true != 255)
-    matrix = confusion_matrix([IDS.index(v) for v in true[counted]], said[counted], labels=range(3))
+    return confusion_matrix([IDS.index(v) for v in true[counted]], said[counted], labels=range(3))
+
+
+def by_hand(saying: Saying, indices: Any = EVERYTHING) -> tuple[list[float], list[float], float]:
+    """IoU and accuracy by class and pixel accuracy."""
+    matrix = confusion_by_hand(saying, indices)
     right = np.diag(matrix)
     iou = right / (matrix.sum(axis=0) + matrix.sum(axis=1) - right)
     return iou.tolist(), (right / matrix.sum(axis=1)).tolist(), right.sum() / matrix.sum()
@@ -80,6 +86,16 @@ def test_numbers(fakes: Fakes, pictures: Path, maps: Path) -> None:
     assert 0.1 < result.scores[1].mean_iou < result.scores[0].mean_iou < 0.95
     assert result.agreement[0][2] == result.agreement[2][0] == 1
     assert result.agreement[0][1] == result.agreement[1][0] < 1
+
+
+def test_confusions(fakes: Fakes, pictures: Path, maps: Path, tmp_path: Path) -> None:
+    result = evaluated([file_of(fakes)], pictures, labels_dir=maps)
+    found = np.zeros((3, 3), dtype=int)
+    for true, predicted, count in result.scores[0].confusion:
+        found[true, predicted] = count
+    assert found.tolist() == confusion_by_hand(segmenter(1, 0.2)).tolist()
+    confusion_plot(result, tmp_path / "c.svg")
+    assert (tmp_path / "c.svg").stat().st_size > 1000
 
 
 def test_the_rule_of_ade20k(fakes: Fakes, pictures: Path, tmp_path: Path) -> None:
@@ -117,6 +133,7 @@ def test_outputs_that_are_no_class_are_wrong(fakes: Fakes, pictures: Path, maps:
     total = sum(int(np.isin(true_map(i), IDS).sum()) for i in EVERYTHING)
     assert score.not_finite == 1
     assert score.pixel_accuracy == (total - lost) / total
+    assert sum(count for _, predicted, count in score.confusion if predicted == -1) == lost
     assert "a.onnx: the output is not finite for 1 images, which count as wrong" in evaluate_markdown(result)
 
 
@@ -208,7 +225,7 @@ def test_interrupted_and_resumed(fakes: Fakes, pictures: Path, maps: Path, tmp_p
     assert session.ran == [SIZES[4], *SIZES[4:]], "the first one twice, as it warms up"
     assert numbers(result) == numbers(whole)
     Image.fromarray(true_map(0)).save(maps / "0.png")
-    with pytest.raises(UsageError, match="other images or classes"):
+    with pytest.raises(UsageError, match="other images"):
         evaluated(files, pictures, labels_dir=maps, state=state)
 
 

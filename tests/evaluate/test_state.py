@@ -17,10 +17,10 @@ from support.command import Run
 from support.evaluation import COUNT, evaluated, killed_after, numbers, truth_of
 from support.exported import export_of
 
+from lit_deploy.core import journal
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.progress import Step
 from lit_deploy.evaluate import classification as evaluate
-from lit_deploy.evaluate import state as evaluate_state
 
 CheckpointFile = Callable[[str], Path]
 pytestmark = pytest.mark.usefixtures("evaluate_cache")
@@ -103,7 +103,7 @@ def test_states_that_are_refused(checkpoint_file: CheckpointFile, labelled_photo
     for damaged in (lines[0] + b"{}\n" + lines[2], lines[0] + lines[2], lines[0] + lines[1] + b"\0\n"):
         state.write_bytes(damaged)
         refused("is damaged; delete the file")
-    state.write_bytes(content.replace(b"evaluate 2", b"evaluate 3"))
+    state.write_bytes(content.replace(b"evaluate 3", b"evaluate 4"))
     refused("another version of lit-deploy")
     for foreign in (b"my notes", b"my notes\nall of them\n", b'{"a": 1}\n', content[5:]):
         state.write_bytes(foreign)
@@ -132,16 +132,16 @@ def test_a_disk_that_becomes_full(
     """Only a state that was asked for is worth ending for; the other one ends with a note, and leaves nothing."""
     files = [export_of(checkpoint_file("tiny"))]
     whole = evaluated(files, labelled_photos, batch=4)
-    write, sizes = evaluate_state._write, []
+    write, sizes = journal._write, []
 
-    def full(file: IO[bytes], path: Path, line: bytes) -> None:
+    def full(file: IO[bytes], path: Path, line: bytes, kind: journal.Kind) -> None:
         sizes.append(len(line))
         if len(sizes) == 3:  # half a line of the second batch
             file.write(line[: len(line) // 2])
             raise UsageError(f"cannot write the state file {path}: No space left on device")
-        write(file, path, line)
+        write(file, path, line, kind)
 
-    monkeypatch.setattr(evaluate_state, "_write", full)
+    monkeypatch.setattr(journal, "_write", full)
     result = evaluated(files, labelled_photos, batch=4)
     (note,) = result.notes
     assert re.fullmatch("a kill would have lost the later batches, as .*: No space left on device", note)

@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -20,13 +21,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from support.documentation import run_in_shell
 from support.exported import export_of
 from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, build, exchange, sanitized, wait_for
 from support.runtime_library import needs_runtime
+from support.runtime_models import micro
 from support.runtime_openvino import find_openvino_library, needs_openvino
-from support.service_pictures import BAD_REQUESTS, JPEG, PICTURES, PNG, big, slow
+from support.service_pictures import BAD_REQUESTS, BOMBS, JPEG, NARROW_PNG, PICTURES, PNG, big, slow
 
 from lit_deploy.machine.native import find_onnxruntime_library
 from lit_deploy.workflows.predict import predict_images
@@ -155,18 +158,34 @@ def test_bad_requests_are_refused_in_one_sentence(service: Service, case: str) -
     assert service.classify(JPEG).status == 200
 
 
+POST = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
 NO_REQUESTS: dict[str, tuple[int, bytes]] = {
     "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256))),
     "garbage": (400, b"GET /healthz HTTP/9.9 what\r\n\r\n"),
-    "negative length": (400, b"POST /v1/classify HTTP/1.1\r\nContent-Length: -5\r\n\r\n"),
-    "bad chunk": (400, b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"),
-    "long chunk header": (400, b"POST /v1/classify HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 500000),
-    "half a body": (400, b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\nends too early"),
-    "unknown coding": (400, b"POST /healthz HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n"),
-    "no UTF-8": (400, b"POST /v1/classify?top=\xff\xfe HTTP/1.1\r\nContent-Length: 1\r\n\r\nx"),
-    "body of an unknown path": (404, b"POST /nothing HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n"),
-    "huge length": (413, b"POST /v1/classify HTTP/1.1\r\nContent-Length: 99999999999999\r\n\r\n"),
-    "long header": (431, b"GET /healthz HTTP/1.1\r\nX-Long: " + b"x" * 40000),
+    "negative length": (400, POST + b"Content-Length: -5\r\n\r\n"),
+    "bad chunk": (400, POST + CHUNKED + b"\r\nxyz\r\n"),
+    "long chunk header": (400, POST + CHUNKED + b"\r\n1;" + b"x" * 500000),
+    "half a body": (400, POST + b"Content-Length: 5000\r\n\r\nends too early"),
+    "unknown coding": (400, POST + b"Transfer-Encoding: gzip\r\n\r\n" + HEALTH + b"\r\n"),
+    "two codings": (400, POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" + HEALTH + b"\r\n"),
+    "chunked twice": (400, POST + CHUNKED * 2 + b"\r\n0\r\n\r\n" + HEALTH + b"\r\n"),
+    "coding and length": (400, POST + CHUNKED + b"Content-Length: 5\r\n\r\n0\r\n\r\n" + HEALTH + b"\r\n"),
+    "length and coding": (400, POST + b"Content-Length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n" + HEALTH + b"\r\n"),
+    "two lengths": (400, POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n0\r\n\r\n" + HEALTH + b"\r\n"),
+    "no Host": (400, b"GET /healthz HTTP/1.1\r\n\r\n" + HEALTH + b"\r\n"),
+    "two Hosts": (400, HEALTH + b"Host: b\r\n\r\n" + HEALTH + b"\r\n"),
+    "no name of a Host": (400, b"GET /healthz HTTP/1.1\r\nHost: a/b\r\n\r\n"),
+    "no UTF-8": (400, b"POST /v1/classify?top=\xff\xfe HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"),
+    "body of an unknown path": (
+        404,
+        b"POST /nothing HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n",
+    ),
+    "huge length": (413, POST + b"Content-Length: 99999999999999\r\n\r\n"),
+    "long header": (431, HEALTH + b"X-Long: " + b"x" * 40000),
 }
 
 
@@ -174,11 +193,77 @@ NO_REQUESTS: dict[str, tuple[int, bytes]] = {
 def test_what_is_no_http_request_is_refused(service: Service, case: str) -> None:
     status, data = NO_REQUESTS[case]
     answer = service.raw(data)
-    assert answer.startswith(f"HTTP/1.1 {status} "), answer
+    assert re.match(rf"HTTP/1\.[01] {status} ", answer), answer
     assert "\r\nConnection: close\r\n" in answer
     assert answer.count("HTTP/1.1 ") == 1
     assert "error" in json.loads(answer.partition("\r\n\r\n")[2])
     assert service.classify(JPEG).status == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://a.example:8080/healthz", 200),
+        ("HTTPS://[::1]/healthz", 200),
+        ("http://a/nothing", 404),
+        ("http://a", 404),
+        ("http://a?top=5", 404),
+        ("/http://a/healthz", 404),
+        ("ftp://a/healthz", 400),
+        ("http://me@a/healthz", 400),
+        ("http:///healthz", 400),
+    ],
+)
+def test_a_whole_url_is_a_target(service: Service, target: str, status: int) -> None:
+    answer = service.raw(f"GET {target} HTTP/1.1\r\nHost: another\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(f"HTTP/1.1 {status} "), answer
+
+
+FORMS = {"--data": "application/x-www-form-urlencoded", "--form": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize("kind", FORMS.values(), ids=FORMS)
+def test_a_form_gets_a_hint(service: Service, kind: str) -> None:
+    """Where it could not be read. --data-binary, which keeps every byte, calls its body a form, too."""
+    form = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + JPEG + b"\r\n--x--\r\n"
+    stripped = JPEG.replace(b"\r", b"").replace(b"\n", b"")[:-2]
+    multipart = kind.startswith("multipart")
+    for body, status, hint in ((form, 415, multipart), (stripped, 422, True), (JPEG[:-2], 422, multipart)):
+        reply = service.ask("POST", "/v1/classify", body, **{"Content-Type": kind})
+        assert reply.status == status
+        assert ("curl --data-binary @FILE" in json.loads(reply.body)["error"]) == hint
+    assert service.ask("POST", "/v1/classify", JPEG, **{"Content-Type": kind}).status == 200
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_metadata_is_never_read(service: Service, case: str) -> None:
+    """Of what unpacks to a GiB, and of what is no metadata at all."""
+    assert service.classify(BOMBS[case]).body == service.classify(PNG).body
+    assert service.metrics()["process_resident_memory_bytes", ""] < 2**30 or sanitized(service.binary)
+
+
+def test_a_size_that_is_of_no_use_is_told_from_the_header(service: Service) -> None:
+    """Its rows, which are not there, are not missed."""
+    reply = service.classify(NARROW_PNG)
+    assert (reply.status, "1 x 16000000 pixels is too narrow" in reply.body) == (413, True), reply
+
+
+def test_names_are_printed_on_one_line(binary: Path, tmp_path: Path) -> None:
+    """A terminal would obey them, Prometheus would read another line."""
+    name = 'a "b" \\ \x1b[31m\x9b\nc'
+
+    def change(model: onnx.ModelProto) -> None:
+        document = json.loads(model.metadata_props[0].value)
+        document["model"]["name"] = name
+        model.metadata_props[0].value = json.dumps(document)
+
+    with Service(binary, micro(tmp_path / "micro.onnx", change=change)) as running:
+        info = next(line for line in running.ask("GET", "/metrics").body.splitlines() if "_info{" in line)
+        assert r'model="a \"b\" \\ \\x1b[31m\\x9b\\x0ac"' in info
+    assert r'lit_service: a "b" \ \x1b[31m\x9b\x0ac (fp32) on ONNX Runtime' in running.log[0]
+    command = [binary, "--model", tmp_path / "no\n\x1b[31mthing.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert re.fullmatch(r"error: [^\n\x1b]+no\\x0a\\x1b\[31mthing\.onnx[^\n\x1b]+\n", done.stderr), done.stderr
 
 
 def test_slow_and_silent_clients_are_let_go(service: Service) -> None:
@@ -186,7 +271,7 @@ def test_slow_and_silent_clients_are_let_go(service: Service) -> None:
 
     def trickle() -> str:
         with socket.create_connection(("127.0.0.1", service.port), timeout=60) as slow:
-            slow.sendall(b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\n")
+            slow.sendall(POST + b"Content-Length: 5000\r\n\r\n")
             slow.setblocking(False)
             answer = b""
             while not answer:
@@ -210,8 +295,8 @@ def test_slow_and_silent_clients_are_let_go(service: Service) -> None:
 
 def test_clients_that_read_nothing_are_let_go(service: Service) -> None:
     """Whatever is being written to them, ``100 Continue`` too: that is what often meets the full buffer here."""
-    expect = b"POST /v1/classify HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx"
-    requests = (b"GET /metrics HTTP/1.1\r\n\r\n" + expect) * 2000
+    expect = POST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\nx"
+    requests = (METRICS + expect) * 2000
     clients = [service.deaf(requests) for _ in range(4)]
     wait_for(service, lambda metrics: metrics["lit_service_connections", ""] > 1)
     wait_for(service, lambda metrics: metrics["lit_service_connections", ""] == 1)  # the one that asks
@@ -222,7 +307,7 @@ def test_clients_that_read_nothing_are_let_go(service: Service) -> None:
 def test_a_body_beyond_memory_costs_its_own_connection_alone(binary: Path, model: Path) -> None:
     if sanitized(binary):
         pytest.skip("sanitizers end a process that is short of memory")
-    huge = b"POST /v1/classify HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\nx"
+    huge = POST + b"Content-Length: 1000000000\r\n\r\nx"
     with Service(binary, model, "--max-body-mib", 1024, "--max-delay-ms", 500) as running, ThreadPoolExecutor() as pool:
         pages = int(Path(f"/proc/{running.process.pid}/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + (512 << 20)
@@ -248,10 +333,10 @@ def test_connections_serve_many_requests(service: Service) -> None:
         assert reply.headers.get("connection", "keep-alive") == "keep-alive"
     assert (reply.headers["content-length"], reply.body) == ("17", "")
     connection.close()
-    two = b"GET /healthz HTTP/1.1\r\n\r\nGET /nothing HTTP/1.0\r\n\r\n"
+    two = HEALTH + b"\r\nGET /nothing HTTP/1.0\r\n\r\n"
     assert re.findall(r"HTTP/(1.\d \d+)", service.raw(two)) == ["1.1 200", "1.0 404"]
     expect = "Expect: 100-continue\r\nConnection: close\r\n"
-    head = f"POST /v1/classify HTTP/1.1\r\n{expect}Content-Length: {len(JPEG)}\r\n\r\n"
+    head = f"{POST.decode()}{expect}Content-Length: {len(JPEG)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", service.port), timeout=60) as patient:
         patient.sendall(head.encode())
         assert patient.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -287,27 +372,42 @@ def test_too_many_connections_are_turned_away(binary: Path, model: Path) -> None
         kept = [running.connect() for _ in range(2)]
         for connection in kept:
             assert exchange(connection, "GET", "/healthz").status == 200
-        reply = running.ask("GET", "/healthz")
+        reply = running.classify(JPEG)
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert running.ask("GET", "/healthz").status == 200  # it is well, and says so
+        assert running.metrics()["lit_service_connections", ""] == 3
+        assert running.ask("GET", "/nothing").status == 503
         kept[0].close()
-        while running.ask("GET", "/healthz").status == 503:  # until the service has seen that one is free
+        while running.classify(JPEG).status == 503:  # until the service has seen that one is free
             time.sleep(0.01)
         kept[1].close()
 
 
-def test_sigterm_finishes_what_was_accepted(binary: Path, model: Path) -> None:
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGHUP], ids=lambda name: name.name)
+def test_a_signal_finishes_what_was_accepted(binary: Path, model: Path, name: signal.Signals) -> None:
     with Service(binary, model, "--max-batch", 1) as running, ThreadPoolExecutor(12) as pool:
         idle = running.connect()
         assert exchange(idle, "GET", "/healthz").status == 200
         asked = [pool.submit(running.classify, big()) for _ in range(12)]
         wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == 12)
-        assert running.stop() == 0
+        running.process.send_signal(name)
+        assert running.ended() == 0
         assert [future.result().status for future in asked] == [200] * 12
         assert re.search(r"shutting down, [1-9]\d* pictures in flight", "".join(running.log))
         with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
             exchange(idle, "GET", "/healthz")
         with pytest.raises(ConnectionRefusedError):
             running.ask("GET", "/healthz")
+
+
+def test_nohup_is_respected(binary: Path, model: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a child inherits
+    try:
+        with Service(binary, model) as running:
+            running.process.send_signal(signal.SIGHUP)
+            assert running.classify(JPEG).status == 200
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_sigterm_ends_the_wait_for_more_pictures(binary: Path, model: Path) -> None:
@@ -338,8 +438,8 @@ def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) 
     """Clients that send or read no more are no reason to stay; exit code 1 says that accepted pictures were cut off."""
     with Service(binary, model, "--drain-timeout-s", 1, "--request-timeout-s", 50) as running:
         with ThreadPoolExecutor(24) as pool, socket.create_connection(("127.0.0.1", running.port), timeout=60) as stuck:
-            stuck.sendall(b"POST /v1/classify HTTP/1.1\r\nContent-Length: 5000\r\n\r\nx")
-            deaf = running.deaf(b"GET /metrics HTTP/1.1\r\n\r\n" * 2000)
+            stuck.sendall(POST + b"Content-Length: 5000\r\n\r\nx")
+            deaf = running.deaf(METRICS * 2000)
             asked = [pool.submit(running.classify, slow()) for _ in range(pictures)]
             wait_for(running, lambda metrics: metrics["lit_service_accepted_total", ""] == pictures)
             code = running.stop()

@@ -34,7 +34,7 @@ CheckpointFile = Callable[[str], Path]
         ({"embed_plugin": True, "plugin": False}, "embedded and left out at once; drop one of the two options"),
         ({"optimization_level": -1}, "the optimisation level is -1, expected 0 to 5"),
         ({"optimization_level": 6}, "the optimisation level is 6, expected 0 to 5"),
-        ({"workspace_mib": 0}, "the workspace limit is 0 MiB, expected at least 1"),
+        ({"workspace_mib": 0}, "the workspace limit is 0 MiB, expected 1 to 1048576"),
         ({"targets": ("8.6", "9.0")}, "the target is '9.0', expected compute capabilities of "),
         ({"targets": ("sm_89",)}, "the target is 'sm_89'"),
         ({"targets": ("",)}, "the target is ''"),

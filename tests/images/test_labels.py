@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lit_deploy.core.errors import UsageError
-from lit_deploy.images.labels import default_labels, imagenet_labels, read_labels
+from lit_deploy.images.labels import LABEL_PATTERN, default_labels, imagenet_labels, label_fault, read_labels
 
 
 def test_imagenet_names_stand_at_their_indices() -> None:
@@ -76,6 +76,7 @@ def test_names_are_unicode(tmp_path: Path) -> None:
         (b"a\nb\nc\nd\n", "has 4 names where the model has 3"),
         (b"\x80\x02ctorch\nload\n", "not UTF-8"),
         (b"cat\nd\x00g\nbird\n", "control characters"),
+        ("cat\nd\u202eog\nbird\n".encode(), "line 2 .* control characters"),
         ("cat\ndög\nbird\n".encode("latin-1"), "not UTF-8"),
     ],
 )
@@ -86,6 +87,29 @@ def test_unusable_files(content: bytes, words: str, tmp_path: Path) -> None:
         read_labels(path, 3)
     assert str(path) in str(caught.value)
     assert "3 class names, one a line" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "label", ["\x1b[31mred", "a\nb", "a\x7f", "a\x85b", "a\u2028b", "\u202egnp", "a\u2066b", "\ud800", "", "  "]
+)
+def test_names_that_no_class_can_have(label: str) -> None:
+    fault = label_fault(("cat", label))
+    assert fault is not None
+    assert fault.startswith("the label of class 1 ")
+    assert fault.isascii()
+    assert fault.isprintable()
+
+
+@pytest.mark.parametrize(
+    "label", ["cat", " cat ", "ice cream", "\u732b", "caf\u00e9", "a\u00a0b", "\u06cc\u200c\u0647", "\U0001f408"]
+)
+def test_names_that_a_class_can_have(label: str) -> None:
+    assert label_fault((label,)) is None
+
+
+def test_labels_that_ship_are_names() -> None:
+    assert label_fault(imagenet_labels()) is None
+    assert LABEL_PATTERN.isascii()  # it stands in the JSON Schema
 
 
 def test_unusable_paths(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def jpeg_bytes() -> bytes:
         (b"", "empty"),
         (b"just some text\n" * 20, "not an image"),
         (jpeg_bytes()[:900], "damaged or incomplete"),
-        (b"\x89PNG\r\n\x1a\n", "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "damaged or incomplete"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "not an image"),
         (png(0, 4, 8, 2, b""), "not an image|no pixels|damaged"),
         (png(100_000, 100_000, 8, 2, b"\0"), "decompression bomb"),  # beyond Pillow's own hard limit

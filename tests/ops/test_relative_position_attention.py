@@ -153,7 +153,7 @@ def test_any_number_of_blocks_computes_the_same(block: int, biased: bool) -> Non
     """Several blocks, the last of them filled up, down to one row each: another limit in the body alone."""
     function = onnx_function(biased, blocks=True)
     (limit,) = (node for node in function.node if node.output[0] == "most")
-    limit.attribute[0].ints[:] = [block]
+    limit.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.array([block])))
     target = session(attention_model(HEADS, 0.3, functions=[function]))
     for batch, rows, columns in ((1, 7, 5), (2, 13, 3), (1, 1, 20), (1, 20, 1)):
         feed = attention_inputs(batch, HEADS, rows, columns, 8, biased=biased, seed=rows)

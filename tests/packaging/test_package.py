@@ -270,6 +270,7 @@ def test_preprocessing_model(kind: str, checkpoint_file: CheckpointFile, tmp_pat
         "lit_deploy.core.errors",
         "lit_deploy.core.specs",
         "lit_deploy.images",
+        "lit_deploy.images.containers",
         "lit_deploy.images.decoding",
         "lit_deploy.images.picture",
         "lit_deploy.images.preprocessing",

@@ -51,7 +51,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "fp8": ({"precision": "fp8"}, "", "is of fp8, which ONNX Runtime does not run on Triton; build an engine of it"),
     "bf16": ({"precision": "bf16"}, "", "is of bf16, which ONNX Runtime does not compute on CPUs"),
     "int8-bf16": (_int8_of_bf16(), "", "is of bf16"),
-    "promise": ({"output": "probabilities"}, "", "is not what its manifest promises"),
+    "promise": ({"output": "probabilities"}, "", "its manifest promises float32 probabilities [batch, 7]"),
     "fixed": ({"batch": 3}, "--max-batch 4", "has a fixed batch of 3, so Triton cannot batch requests"),
     "portable": ({"portable": True}, "--library", "is a portable file"),
     "name": ({}, "--name ../up", "the model name is '../up'"),
@@ -59,8 +59,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "release": ({}, "--triton latest", "the release of Triton is 'latest', expected year and month"),
     "image": ({}, "--image=", "the image is ''"),
     "old-release": ({}, "--triton 24.10", "have Python 3.10, for which there is no such Pillow as here; name 24.11"),
-    "newline": ({"labels": ("a", "b\nc", *"defgh")}, "", "is 'b\\nc', expected a name of one line; export it again"),
-    "empty-label": ({"labels": ("a", "b", " ", *"defg")}, "", "the label of class 2 in "),
+    "newline": (
+        {"labels": ("a", "b\nc", *"defgh")},
+        "",
+        "has control characters ('b\\nc'), expected a name of one line",
+    ),
+    "empty-label": ({"labels": ("a", "b", " ", *"defg")}, "", "the label of class 2 is empty"),
     "colon": ({}, "--out a:b", "':', ';' and control characters break LD_LIBRARY_PATH"),
     "no-parent": ({}, "--out absent/repo", "does not exist; create it first"),
 }
@@ -239,6 +243,7 @@ def test_memory(batch: int | None, workers: int, shared: int, model: Path, tmp_p
     for spec in (pod, runtime):
         (limit,) = (volume["emptyDir"]["sizeLimit"] for volume in spec["volumes"] if "emptyDir" in volume)
         assert limit == f"{shared}Mi"
+        assert spec["containers"][0]["env"] == [{"name": "ORT_DISABLE_TELEMETRY", "value": "1"}]
         resources = spec["containers"][0]["resources"]
         assert resources["limits"]["memory"] == resources["requests"]["memory"]
         memory = int(resources["limits"]["memory"].removesuffix("Mi"))
@@ -254,6 +259,7 @@ def test_start_file() -> None:
     path = "LD_LIBRARY_PATH=$PWD/model repository/lit_S.v2${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     build, start = lines["docker"], lines[path]
     assert "$PWD/model repository:/models:ro" in build
+    assert "ORT_DISABLE_TELEMETRY=1" in build
     assert build[-3:] == ["lit-s-v2-triton:26.06", "tritonserver", "--model-repository=/models"]
     assert start[1:] == ["tritonserver", "--model-repository=$PWD/model repository"]
     assert "docker build -t lit-s-v2-triton:26.06 'model repository'/lit_S.v2" in text

@@ -82,8 +82,8 @@ def test_threads_change_nothing() -> None:
     [
         (nms_model(iou_threshold=1.5), r"lit_deploy::Nms: iou_threshold is 1\.5, expected 0 to 1"),
         (nms_model(iou_threshold=float("nan")), r"lit_deploy::Nms: iou_threshold is -?nan, expected 0 to 1"),
-        (nms_model(max_output=0), r"lit_deploy::Nms: max_output is 0, expected at least 1"),
-        (roi_align_model(0), r"lit_deploy::MultiLevelRoiAlign: output_size is 0, expected at least 1"),
+        (nms_model(max_output=0), r"lit_deploy::Nms: max_output is 0, expected 1 to 4294967296"),
+        (roi_align_model(0), r"lit_deploy::MultiLevelRoiAlign: output_size is 0, expected 1 to 16777216"),
         (roi_align_model(plugin_version="2"), r'asks for plugin_version "2", this library implements version "1"'),
     ],
     ids=["iou", "nan", "max_output", "output_size", "version"],

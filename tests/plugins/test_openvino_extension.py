@@ -292,8 +292,8 @@ def test_bad_shape_is_refused_in_words(name: str, shape: tuple[int, ...], messag
     ("model", "message"),
     [
         (nms_model(iou_threshold=1.5), r"lit_deploy::Nms: iou_threshold is 1\.5, expected 0 to 1"),
-        (nms_model(max_output=0), r"lit_deploy::Nms: max_output is 0, expected at least 1"),
-        (roi_align_model(0), r"lit_deploy::MultiLevelRoiAlign: output_size is 0, expected at least 1"),
+        (nms_model(max_output=0), r"lit_deploy::Nms: max_output is 0, expected 1 to 4294967296"),
+        (roi_align_model(0), r"lit_deploy::MultiLevelRoiAlign: output_size is 0, expected 1 to 16777216"),
         (roi_align_model(plugin_version="2"), r'asks for plugin_version "2", this library implements version "1"'),
         (merging_model(version="2"), r'asks for plugin_version "2", this library implements version "1"'),
         (attention_model(0, SCALE), r"num_heads is 0, expected at least 1"),

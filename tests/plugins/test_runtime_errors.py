@@ -229,7 +229,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
         ({"struct_size": 2**63}, "LIT_INVALID_ARGUMENT", "not initialised"),  # what a stack may hold by chance
         ({"struct_size": 0x7F7F7F7F7F7F}, "LIT_INVALID_ARGUMENT", "not initialised"),
         ({"operator_library": "/nowhere/op.so"}, "LIT_LIBRARY_NOT_FOUND", "/nowhere/op.so.*built-in function"),
-        ({"operator_library": "libm.so.6"}, "LIT_LIBRARY_NOT_FOUND", r"\./libm.so.6"),  # a path, not a name
+        ({"operator_library": "liblit_nowhere.so"}, "LIT_LIBRARY_NOT_FOUND", r"\(searched liblit_nowhere.so\)"),
         ({"backend_library": "/nowhere/ort.so"}, "LIT_LIBRARY_NOT_FOUND", "/nowhere/ort.so.*LIT_DEPLOY_ONNXRUNTIME"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -78,6 +79,21 @@ def test_a_manifest_of_megabytes_is_not_parsed(unit: str, tmp_path: Path) -> Non
 
     failure = refusal(micro(tmp_path / "micro.onnx", change=change))
     assert failure.status == "LIT_BAD_MODEL"
+
+
+@pytest.mark.parametrize(
+    "label", ["", "  ", "a\nb", "\x1b[31mred", "\x7f", "a\x9b31m", "a\u2028b", "\u202egnp", "a\u2066"]
+)
+def test_labels_that_command_a_terminal(label: str, tmp_path: Path) -> None:
+    """The rule is that of lit-deploy, which refuses them, too."""
+
+    def change(model: onnx.ModelProto) -> None:
+        document = json.loads(model.metadata_props[0].value)
+        document["labels"][0] = label
+        model.metadata_props[0].value = json.dumps(document)
+
+    failure = refusal(micro(tmp_path / "micro.onnx", change=change))
+    assert (failure.status, "a label is blank or has control characters" in str(failure)) == ("LIT_BAD_MODEL", True)
 
 
 def test_millions_of_fields(tmp_path: Path) -> None:

@@ -95,3 +95,85 @@ def test_no_onnxruntime_at_all(tmp_path: Path) -> None:
         assert str(searched) in said
     (tmp_path / "libonnxruntime.so.1").symlink_to(str(find_onnxruntime_library()))
     assert in_new_process(NOTHING_FOUND, path, LIT_DEPLOY_RUNTIME=str(library)) == "opened\n"
+
+
+LINKER = """
+import os, sys
+os.chdir(sys.argv[2])
+from support.runtime_library import Failure
+from support.runtime_models import opened
+fields = {"backend_library": sys.argv[3]} if len(sys.argv) > 3 else {}
+try:
+    with opened(sys.argv[1], **fields): print("opened")
+except Failure as failure:
+    print(failure.status, failure)
+"""
+
+
+@pytest.mark.parametrize("by", ["variable", "option"])
+def test_a_bare_name_is_the_linkers_to_find(by: str, tmp_path: Path) -> None:
+    """Never a file of the current folder, whoever put it there; what has a slash is a path."""
+    path, fake = micro(tmp_path / "micro.onnx"), shared_library(tmp_path, TOO_OLD)
+
+    def said(name: str, **environment: str) -> str:
+        option = [name] if by == "option" else []
+        named = {"LIT_DEPLOY_ONNXRUNTIME": name} if by == "variable" else {}
+        return in_new_process(LINKER, path, tmp_path, *option, **named, **environment)
+
+    assert said(fake.name).startswith("LIT_LIBRARY_NOT_FOUND ONNX Runtime could not be loaded (searched libfake.so:")
+    assert said(f"./{fake.name}").startswith("LIT_WRONG_VERSION ./libfake.so is ONNX Runtime 1.16.3")
+    assert said(fake.name, LD_LIBRARY_PATH=str(tmp_path)).startswith("LIT_WRONG_VERSION libfake.so is ONNX Runtime")
+
+
+OPERATORS = """
+import os, sys
+os.chdir(sys.argv[2])
+from support.runtime_library import Failure
+from support.runtime_models import opened
+try:
+    with opened(sys.argv[1], operator_library=sys.argv[3]) as model: print(model.info.backend.decode())
+except Failure as failure:
+    print(failure.status, failure)
+"""
+
+
+@needs_library
+def test_so_is_a_bare_name_of_an_operator_library(tmp_path: Path) -> None:
+    path, library = micro(tmp_path / "micro.onnx"), Path(str(find_library()))
+    backend = {"LIT_DEPLOY_ONNXRUNTIME": str(find_onnxruntime_library())}
+    said = in_new_process(OPERATORS, path, library.parent, library.name, **backend)
+    assert said.startswith("LIT_LIBRARY_NOT_FOUND the lit-deploy operator library was not found (searched liblit")
+    said = in_new_process(OPERATORS, path, tmp_path, library.name, LD_LIBRARY_PATH=str(library.parent), **backend)
+    assert said.endswith("(lit-deploy kernel)\n")
+
+
+TELEMETRY = """
+import os, sys
+from support.runtime_models import opened
+os.environ.pop("ORT_DISABLE_TELEMETRY", None)  # whatever set it
+if len(sys.argv) > 2:
+    os.environ["ORT_DISABLE_TELEMETRY"] = sys.argv[2]
+with opened(sys.argv[1]):
+    pass
+"""
+
+
+def test_onnxruntime_writes_no_telemetry(tmp_path: Path) -> None:
+    """Of 1.31 an identifier and a database in the user's cache, unless it is told not to; who asks for it gets it."""
+    path, written = micro(tmp_path / "micro.onnx"), {}
+    for case, setting in {"asked for": ["0"], "left alone": []}.items():
+        home = tmp_path / case
+        home.mkdir()
+        in_new_process(
+            TELEMETRY,
+            path,
+            *setting,
+            LIT_DEPLOY_ONNXRUNTIME=str(find_onnxruntime_library()),
+            HOME=str(home),
+            XDG_CACHE_HOME=str(home / "cache"),
+            https_proxy="http://127.0.0.1:9",  # where nobody listens: nothing is sent
+        )
+        written[case] = [file for file in home.rglob("*") if file.is_file()]
+    assert written["left alone"] == []
+    if not written["asked for"]:
+        pytest.skip("this ONNX Runtime writes no telemetry")

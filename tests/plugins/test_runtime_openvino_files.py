@@ -140,8 +140,8 @@ def test_an_ir_equals_its_onnx_file(tmp_path: Path, checkpoint_file: CheckpointF
 
 
 def test_the_manifest_of_an_ir_is_read_to_the_letter(tmp_path: Path) -> None:
-    labels = ("\"'<>&", "Käfer · 甲虫", "a\tb\nc", "&quot;", "</net>", "<lit_deploy>", "]]>")
-    manifest = micro_manifest(portable=True, labels=labels)
+    labels = ("\"'<>&", "Käfer · 甲虫", "a  b", "&quot;", "</net>", "<lit_deploy>", "]]>")
+    manifest = micro_manifest(portable=True, labels=labels, source="a\tb\nc")
     source = portable_micro(tmp_path / "micro.onnx", manifest)
     with opened_on_openvino(ir(tmp_path / "micro.xml", source)) as model:
         assert model.info.manifest.decode() == manifest.to_json()

@@ -209,6 +209,17 @@ def test_impossible_arguments_are_named(changes: dict[str, Any], words: str) -> 
     assert (target == MARK).all()
 
 
+def test_sizes_are_judged_before_anything_is_decoded() -> None:
+    spec = input_of(InputSpec("uint8", 64, 64, 72))
+    check(runtime().lit_check_size(spec, 40, 30))
+    for width, height, words in ((1, 60_000, "too narrow"), (0, 30, "at least 1 x 1"), (INT_MAX, INT_MAX, "at most")):
+        with pytest.raises(Failure, match=words) as caught:
+            check(runtime().lit_check_size(spec, width, height))
+        assert caught.value.status == "LIT_INVALID_ARGUMENT"
+    with pytest.raises(Failure, match="NULL"):
+        check(runtime().lit_check_size(None, 40, 30))
+
+
 def test_null_is_refused() -> None:
     pixels, target = noise(4, 4), np.empty((2, 2, 3), np.uint8)
     spec, picture = input_of(InputSpec("uint8", 2, 2, 2)), picture_of(pixels)

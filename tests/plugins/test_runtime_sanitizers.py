@@ -13,7 +13,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from support.exported import export_of
 from support.fake_tensorrt import write_engine
 from support.native_build import GENERATOR, needs_cmake, needs_compiler, run_tool
@@ -23,6 +25,7 @@ from support.runtime_models import UINT8, micro, micro_manifest, needs_onnxrunti
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.artifacts.sidecar import sidecar_path
 from lit_deploy.machine.native import find_onnxruntime_library
+from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 
 SUPPRESSIONS = ROOT / "plugins" / "tests" / "runtime_tsan.supp"
 CheckpointFile = Callable[[str], Path]
@@ -52,8 +55,9 @@ def built(folder: Path, sanitizer: str, *targets: str) -> Path:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Driver and fuzzer with AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer."""
-    return built(tmp_path_factory.mktemp("address"), "ON", "lit_deploy_runtime_driver", "lit_deploy_runtime_fuzz")
+    """All of it with AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer."""
+    programs = [f"lit_deploy_runtime_{name}" for name in ("driver", "fuzz", "memory")]
+    return built(tmp_path_factory.mktemp("address"), "ON", *programs, "lit_deploy_onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return micro(tmp_path_factory.mktemp("small") / "small.onnx", micro_manifest(input=UINT8))
 
 
-def driven(build: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def driven(build: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     # Newer kernels scatter mappings more widely than ThreadSanitizer expects; without randomisation they do not.
     unscattered = (
         ["setarch", platform.machine(), "-R"] if build.name.startswith("thread") and shutil.which("setarch") else []
@@ -82,6 +86,7 @@ def driven(build: Path, *arguments: str | Path) -> subprocess.CompletedProcess[s
         *arguments,
         TSAN_OPTIONS=f"halt_on_error=1 suppressions={SUPPRESSIONS}",
         UBSAN_OPTIONS="print_stacktrace=1",
+        **environment,
     )
 
 
@@ -118,6 +123,33 @@ def test_a_thousand_lives_leave_nothing(address: Path, small: Path) -> None:
     assert done.returncode == 0, done.stdout
     early, late = map(int, re.findall(r"heap (\d+) (\d+)", done.stdout)[0])
     assert late - early < 900 * 100, "more than ONNX Runtime's own 60 bytes per session"
+
+
+def test_every_allocation_may_fail(address: Path, small: Path) -> None:
+    """One after the other, alone and with all that follow: a status each time, nothing leaks, the process goes on."""
+    done = called(address / "lit_deploy_runtime_memory", small)
+    assert done.returncode == 0, done.stdout
+    assert min(map(int, re.findall(r"\d+", done.stdout))) > 100
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2, 2**62), (2**21, 2**21, 2**21, 4)], ids=str)
+def test_sizes_that_a_file_declares_do_not_overflow(shape: tuple[int, ...], address: Path, tmp_path: Path) -> None:
+    """In the operator's shape inference, which multiplies them."""
+    dims = {"x": shape, "offset_weight": (8, 4), "offset_bias": (8,)}
+
+    def change(model: onnx.ModelProto) -> None:
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in dims.items()]
+        model.graph.input.extend(values)
+        model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, (None,) * 4))
+        model.graph.node.append(helper.make_node(OP_TYPE, list(dims), ["y"], domain=DOMAIN))
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+    library = str(address / "liblit_deploy_onnxruntime.so")
+    file = micro(tmp_path / "huge.onnx", change=change)
+    # ONNX Runtime leaks what a custom operator refuses with.
+    done = driven(address, "refused", file, LIT_DEPLOY_LIBRARY=library, ASAN_OPTIONS="detect_leaks=0")
+    assert done.returncode == 0, done.stdout
+    assert "expected at most 2^48 elements" in done.stdout
 
 
 # ----------------------------------------------------------------------------------------------------- damaged files

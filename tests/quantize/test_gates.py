@@ -27,6 +27,7 @@ from lit_deploy.images.calibration import CalibrationImages
 from lit_deploy.quantize import gates
 from lit_deploy.quantize.gates import GateResult, too_few, within
 from lit_deploy.report.quantize import gates_table
+from lit_deploy.tasks.intervals import wilson_interval
 
 __all__ = ["images"]  # a fixture
 
@@ -66,6 +67,11 @@ def test_the_numbers_are_those_of_single_runs(pair: tuple[Path, Path], images: C
     assert 0.9 < min(cosines) < 0.99999, "int8 is neither wrong nor the same"
     assert (result.precision, result.reference, result.reasons, result.notes) == ("int8", "fp32", (), ())
     assert (result.speed, result.speedup, result.unmeasured) == (None, None, "not asked for")
+    assert result.interval == wilson_interval(COUNT - differing, COUNT)
+    assert f"{result.interval[0]:.2%} to {result.interval[1]:.2%}" in shown(result)
+    assert result.doubt.startswith(f"{COUNT} images are too few to tell on which side of the budget of 20.00%") == (
+        result.interval[0] < 0.8 <= result.interval[1]
+    )
     shares = [int(text[:3]) for text in told]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0, 100)
@@ -167,6 +173,14 @@ def test_budget_counts_whole_images() -> None:
     assert too_few(1, 100, 0.01) == too_few(1, 16, 0.0) == too_few(2, 16, 0.01) == ""
     assert "a single one of 99 images exceeds; calibrate with 100 or more" in too_few(1, 99, 0.01)
     assert "calibrate with 143 or more" in too_few(1, 16, 0.007)
+
+
+def test_a_sample_that_is_too_small_is_said(pair: tuple[Path, Path], images: CalibrationImages) -> None:
+    budget = 2 * check_gates(*pair, images, budget=0.2).differing / COUNT
+    result = check_gates(*pair, images, budget=max(budget, 0.01))
+    assert result.reasons == ()
+    assert result.doubt.startswith(f"{COUNT} images are too few to tell")
+    assert "images are too few to tell" in shown(result)
 
 
 def test_agreement_on_one_class_is_noted(pair: tuple[Path, Path], images: CalibrationImages, tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +33,31 @@ def changed(key: str, value: torch.Tensor | None) -> OrderedDict[str, torch.Tens
     else:
         state[key] = value
     return state
+
+
+def write_pickle(path: Path, body: bytes) -> Path:
+    """Pack opcodes as torch.save does: a stored zip with one data.pkl."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + body + b".")
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+def prefixed(prefix: str, state: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in (tensors() if state is None else state).items()}
+
+
+def peak_memory(*paths: Path) -> tuple[int, list[str]]:
+    """Load in a fresh process; by how many bytes its peak memory grew, and what was raised for every file."""
+    code = (
+        "import resource, sys, torch; from lit_deploy.checkpoints.load import load_checkpoint\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: load_checkpoint(path)\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+        "print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))"
+    )
+    command = [sys.executable, "-c", code, *map(str, paths)]
+    *sentences, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return int(peak), sentences

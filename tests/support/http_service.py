@@ -42,6 +42,7 @@ class Service:
     """A running service on a port of its own; ``with`` ends it, and checks that it ends well."""
 
     def __init__(self, binary: Path, model: Path, *options: object) -> None:
+        self.binary = binary
         command = [str(binary), "--model", str(model), "--port", "0", *map(str, options)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.log: list[str] = []

@@ -130,6 +130,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "lit_model_close": (None, c_void_p),
     "lit_model_get_info": (POINTER(ModelInfo), c_void_p),
     "lit_model_label": (c_char_p, c_void_p, c_int64),
+    "lit_check_size": (c_int, POINTER(Input), c_int32, c_int32),
     "lit_preprocess": (c_int, POINTER(Input), POINTER(Picture), c_void_p),
     "lit_context_create": (c_int, c_void_p, POINTER(c_void_p)),
     "lit_context_destroy": (None, c_void_p),

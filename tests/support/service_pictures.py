@@ -75,6 +75,23 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 HUGE_PNG = PNG[:8] + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 10000, 10000, 8, 2, 0, 0, 0)) + PNG[33:]
+NARROW_PNG = PNG[:8] + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 16_000_000, 8, 0, 0, 0, 0)) + PNG[33:]
+"""Few enough pixels, and far too many once the shorter side is as long as the network wants it."""
+
+MILLIONS = zlib.compress(bytes(64 << 20), 9)
+BOMBS = {
+    name: PNG[:33] + png_chunk(kind, start + data) + PNG[33:]
+    for name, kind, start, data in (
+        ("colour profile", b"iCCP", b"a name\0\0", MILLIONS),
+        ("text", b"zTXt", b"a name\0\0", MILLIONS),
+        ("unicode text", b"iTXt", b"a name\0\1\0\0\0", MILLIONS),
+        ("damaged profile", b"iCCP", b"a name\0\0", b"no zlib"),
+        ("damaged EXIF", b"eXIf", b"", b"no EXIF"),
+        ("palette without an end", b"sPLT", b"a name\0\x08", b"12345"),
+    )
+}
+"""Pictures with metadata that is large once unpacked, or damaged."""
+
 FRAME = JPEG.index(b"\xff\xc0")
 HUGE_JPEG = JPEG[: FRAME + 5] + struct.pack(">HH", 10000, 10000) + JPEG[FRAME + 9 :]
 """Headers that claim 100 megapixels."""
@@ -91,7 +108,12 @@ BAD_REQUESTS: dict[str, tuple[int, str, bytes | Iterator[bytes] | None, str]] = 
     "100 megapixels of JPEG": (413, "/v1/classify", HUGE_JPEG, "10000 x 10000 pixels where at most 50000000"),
     "a line of pixels": (413, "/v1/classify", encoded(Image.new("L", (60000, 1)), "PNG"), "pixels"),
     "text": (415, "/v1/classify", b"hello " * 100, "neither a JPEG nor a PNG"),
-    "GIF": (415, "/v1/classify", encoded(PHOTO, "GIF"), "neither a JPEG nor a PNG"),
+    "GIF": (415, "/v1/classify", encoded(PHOTO, "GIF"), "the body is GIF where JPEG or PNG is expected"),
+    "WebP": (415, "/v1/classify", encoded(PHOTO, "WEBP"), "the body is WebP where JPEG or PNG is expected"),
+    "BMP": (415, "/v1/classify", encoded(PHOTO, "BMP"), "the body is BMP where JPEG or PNG is expected"),
+    "TIFF": (415, "/v1/classify", encoded(PHOTO, "TIFF"), "the body is TIFF where JPEG or PNG is expected"),
+    "AVIF": (415, "/v1/classify", b"\0\0\0\x20ftypavif" + bytes(20), "the body is AVIF where JPEG or PNG is expected"),
+    "HEIC": (415, "/v1/classify", b"\0\0\0\x20ftypheic" + bytes(20), "the body is HEIC where JPEG or PNG is expected"),
     "empty": (400, "/v1/classify", b"", "is empty"),
     "two MiB": (413, "/v1/classify", bytes(2 << 20), "larger than this service takes"),
     "chunks without end": (413, "/v1/classify", (bytes(1 << 16) for _ in range(40)), "larger than"),

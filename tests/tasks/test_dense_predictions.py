@@ -10,6 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from support.dense_results import dense_manifest, disc, found, picture_of
 
+from lit_deploy.core.errors import ArtifactError
 from lit_deploy.report.predict import predictions_json
 from lit_deploy.tasks.detection.predictions import Detection
 from lit_deploy.tasks.detection.predictions import predictions as detections
@@ -167,3 +168,37 @@ def test_map_of_labels_as_a_picture(tmp_path) -> None:
         np.testing.assert_array_equal(np.asarray(image), labels())
         colours = np.asarray(image.convert("RGB"))
     np.testing.assert_array_equal(colours, np.array(manifest.dense.palette)[labels()])  # type: ignore[union-attr]
+
+
+# --------------------------------------------------------------------------------------------- outputs that say nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("scores", np.nan, "its boxes, scores or masks are not finite"),
+        ("boxes", np.inf, "its boxes, scores or masks are not finite"),
+        ("masks", np.nan, "its boxes, scores or masks are not finite"),
+        ("labels", 80, "its labels are outside 0 to 79"),
+        ("labels", -1, "its labels are outside 0 to 79"),
+    ],
+)
+def test_detections_that_are_none(name: str, value: float, words: str) -> None:
+    outputs = found(*THREE, masks=True)
+    outputs[name][0, 1] = value
+    for predictions in (instances, detections):
+        with pytest.raises(ArtifactError, match=f"no answer for a.png: {words}"):
+            predictions(outputs, dense_manifest("instance_segmentation"), ["a.png"], picture_of(IMAGE), 9)
+
+
+def test_pixels_without_a_class() -> None:
+    manifest = dense_manifest("semantic_segmentation")
+    logits = np.zeros((1, len(manifest.labels), 4, 5), np.float32)
+    logits[0, 3, 2, 1] = np.nan
+    labels = np.full((1, 4, 5), len(manifest.labels), np.int32)
+    for outputs, words in (
+        ({"logits": logits}, "logits are not finite"),
+        ({"labels": labels}, "labels are outside 0 to"),
+    ):
+        with pytest.raises(ArtifactError, match=f"no answer for a.png: its {words}"):
+            segments(outputs, manifest, ["a.png"], picture_of(IMAGE), 9)

@@ -314,6 +314,18 @@ def test_labels(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     assert not (tmp_path / "wrong.onnx").exists()
 
 
+@pytest.mark.parametrize("name", ["a\x1b[31m", "\ud800"], ids=["escape", "surrogate"])
+def test_names_that_no_terminal_should_show(tmp_path: Path, name: str) -> None:
+    """A checkpoint's class names are other people's text: refused before anything is converted, mended by others."""
+    save_checkpoint(make_state(TINY), tmp_path / "own.pth", "state_dict", classes=(name, *"bcdefg"))
+    with pytest.raises(UsageError, match=r"the label of class 0 has control characters .* --labels"):
+        export_checkpoint(tmp_path / "own.pth", tmp_path / "own.onnx", verify=False)
+    with pytest.raises(UsageError, match="the label of class 0"):
+        export_checkpoint(tmp_path / "own.pth", tmp_path / "own.onnx", OnnxOptions(labels=(name, *"bcdefg")))
+    assert not (tmp_path / "own.onnx").exists()
+    export_checkpoint(tmp_path / "own.pth", tmp_path / "own.onnx", OnnxOptions(labels=tuple("abcdefg")), verify=False)
+
+
 def test_imagenet_labels(checkpoint_file: CheckpointFile) -> None:
     assert read_manifest(export_of(checkpoint_file("lit_ti"))).labels == imagenet_labels()
 
@@ -331,6 +343,10 @@ def test_imagenet_labels(checkpoint_file: CheckpointFile) -> None:
         ({"mean": (float("nan"), 0, 0)}, "mean"),
         ({"mean": (1e30, 0, 0)}, "mean"),
         ({"std": (1, 1, -1)}, "std"),
+        ({"mean": (123, 117, 104)}, r"pixels in 0\.\.1; of pixels in 0\.\.255 it is --mean 0.482 0.459 0.408"),
+        ({"std": (58.4, 57.1, 57.4)}, "it is --std 0.229 0.224 0.225"),
+        ({"resize": 63}, "below the input of 64 x 64, .* give 64 or more, or leave it out for the official .* 73"),
+        ({"labels": ("a\x1b[31m", *"bcdefg")}, "the label of class 0 has control characters"),
         ({"labels": ("a",)}, "1 labels for 7 classes"),
         ({"labels": "names.t"}, "names.t"),  # a path, although as many characters as there are classes
         ({"resize": 0}, "resize"),

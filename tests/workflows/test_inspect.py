@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.command import Run
 from support.engines import BESIDE, SIDECAR, write_engine
 from support.exported import export_of
 from support.golden import TINY
@@ -57,6 +58,23 @@ def test_exported_file(portable: bool, checkpoint_file: CheckpointFile) -> None:
     assert told["parity"] is None
     assert told["labels"] == ["class 0", "class 1", "class 2", "... 7 in all"]
     json.dumps(told)
+
+
+def test_people_read_no_python(checkpoint_file: CheckpointFile, run: Run, tmp_path: Path) -> None:
+    """Sizes with units, sizes of pictures, words for what is not fixed; no None, no dict, no empty line."""
+    file = " ".join(run("inspect", export_of(checkpoint_file("tiny"))).out.split())
+    checkpoint = " ".join(run("inspect", checkpoint_file("tiny")).out.split())
+    engine = " ".join(run("inspect", write_engine(tmp_path, SIDECAR)).out.split())
+    for words, where in (
+        ("size │ 0.2 MB (", file), ("batch │ dynamic", file), ("image_size │ 64 x 64", file), ("portable │ no", file),
+        ("nodes │ Add 29, MatMul 21,", file), ("opset │ ai.onnx 20, lit_deploy 1", file), ("field ┃ value", file),
+        ("parameters │ 36.7 k (36,679)", checkpoint), ("macs │ 668.9 k (668,896)", checkpoint),
+        ("inputs │ images float32 [batch, 3, 64, 64]", engine), ("profiles │ 1:8:32", engine),
+    ):  # fmt: skip
+        assert words in where, words
+    for shown in (file, checkpoint, engine):
+        for python in ("None", "{", "True", "False", "()"):
+            assert python not in shown
 
 
 def test_few_labels_are_all_shown(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from support.dense_results import HandMade, Outputs, dense_manifest, found
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.images.synthetic import synthetic_image
 from lit_deploy.workflows import predict
-from lit_deploy.workflows.predict import predict_images, predicted
+from lit_deploy.workflows.predict import Wanted, predict_images, predicted
 
 Installed = Callable[..., HandMade]
 
@@ -195,7 +195,7 @@ def test_one_picture_at_a_time(session: Installed, tmp_path: Path) -> None:
     session("semantic_segmentation", classes=150)
     images = [photo(tmp_path / f"{index}.png") for index in range(5)]
     maps = []
-    for prediction in predicted("x.onnx", images, out=tmp_path / "out"):
+    for prediction in predicted("x.onnx", images, Wanted(out=tmp_path / "out")):
         maps.append(weakref.ref(prediction.label_map))  # type: ignore[attr-defined]
         del prediction
         assert sum(kept() is not None for kept in maps) <= 2

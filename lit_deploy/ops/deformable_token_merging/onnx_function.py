@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lit_deploy.core.specs import OP_VERSION
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
+from lit_deploy.ops.function import parsed
 
 if TYPE_CHECKING:
     import onnx
@@ -127,8 +128,4 @@ def onnx_function() -> onnx.FunctionProto:
     Inputs ``x`` T [B, H, W, C], ``offset_weight`` T [8, 4*C], ``offset_bias`` T [8]; output ``y`` T
     [B, H//2, W//2, 4*C]; T is float32, float16 or bfloat16. The two string attributes are read by TensorRT.
     """
-    import onnx
-
-    function = onnx.parser.parse_function(_BODY)
-    function.doc_string = "Deformable token merging, operator version 1 (docs/deformable_token_merging.md)."
-    return function
+    return parsed(_BODY, "Deformable token merging, operator version 1 (docs/deformable_token_merging.md).")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lit_deploy.core.specs import OP_VERSION
 from lit_deploy.ops.domain import DOMAIN
+from lit_deploy.ops.function import parsed
 from lit_deploy.ops.multi_level_roi_align.schema import FINEST_SCALE, LEVEL_BOUNDS, OP_TYPE, SCALE_EPSILON, STRIDES
 
 if TYPE_CHECKING:
@@ -102,9 +103,8 @@ def onnx_function() -> onnx.FunctionProto:
     Inputs ``rois`` float32 [K, 4] and ``level0`` to ``level3`` T [1, C, H, W]; attribute ``output_size``; output ``y``
     T [K, C, output_size, output_size]; T is float32 or float16. The two string attributes are read by TensorRT.
     """
-    import onnx
-
     levels = (_LEVEL.format(index=index, scale=1 / stride) for index, stride in enumerate(STRIDES))
-    function = onnx.parser.parse_function(_HEAD + "".join(levels) + _TAIL)
-    function.doc_string = "RoIAlign over a feature pyramid, operator version 1 (docs/multi_level_roi_align.md)."
-    return function
+    return parsed(
+        _HEAD + "".join(levels) + _TAIL,
+        "RoIAlign over a feature pyramid, operator version 1 (docs/multi_level_roi_align.md).",
+    )

@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from lit_deploy.ops.domain import DOMAIN
+from lit_deploy.ops.function import parsed
 from lit_deploy.ops.nms.schema import OP_TYPE, PADDING
 
 if TYPE_CHECKING:
@@ -66,11 +67,7 @@ def onnx_function() -> onnx.FunctionProto:
     Inputs ``boxes`` float32 [P, 4], ``scores`` float32 [P], ``classes`` int64 [P]; attributes ``iou_threshold``,
     ``score_threshold`` and ``max_output``; output ``indices`` int64 [max_output].
     """
-    import onnx
-
-    function = onnx.parser.parse_function(_BODY)
-    function.doc_string = "Class-aware non-maximum suppression, operator version 1 (docs/nms.md)."
-    return function
+    return parsed(_BODY, "Class-aware non-maximum suppression, operator version 1 (docs/nms.md).")
 
 
 def inclusive_iou_threshold(iou_threshold: float) -> float:

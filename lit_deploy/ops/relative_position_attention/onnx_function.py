@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lit_deploy.ops.domain import DOMAIN
+from lit_deploy.ops.function import parsed
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE
 
 if TYPE_CHECKING:
@@ -92,9 +93,11 @@ _TABLE = """
     column_first = Transpose <perm: ints = [0, 2, 1, 3]> (by_column)
 """
 
-# Without a table the tokens lie in one column.
+# Without a table the tokens lie in one column. That table of no elements is read all the same: tools drop an input of a
+# function that nothing reads, and its calls then have one too many.
 _NO_TABLE = """
-    rows = Identity (tokens)
+    none = Size (table)
+    rows = Add (tokens, none)
     columns = Identity (one)
 """
 
@@ -198,8 +201,6 @@ def onnx_function(biased: bool = True, blocks: bool = False, narrow: bool = Fals
             size. False for one pass that runtimes fuse: for small maps.
         narrow: of a half type T, compute the products in T; not in blocks.
     """
-    import onnx
-
     assert not (blocks and narrow)
     products = _BIASED_PRODUCTS if biased else _PRODUCTS
     if blocks:
@@ -210,8 +211,7 @@ def onnx_function(biased: bool = True, blocks: bool = False, narrow: bool = Fals
         body = _BLOCKS.format(products=products, index=_INDEX_OF_BLOCKS if biased else "")
     else:
         body = _PLAIN.format(products=products)
-    function = onnx.parser.parse_function(
-        _HEAD + (_NARROW if narrow else _WIDE) + _BEGIN + (_TABLE if biased else _NO_TABLE) + body + _END
+    return parsed(
+        _HEAD + (_NARROW if narrow else _WIDE) + _BEGIN + (_TABLE if biased else _NO_TABLE) + body + _END,
+        "Attention with a relative position bias, version 1 (docs/relative_position_attention.md).",
     )
-    function.doc_string = "Attention with a relative position bias, version 1 (docs/relative_position_attention.md)."
-    return function

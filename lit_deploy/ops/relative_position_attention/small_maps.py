@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.ops.domain import DOMAIN
+from lit_deploy.ops.function import parsed
 from lit_deploy.ops.relative_position_attention.onnx_function import OPSET
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE
 
@@ -118,7 +119,7 @@ def _written_out(
         "y = Reshape (tokens_first, flat)",
     ]  # fmt: skip
     text = "\n".join(lines)
-    body = onnx.parser.parse_function(f'<domain: "", opset_import: ["" : {OPSET}]> body (qkv, bias) => (y) {{{text}}}')
+    body = parsed(f'<domain: "", opset_import: ["" : {OPSET}]> body (qkv, bias) => (y) {{{text}}}', "")
     name = node.name.rpartition("/")[0] or node.output[0]
     outer = {"qkv": node.input[0], "y": node.output[0]}
     counts: dict[str, int] = {}

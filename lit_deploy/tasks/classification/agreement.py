@@ -125,6 +125,10 @@ def _disorder(classes: Classes, scores: NDArray[Any], count: int) -> str:
     return ""
 
 
+def _finite(both: _Outputs) -> str:
+    return "" if np.isfinite(both.value).all() else f"{both.comparison.name}: not finite (NaN or infinity)"
+
+
 def _relative_error(both: _Outputs) -> str:
     found, limit = both.comparison, both.tolerance.relative
     if found.relative <= limit:  # written so that NaN is a fault
@@ -143,6 +147,7 @@ def _first_classes(both: _Outputs) -> str:
 
 _CHECKS: tuple[Callable[[_Outputs], str], ...] = (
     lambda both: both.disorder,
+    _finite,
     _relative_error,
     _cosine,
     _first_classes,

@@ -60,6 +60,29 @@ def best_classes(outputs: Mapping[str, NDArray[Any]], kind: OutputKind, num_clas
     return result
 
 
+def output_fault(outputs: Mapping[str, NDArray[Any]], kind: OutputKind, num_classes: int, image: int) -> str | None:
+    """Say why an output names no class for one image of a batch; None where it does."""
+    if best_classes({name: value[image : image + 1] for name, value in outputs.items()}, kind, num_classes)[0, 0] >= 0:
+        return None
+    name = "scores" if kind == "top5" else kind
+    if not np.isfinite(outputs[name][image]).all():
+        return f"its {name} are not finite (NaN or infinity)"
+    return f"its class indices are outside 0 to {num_classes - 1}"
+
+
+def probabilities_of(outputs: Mapping[str, NDArray[Any]], kind: OutputKind, classes: Classes) -> Floats:
+    """The probabilities ``[N, k]`` of classes as ``best_classes`` gives them; 0 where a class is -1."""
+    rows = slice(len(classes))
+    if kind == "top5":
+        values = outputs["scores"][rows].astype(np.float64)
+    else:
+        with np.errstate(invalid="ignore"):  # what is not finite has no classes
+            scores = softmax(outputs[kind][rows]) if kind == "logits" else outputs[kind][rows].astype(np.float64)
+        values = np.take_along_axis(scores, np.maximum(classes, 0), axis=1)
+    result: Floats = np.where(classes >= 0, values, 0.0)
+    return result
+
+
 def logits_of(outputs: Mapping[str, NDArray[Any]], kind: OutputKind) -> Floats | None:
     """Logits ``[N, classes]``; of probabilities their logarithm without each image's mean, which they do not keep.
 

@@ -65,13 +65,15 @@ class DetectionFindings:
         """
         pairs = list(zip(reference.pictures, self.pictures, strict=True))
         certain = any((found.scores > CERTAIN).any() for pair in pairs for found in pair)
-        lost = sought = 0
+        parts = []
         for one, other in pairs:
-            found = counterparts(one, other)
+            found, lost, sought = counterparts(one, other), 0, 0
             for detections, alone in ((one, found < 0), (other, ~np.isin(np.arange(len(other)), found))):
                 wanted = ~(detections.scores <= CERTAIN) if certain else np.arange(len(detections)) < BEST
                 lost += int((wanted & alone).sum())
                 sought += int(wanted.sum())
+            parts.append((lost, sought))
+        lost, sought = (sum(column) for column in zip(*parts, strict=True))
         return Change(
             differing=lost,
             total=sought,
@@ -81,6 +83,7 @@ class DetectionFindings:
             broken=sum(not _finite(found) for found in self.pictures),
             error=lost / max(sought, 1),
             cosines=None,
+            parts=tuple(parts),
         )
 
 

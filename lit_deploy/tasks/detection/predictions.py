@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.detection.results import Detections, detections_of
+from lit_deploy.tasks.unusable import unusable
 
 Bbox = tuple[float, float, float, float]
 
@@ -29,6 +30,13 @@ class Detection:
     label: str
     score: float
     bbox: Bbox
+
+
+FIELDS: Mapping[str, type] = {
+    "image_height": int, "image_width": int, "category_id": int, "label": str, "score": float,
+    "x": float, "y": float, "width": float, "height": float,
+}  # fmt: skip
+"""Names and types of the values of an object."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,10 @@ class Prediction:
         """As rows of a table, one an object."""
         return [row_of(found) for found in self.detections]
 
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, of ``FIELDS``."""
+        return [record_of(found, self.height, self.width) for found in self.detections]
+
 
 def predictions(
     outputs: Mapping[str, NDArray[Any]],
@@ -68,17 +80,28 @@ def predictions(
         images: the picture's name.
         pictures: the picture itself.
         top: most objects.
+
+    Raises:
+        ArtifactError: numbers that are not finite, or labels that do not exist.
     """
-    found = best_of(outputs, manifest, top)
+    found = best_of(outputs, manifest, images[0], top)
     height, width = pictures[0].original_size
     objects = (Detection(*what, box) for what, box in described(found, manifest))
     return [Prediction(images[0], height, width, tuple(objects))]
 
 
-def best_of(outputs: Mapping[str, NDArray[Any]], manifest: Manifest, top: int) -> Detections:
-    """The best objects above the threshold of the manifest, at most ``top``."""
+def best_of(outputs: Mapping[str, NDArray[Any]], manifest: Manifest, image: str, top: int) -> Detections:
+    """The best objects above the threshold of the manifest, at most ``top``.
+
+    Raises:
+        ArtifactError: outputs that are no detections; ``image`` is the picture's name, for the message.
+    """
     assert manifest.dense is not None
-    return detections_of(outputs).above(manifest.dense.score_threshold)[:top]
+    found = detections_of(outputs)
+    fault = found.fault(manifest.model.num_classes)
+    if fault:
+        raise unusable(image, fault)
+    return found.above(manifest.dense.score_threshold)[:top]
 
 
 def described(found: Detections, manifest: Manifest) -> Iterator[tuple[tuple[int, str, float], Bbox]]:
@@ -92,3 +115,8 @@ def described(found: Detections, manifest: Manifest) -> Iterator[tuple[tuple[int
 def row_of(found: Detection) -> tuple[str, ...]:
     """One row of a table: what, and where in pixels."""
     return (f"{found.score:.1%}", found.label, *(f"{value:.1f}" for value in found.bbox))
+
+
+def record_of(found: Detection, height: int, width: int) -> tuple[Any, ...]:
+    """The values of ``FIELDS``, in a picture of that height and width."""
+    return (height, width, found.category_id, found.label, found.score, *found.bbox)

@@ -34,6 +34,15 @@ class Detections:
         masks = None if self.masks is None else self.masks[rows]
         return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], masks)
 
+    def fault(self, classes: int) -> str | None:
+        """Say why these are no detections of a network of so many classes; None where they are."""
+        masks = () if self.masks is None else (self.masks,)
+        if not all(np.isfinite(values).all() for values in (self.boxes, self.scores, *masks)):
+            return f"its boxes, scores{' or masks' if masks else ''} are not finite (NaN or infinity)"
+        if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < classes:
+            return f"its labels are outside 0 to {classes - 1}"
+        return None
+
     def above(self, threshold: float) -> Detections:
         """Those that score above ``threshold``."""
         return self[self.scores > threshold]

@@ -5,10 +5,10 @@ from lit_deploy.tasks.detection.agreement import agreement, difference, referenc
 from lit_deploy.tasks.detection.change import findings
 from lit_deploy.tasks.detection.tensors import OUTPUTS, graph, pictures
 from lit_deploy.tasks.instance_segmentation.drawing import drawn
-from lit_deploy.tasks.instance_segmentation.predictions import predictions
+from lit_deploy.tasks.instance_segmentation.predictions import FIELDS, predictions
 from lit_deploy.tasks.instance_segmentation.tensors import output_specs
 
 __all__ = [
-    "OUTPUTS", "agreement", "difference", "drawn", "feed", "findings", "graph", "input_specs", "output_specs",
+    "FIELDS", "OUTPUTS", "agreement", "difference", "drawn", "feed", "findings", "graph", "input_specs", "output_specs",
     "pictures", "predictions", "reference", "seeded",
 ]  # fmt: skip

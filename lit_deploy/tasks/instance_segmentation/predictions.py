@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
-from lit_deploy.tasks.detection.predictions import Detection, best_of, described, row_of
+from lit_deploy.tasks.detection.predictions import FIELDS as OF_BOXES
+from lit_deploy.tasks.detection.predictions import Detection, best_of, described, record_of, row_of
 from lit_deploy.tasks.instance_segmentation.pasting import pasted
 from lit_deploy.tasks.instance_segmentation.rle import Rle, encoded
+
+FIELDS: Mapping[str, type] = {**OF_BOXES, "area": int, "rle_counts": str}
+"""Names and types of the values of an object; the last are COCO's compressed run lengths of its mask."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Prediction:
         """As rows of a table, one an object."""
         return [(*row_of(found), str(found.area)) for found in self.detections]
 
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, of ``FIELDS``."""
+        size = self.height, self.width
+        return [(*record_of(found, *size), found.area, found.segmentation["counts"]) for found in self.detections]
+
 
 def predictions(
     outputs: Mapping[str, NDArray[Any]],
@@ -65,8 +74,11 @@ def predictions(
         images: the picture's name.
         pictures: the picture itself.
         top: most objects.
+
+    Raises:
+        ArtifactError: numbers that are not finite, or labels that do not exist.
     """
-    found, size = best_of(outputs, manifest, top), pictures[0].original_size
+    found, size = best_of(outputs, manifest, images[0], top), pictures[0].original_size
     assert found.masks is not None
     objects = []
     for mask, box, (what, bbox) in zip(found.masks, found.boxes, described(found, manifest), strict=True):

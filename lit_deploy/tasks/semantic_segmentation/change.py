@@ -49,14 +49,14 @@ class LabelFindings:
 
     def change(self, reference: Self) -> Change:
         """Compare with another file's labels of the same pictures; each pixel counts once."""
-        differing = total = 0
+        parts = []
         for one, other in zip(reference.pictures, self.pictures, strict=True):
             size = max((len(labels) for labels in (one, other) if labels is not None), default=1)
-            total += size
             if one is None or other is None or one.shape != other.shape:
-                differing += size
+                parts.append((size, size))
             else:
-                differing += int(np.count_nonzero(one != other))
+                parts.append((int(np.count_nonzero(one != other)), size))
+        differing, total = (sum(column) for column in zip(*parts, strict=True))
         return Change(
             differing=differing,
             total=total,
@@ -66,6 +66,7 @@ class LabelFindings:
             broken=sum(labels is None for labels in self.pictures),
             error=differing / max(total, 1),
             cosines=None,
+            parts=tuple(parts),
         )
 
 

@@ -12,8 +12,15 @@ from PIL import Image
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
+from lit_deploy.tasks.unusable import unusable
 
 Labels = NDArray[np.uint8]
+
+
+FIELDS: Mapping[str, type] = {
+    "image_height": int, "image_width": int, "category_id": int, "label": str, "pixels": int, "share": float,
+}  # fmt: skip
+"""Names and types of the values of a class."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,11 @@ class Prediction:
             (f"{found.share:.2%}", found.label, str(found.pixels), str(found.category_id)) for found in self.classes
         ]
 
+    def records(self) -> list[tuple[Any, ...]]:
+        """The same as values, of ``FIELDS``."""
+        size = self.height, self.width
+        return [(*size, found.category_id, found.label, found.pixels, found.share) for found in self.classes]
+
 
 def predictions(
     outputs: Mapping[str, NDArray[Any]],
@@ -89,8 +101,14 @@ def predictions(
         images: the picture's name.
         pictures: the picture itself; the outputs have its original size.
         top: most classes.
+
+    Raises:
+        ArtifactError: logits that are not finite, or labels that do not exist.
     """
     assert manifest.dense is not None
+    fault = _fault(outputs, len(manifest.labels))
+    if fault:
+        raise unusable(images[0], fault)
     labels = labels_of(outputs)
     counts = np.bincount(labels.ravel(), minlength=len(manifest.labels))
     order = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
@@ -104,6 +122,15 @@ def predictions(
         for index in order[:top]
     )
     return [Prediction(images[0], *pictures[0].original_size, shares, labels)]
+
+
+def _fault(outputs: Mapping[str, NDArray[Any]], classes: int) -> str | None:
+    """Why outputs give no class to some pixel; None where they do."""
+    if "labels" not in outputs:
+        return None if np.isfinite(outputs["logits"]).all() else "its logits are not finite (NaN or infinity)"
+    labels = outputs["labels"]
+    known = 0 <= int(labels.min()) <= int(labels.max()) < classes
+    return None if known else f"its labels are outside 0 to {classes - 1}"
 
 
 def labels_of(outputs: Mapping[str, NDArray[Any]]) -> Labels:

@@ -12,9 +12,10 @@
 namespace lit_deploy {
 
 constexpr int kRoiLevels = 4;
+constexpr int64_t kRoiMaxOutputSize = int64_t{1} << 24;  // a region of that size has kMaxElements of sizes.h
 
 // Sizes of the maps level[l][channels, height[l], width[l]], at least 1, and of the output
-// y[rois, channels, output_size, output_size]; rois at least 0.
+// y[rois, channels, output_size, output_size]; rois at least 0, output_size 1 to kRoiMaxOutputSize.
 struct RoiAlignShape {
   int64_t rois;
   int64_t channels;

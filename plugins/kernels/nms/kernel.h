@@ -14,10 +14,10 @@ namespace lit_deploy {
 struct NmsOptions {
   float iou_threshold;    // 0 to 1
   float score_threshold;
-  int64_t max_output;     // at least 0
+  int64_t max_output;     // 0 to kNmsMaxBoxes
 };
 
-// The most boxes of one call.
+// The most boxes of one call, and the longest output.
 constexpr int64_t kNmsMaxBoxes = int64_t{1} << 32;
 
 // Writes the `max_output` indices: boxes kept, best first, then -1.

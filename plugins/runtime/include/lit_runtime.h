@@ -19,7 +19,8 @@
  *
  * Errors. Every function that can fail returns a lit_status and leaves one sentence for the calling thread in
  * lit_last_error(). Nothing throws, ends the process or prints, and a cancelled thread ends after the call and not in
- * it. On failure outputs are set to NULL or zero.
+ * it. On failure outputs are set to NULL or zero. Memory that cannot be had is LIT_OUT_OF_MEMORY; what may end the
+ * process all the same is listed in docs/embedding.md.
  *
  * Ownership. What a function returns in a pointer is freed by the function that its comment names, and by nothing else.
  * Pointers to text, labels and results belong to the library; each comment says how long they are valid. Memory that
@@ -38,9 +39,16 @@
  *     liblit_deploy_openvino.so                   operator_library    LIT_DEPLOY_OPENVINO_EXTENSION
  *     liblit_deploy_tensorrt.so                   operator_library    LIT_DEPLOY_PLUGIN
  *
+ * What is named with a slash in it is a path. A bare name goes to the dynamic linker, which does not look into the
+ * current folder.
+ *
  * The operator library of ONNX Runtime may be absent: the file then runs its built-in function, more slowly. OpenVINO
  * runs no such functions: without the extension it takes files that were exported with --portable, and no others.
  * Libraries stay loaded until the process ends, as does this one. A setuid program's environment is not asked.
+ *
+ * Telemetry. ONNX Runtime 1.31 keeps a database of events and an identifier of the machine in the user's cache, and
+ * sends them. The first lit_model_open() that needs it therefore sets ORT_DISABLE_TELEMETRY=1 in this process, unless
+ * the variable is set. A program whose other threads read or change variables meanwhile sets it itself before that.
  *
  * Kinds of things are int32_t, so that they have one size for every compiler and any value can be looked at.
  *
@@ -117,8 +125,8 @@ typedef struct lit_options {
   lit_device device;            /* LIT_CPU; engines run on the GPU whatever is said here */
   int32_t device_index;         /* 0; which GPU */
   int32_t threads;              /* 0; CPU threads of one run, 0 for all cores */
-  const char* backend_library;  /* NULL; path of libonnxruntime, libopenvino_c, libnvinfer, ..., NULL to search */
-  const char* operator_library; /* NULL; path of our library for the back end, NULL to search, "" to leave it out */
+  const char* backend_library;  /* NULL; path or name of libonnxruntime, libopenvino_c, ..., NULL to search */
+  const char* operator_library; /* NULL; path or name of ours for the back end, NULL to search, "" to leave it out */
   int32_t allow_engine_code;    /* 0; 1 lets TensorRT run code that lies inside an engine: only for files you trust */
   int32_t cuda_graph;           /* 0; 1 replays a CUDA graph per batch size; engines only */
   lit_backend backend;          /* LIT_BACKEND_AUTO; LIT_NOT_SUPPORTED where it does not run the file */
@@ -190,6 +198,11 @@ typedef struct lit_image {
   int32_t width, height;
   ptrdiff_t row_stride; /* bytes from one row to the next, 0 for 3 * width; negative for bottom-up pictures */
 } lit_image;
+
+/* Whether lit_preprocess() takes a picture of this size: to be asked when a decoder has read the header, before it
+ * decodes a picture that would be refused.
+ * LIT_INVALID_ARGUMENT: NULL, or a size that lit_preprocess() refuses. Any thread. */
+LIT_API lit_status lit_check_size(const lit_input_spec* spec, int32_t width, int32_t height);
 
 /* Resizes a picture and cuts the centre out of it, to the bit as `lit-deploy` (Pillow) does.
  *   spec    of lit_model_get_info()

@@ -74,6 +74,11 @@ class Model {
     return text;
   }
 
+  // Throws where preprocess() would not take a picture of this size: ask before decoding it.
+  void check_size(std::int32_t width, std::int32_t height) const {
+    check(lit_check_size(&info().input, width, height));
+  }
+
   // One picture as the network takes it: height * width * 3 bytes.
   std::vector<std::uint8_t> preprocess(const Image& image) const {
     const lit_input_spec& spec = info().input;
