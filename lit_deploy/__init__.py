@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "LitDeployError": "lit_deploy.core.errors",
-    "EngineOptions": "lit_deploy.exporters.tensorrt",
+    "EngineOptions": "lit_deploy.exporters.engine_options",
     "InputSpec": "lit_deploy.core.specs",
     "Manifest": "lit_deploy.artifacts.manifest",
     "ModelSpec": "lit_deploy.core.specs",

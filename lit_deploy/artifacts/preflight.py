@@ -54,6 +54,10 @@ def rebuild_command(
     words += ["--builder", backend]
     if sidecar.profiles:
         words += ["--batch", ":".join(map(str, batch or sidecar.profiles[0]))]
+    if sidecar.sizes is not None:
+        height, width = (":".join(map(str, side)) for side in (sidecar.sizes.height, sidecar.sizes.width))
+        words += ["--size", f"{height}x{width}"] if sidecar.manifest.input.height is None else []
+        words += ["--max-original", str(sidecar.sizes.original[2])]
     words.append("--no-plugin" if plugin is None else "--embed-plugin" if plugin.embedded else "--plugin")
     words += ["--hardware-compatible"] if build.hardware_compatible == "ampere+" else []
     words += ["--version-compatible"] if build.version_compatible else []

@@ -20,6 +20,8 @@ _FORMAT = {"enum": list(range(OLDEST_FORMAT, FORMAT + 1))}
 
 _SIDE = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_SIDE}, {"type": "null"}]}
 
+_SIDES = {"items": {"type": "integer", "minimum": 1, "maximum": MAX_SIDE}}
+
 _LIMITS: dict[tuple[str, str], dict[str, Any]] = {
     ("Manifest", "op_version"): {"const": OP_VERSION},
     ("Manifest", "labels"): {"items": {"type": "string", "pattern": LABEL_PATTERN}},
@@ -39,6 +41,9 @@ _LIMITS: dict[tuple[str, str], dict[str, Any]] = {
             "items": {"type": "integer", "minimum": 1, "maximum": MAX_BATCH},
         }
     },
+    ("SizeProfile", "height"): _SIDES,
+    ("SizeProfile", "width"): _SIDES,
+    ("SizeProfile", "original"): _SIDES,
     ("Sidecar", "engine_size"): {"minimum": 0},
     ("TensorSpec", "shape"): {
         "minItems": 1,

@@ -14,7 +14,7 @@ import msgspec
 
 from lit_deploy.artifacts.manifest import FORMAT, Header, Manifest, check_format, check_json, check_manifest
 from lit_deploy.core.errors import ArtifactError
-from lit_deploy.core.specs import MAX_BATCH, TensorSpec
+from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, TensorSpec
 from lit_deploy.machine.tensorrt import BackendName
 
 ENGINE_SUFFIXES = (".engine", ".plan")
@@ -95,6 +95,30 @@ class Inspection:
     layers: int
 
 
+Range = tuple[int, int, int]
+"""The least, the best and the most of something."""
+
+
+@dataclass(frozen=True)
+class SizeProfile:
+    """Sizes of pictures that the engine of a detector or segmentation network is for, each (min, opt, max) in pixels.
+
+    Attributes:
+        height, width: of the network's input, resized and not padded.
+        original: of either side of the picture that it was resized from.
+    """
+
+    height: Range
+    width: Range
+    original: Range
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "original"):
+            low, best, high = getattr(self, name)
+            if not 1 <= low <= best <= high <= MAX_SIDE:
+                raise ValueError(f"the {name} is {low}:{best}:{high}, expected MIN:OPT:MAX, 1 to {MAX_SIDE} pixels")
+
+
 @dataclass(frozen=True)
 class Sidecar:
     """Everything that must be known about an engine before it is opened.
@@ -109,6 +133,7 @@ class Sidecar:
         inspections: what was found in what was built.
         parity: metrics of the engine against PyTorch, or None where it could not be run after the build.
         manifest: the network itself, as in the ONNX file.
+        sizes: of the pictures of a detector or segmentation network; None for a classifier.
     """
 
     engine_sha256: str
@@ -123,6 +148,7 @@ class Sidecar:
     inspections: tuple[Inspection, ...]
     parity: dict[str, Any] | None
     manifest: Manifest
+    sizes: SizeProfile | None = None
 
     def __post_init__(self) -> None:
         if self.engine_size < 0:
@@ -132,6 +158,8 @@ class Sidecar:
         for profile in self.profiles:
             if not 1 <= profile[0] <= profile[1] <= profile[2] <= MAX_BATCH:
                 raise ValueError(f"a profile is {profile}, expected three batch sizes in ascending order")
+        if (self.sizes is None) != (self.manifest.task == "classification"):
+            raise ValueError(f"the task is {self.manifest.task}, expected 'sizes' for all but classification")
         for spec in (*self.inputs, *self.outputs):
             sizes = [size for size in spec.shape if isinstance(size, int)]
             if not 1 <= len(spec.shape) <= MAX_RANK or min(sizes, default=1) < 1:

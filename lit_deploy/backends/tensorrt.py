@@ -22,9 +22,10 @@ from lit_deploy.backends.cuda_memory import Device
 from lit_deploy.backends.protocol import Phases, SessionOptions, TimingSettings
 from lit_deploy.backends.tensorrt_context import EngineContext, LoadedEngine
 from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError
-from lit_deploy.core.specs import TensorSpec
+from lit_deploy.core.specs import IMAGE, ORIGINAL_SIZE, TensorSpec
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
+from lit_deploy.ops.nms.matrix_form import COMPLETE
 from lit_deploy.tasks.protocol import Arrays
 from lit_deploy.tasks.table import task_of
 
@@ -96,6 +97,7 @@ class TensorRTSession(BackEnd):
         if batch == 0:  # TensorRT takes no empty tensors
             return {spec.name: _empty(spec) for spec in self.outputs}, Phases(0, 0, 0, 0)
         profile = self._profile_for(batch)
+        self._check_sizes(feeds)
         self._said.errors = []
         try:
             with device.current():
@@ -129,6 +131,27 @@ class TensorRTSession(BackEnd):
             f"got a batch of {batch} images, but {self._path} was built for {ranges}; run smaller or larger batches, "
             f"or build it again: {rebuild_command(self._path, loaded(self._sidecar), batch=(low, batch, high))}"
         )
+
+    def _check_sizes(self, feeds: Mapping[str, NDArray[np.generic]]) -> None:
+        """Raise UsageError for a picture of a size that the engine was not built for."""
+        sidecar = loaded(self._sidecar)
+        if sidecar.sizes is None:
+            return
+        spec = next(spec for spec in sidecar.inputs if spec.name == IMAGE)
+        measured = dict(zip(spec.shape, feeds[IMAGE].shape, strict=True))
+        for name, (low, _, high) in (("height", sidecar.sizes.height), ("width", sidecar.sizes.width)):
+            if name in measured and not low <= measured[name] <= high:
+                raise UsageError(
+                    f"got a picture whose {name} is {measured[name]} pixels, but {self._path} was built for {low} to "
+                    f"{high}; build it again: {rebuild_command(self._path, sidecar)} with another --size"
+                )
+        low, _, high = sidecar.sizes.original
+        sides = feeds[ORIGINAL_SIZE]
+        if not low <= sides.min() <= sides.max() <= high:
+            raise UsageError(
+                f"got a picture of originally {' x '.join(map(str, sides))} pixels, but {self._path} was built for "
+                f"sides of {low} to {high}; make it smaller, or build it again with --max-original {sides.max()}"
+            )
 
     def _take(self, device: Device, loaded: LoadedEngine, batch: int) -> EngineContext:
         """A context that nobody uses; with CUDA graphs, one for this batch size: a graph holds a context's state."""
@@ -189,6 +212,7 @@ class TensorRTSession(BackEnd):
                 f"build it again here: {rebuild_command(self._path, sidecar)}"
             )
         returned = [spec.name for spec in task_of(sidecar.manifest).output_specs(sidecar.manifest)]
+        returned += [spec.name for spec in sidecar.outputs if spec.name == COMPLETE]
         if self._options.layers:
             returned += sidecar.manifest.layers
         _check_tensors(self._path, engine, sidecar, returned)
@@ -198,6 +222,7 @@ class TensorRTSession(BackEnd):
             inputs=sidecar.inputs,
             outputs=sidecar.outputs,
             returned=tuple(returned),
+            host=tuple(s.name for s in sidecar.inputs if engine.get_tensor_location(s.name).name == "HOST"),
             cuda_graph=self._options.cuda_graph,
         )
         how = "built-in function" if plugin is None else "embedded plugin" if plugin.embedded else "plugin"

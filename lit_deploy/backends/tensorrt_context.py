@@ -25,6 +25,7 @@ class LoadedEngine:
         module: TensorRT's Python module; ``engine``: its ``ICudaEngine``.
         inputs, outputs: all tensors; every one of them needs memory.
         returned: names of the outputs that are copied to the host.
+        host: names of the inputs that are read on the host, as sizes of other tensors depend on them.
         cuda_graph: replay a CUDA graph from the second run of a shape on.
     """
 
@@ -33,6 +34,7 @@ class LoadedEngine:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     returned: tuple[str, ...]
+    host: tuple[str, ...]
     cuda_graph: bool
 
 
@@ -60,6 +62,7 @@ class EngineContext:
         self._buffers = {name: Buffer(device, pinned=name in pinned) for name in self._dtypes}
         self._host: dict[str, NDArray[np.generic]] = {}  # pinned memory of the last shapes
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._sizes: dict[str, bytes] = {}  # the last values of what is read on the host
         self._profile = -1
         self._key: tuple[Any, ...] = ()
         self._warm = False
@@ -77,12 +80,13 @@ class EngineContext:
         Raises:
             ArtifactError: TensorRT refuses. MissingDependency: CUDA does. The context must be closed then.
         """
-        self._prepare({name: array.shape for name, array in feeds.items()}, profile)
-        for name, array in feeds.items():
-            np.copyto(self._host[name], array)
+        self._prepare(feeds, profile)
+        uploaded = [name for name in feeds if name not in self._loaded.host]
+        for name in uploaded:
+            np.copyto(self._host[name], feeds[name])
         record = self._record if timed else _nothing
         record(0)
-        for name in feeds:
+        for name in uploaded:
             self._buffers[name].upload(self._host[name].nbytes, self._stream)
         record(1)
         begin = time.perf_counter_ns()
@@ -112,9 +116,12 @@ class EngineContext:
         self._events.clear()
         api.cuStreamDestroy(self._stream)
 
-    def _prepare(self, shapes: dict[str, tuple[int, ...]], profile: int) -> None:
+    def _prepare(self, feeds: Mapping[str, NDArray[np.generic]], profile: int) -> None:
         """Tell TensorRT shapes and addresses, with room in every buffer; nothing to do when they are the last ones."""
-        if self._key and shapes.items() <= self._shapes.items() and profile == self._profile:
+        shapes = {name: array.shape for name, array in feeds.items()}
+        sizes = {name: feeds[name].tobytes() for name in self._loaded.host}
+        same = shapes.items() <= self._shapes.items() and sizes == self._sizes
+        if self._key and same and profile == self._profile:
             return
         context = self._context
         if profile != self._profile:
@@ -124,10 +131,19 @@ class EngineContext:
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise ArtifactError(f"TensorRT refuses the shape {list(shape)} of '{name}'")
-        self._shapes = dict(shapes)
+        for name in self._loaded.host:
+            buffer = self._buffers[name]
+            buffer.reserve(feeds[name].nbytes)
+            self._host[name] = buffer.array(shapes[name], self._dtypes[name])
+            np.copyto(self._host[name], feeds[name])
+            if not context.set_tensor_address(name, self._host[name].ctypes.data):
+                raise ArtifactError(f"TensorRT refuses the sizes in '{name}'")
+        self._shapes, self._sizes = dict(shapes), sizes
         for spec in self._loaded.outputs:
             self._shapes[spec.name] = tuple(context.get_tensor_shape(spec.name))
         for name, buffer in self._buffers.items():
+            if name in self._loaded.host:
+                continue
             shape, dtype = self._shapes[name], self._dtypes[name]
             buffer.reserve(int(np.prod(shape)) * np.dtype(dtype).itemsize)
             if not context.set_tensor_address(name, buffer.address):
@@ -135,7 +151,12 @@ class EngineContext:
             if buffer.pinned:
                 self._host[name] = buffer.array(shape, dtype)
         self.batch = shapes[self._loaded.inputs[0].name][0]
-        key = (profile, tuple(self._shapes.items()), tuple(buffer.address for buffer in self._buffers.values()))
+        key = (
+            profile,
+            tuple(self._shapes.items()),
+            tuple(sizes.items()),
+            tuple(buffer.address for buffer in self._buffers.values()),
+        )
         if key != self._key:
             self._drop_graph()
             self._key, self._warm = key, False

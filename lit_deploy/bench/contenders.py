@@ -21,9 +21,9 @@ from lit_deploy.core.errors import LitDeployError, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import TaskName
 from lit_deploy.exporters.engine_files import written_engine
+from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.exporters.onnx import onnx_from_checkpoint, portable
 from lit_deploy.exporters.options import OnnxOptions
-from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.machine import native
 from lit_deploy.machine.facts import computes_bf16, cpp_compiler, cpu_flags
 from lit_deploy.machine.tensorrt import BACKENDS as TENSORRT

@@ -8,6 +8,21 @@ from typing import Annotated, Literal
 
 import typer
 
+from lit_deploy.commands.engine_options import (
+    ENGINE_OPTIONS,
+    Builder,
+    EmbedPlugin,
+    HardwareCompatible,
+    Layers,
+    MaxOriginal,
+    NmsCandidates,
+    OptimizationLevel,
+    Plugin,
+    Target,
+    TimingCache,
+    VersionCompatible,
+    Workspace,
+)
 from lit_deploy.commands.options import Json, NetworkKey, Sha256, Threads
 from lit_deploy.commands.quantize_options import (
     CALIB,
@@ -20,24 +35,26 @@ from lit_deploy.commands.quantize_options import (
     Force,
     Keep,
 )
-from lit_deploy.commands.values import batch_of, checkpoint_source, height_width, quantize_options, refuse, targets
+from lit_deploy.commands.values import (
+    batch_of,
+    checkpoint_source,
+    height_width,
+    quantize_options,
+    refuse,
+    size_ranges,
+    targets,
+)
 from lit_deploy.core.errors import LitDeployError, UsageError
 from lit_deploy.core.specs import (
     EIGHT_BIT,
     MAX_DETECTIONS,
     MAX_RESIZE,
     MAX_SIDE,
-    MAX_WORKSPACE_MIB,
     InputKind,
     OutputKind,
     PrecisionName,
 )
 
-ENGINE = "Engine (--format trt)"
-ENGINE_OPTIONS = (
-    "builder", "plugin", "embed_plugin", "target", "hardware_compatible", "version_compatible", "workspace",
-    "optimization_level", "timing_cache", "layers",
-)  # fmt: skip
 GRAPH_OPTIONS = (
     "precision", "input", "output", "portable", "labels", "resize", "mean", "std", "size", "score_threshold",
     "iou_threshold", "max_det",
@@ -106,7 +123,8 @@ Size = Annotated[
     str | None,
     typer.Option(
         metavar="HxW",
-        help="A fixed input size in pixels, to which pictures are resized; any when left out.",
+        help="A fixed input size in pixels, to which pictures are resized; any when left out. Of an engine also "
+        "MIN:OPT:MAXxMIN:OPT:MAX; all that the resize rule gives when left out.",
         show_default=False,
         rich_help_panel=DENSE,
     ),
@@ -186,84 +204,6 @@ Std = Annotated[
 Proof = Annotated[
     bool, typer.Option("--verify/--no-verify", help="Compare the file with PyTorch before it gets its name.")
 ]
-Builder = Annotated[
-    Literal["auto", "tensorrt", "tensorrt_rtx"],
-    typer.Option(
-        help="auto: tensorrt where it and a GPU are, else tensorrt_rtx, which also builds without a GPU.",
-        rich_help_panel=ENGINE,
-    ),
-]
-Plugin = Annotated[
-    bool | None,
-    typer.Option(
-        "--plugin/--no-plugin",
-        help="Require the plugin, or build the function in the file, which needs no library anywhere; the plugin "
-        "where its library is found when left out.",
-        show_default=False,
-        rich_help_panel=ENGINE,
-    ),
-]
-EmbedPlugin = Annotated[
-    bool, typer.Option("--embed-plugin", help="Put the plugin library into the engine.", rich_help_panel=ENGINE)
-]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CAPABILITIES",
-        help="tensorrt_rtx: compute capabilities to build for, separated by commas, e.g. 8.6,8.9,12.0; all "
-        "from 8.0 when left out.",
-        show_default=False,
-        rich_help_panel=ENGINE,
-    ),
-]
-HardwareCompatible = Annotated[
-    bool,
-    typer.Option(
-        "--hardware-compatible",
-        help="tensorrt: run on every GPU of compute capability 8.0 and above.",
-        rich_help_panel=ENGINE,
-    ),
-]
-VersionCompatible = Annotated[
-    bool,
-    typer.Option(
-        "--version-compatible",
-        help="tensorrt: run on later releases of the same major version too.",
-        rich_help_panel=ENGINE,
-    ),
-]
-Workspace = Annotated[
-    int | None,
-    typer.Option(
-        metavar="MIB",
-        help="Most scratch memory of a layer in MiB.",
-        min=1,
-        max=MAX_WORKSPACE_MIB,
-        show_default=False,
-        rich_help_panel=ENGINE,
-    ),
-]
-OptimizationLevel = Annotated[
-    int | None,
-    typer.Option(metavar="LEVEL", help="0 (fast build) to 5; 3 when left out.", min=0, max=5, rich_help_panel=ENGINE),
-]
-TimingCache = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="tensorrt: file of measured kernel times, read if it is there, and written.",
-        show_default=False,
-        rich_help_panel=ENGINE,
-    ),
-]
-Layers = Annotated[
-    bool,
-    typer.Option(
-        "--layers",
-        help="Debug build: layers are outputs too, for `verify --layers`.",
-        rich_help_panel=ENGINE,
-    ),
-]
 ProvenOn = Annotated[
     Literal["onnxruntime", "openvino"] | None,
     typer.Option(
@@ -308,6 +248,8 @@ def export(
     keep: Keep = None,
     accuracy_budget: AccuracyBudget = 1.0,
     force: Force = False,
+    max_original: MaxOriginal = 2048,
+    nms_candidates: NmsCandidates = 2048,
     builder: Builder = "auto",
     plugin: Plugin = None,
     embed_plugin: EmbedPlugin = False,
@@ -321,8 +263,8 @@ def export(
 ) -> None:
     """Write a checkpoint as a file that runs elsewhere, and prove that it computes the same."""
     from lit_deploy.core.progress import Step
+    from lit_deploy.exporters.engine_options import EngineOptions
     from lit_deploy.exporters.options import OnnxOptions
-    from lit_deploy.exporters.tensorrt import EngineOptions
     from lit_deploy.report.export import advice_line, export_json, export_summary
     from lit_deploy.report.terminal import show, steps
     from lit_deploy.workflows.advice import faster_choice
@@ -343,10 +285,11 @@ def export(
         refuse(given, ENGINE_OPTIONS, "is for engines; add --format trt")
     if format != "onnx":
         refuse(given, ("backend",), f"is for .onnx files; --format {format} has one back end")
+    ranged = format == "trt" and size is not None and ":" in size
     images, profile = batch_of(batch, engine=format == "trt")
     options: OnnxOptions | None = OnnxOptions(
         input=input, output=output, precision=precision, batch=images, portable=portable, labels=labels, resize=resize,
-        mean=mean, std=std, size=height_width("--size", size), score_threshold=score_threshold,
+        mean=mean, std=std, size=None if ranged else height_width("--size", size), score_threshold=score_threshold,
         iou_threshold=iou_threshold, max_detections=max_det,
     )  # fmt: skip
     stem = Path(ckpt.partition("#")[0]).stem or "model"
@@ -355,7 +298,7 @@ def export(
         refuse(given, ("key", "sha256"), "is for checkpoints, and an .onnx file holds one network")
         refuse(given, ("calib",), "is for checkpoints: an .onnx file is taken as it is, quantised or not")
         decided = f"is decided already in {Path(ckpt).name}; export the checkpoint again"
-        refuse(given, GRAPH_OPTIONS, decided)
+        refuse(given, tuple(name for name in GRAPH_OPTIONS if name != "size" or not ranged), decided)
         options, stem = None, stem.removesuffix(".engine")
     else:
         ckpt = checkpoint_source(ckpt, key, sha256)
@@ -382,6 +325,8 @@ def export(
                 raise UsageError(f"{ckpt} is exported already; give its batch profile as --batch MIN:OPT:MAX")
             build = EngineOptions(
                 backend=None if builder == "auto" else builder, profile=profile, plugin=plugin,
+                sizes=size_ranges(size) if ranged and size is not None else None,
+                max_original=max_original, nms_candidates=nms_candidates,
                 embed_plugin=embed_plugin, hardware_compatible=hardware_compatible,
                 version_compatible=version_compatible, targets=targets(target), workspace_mib=workspace,
                 optimization_level=optimization_level, timing_cache=timing_cache, layers=layers,

@@ -146,6 +146,18 @@ def _number(text: str) -> int:
     return int(text) if text.strip().isdecimal() and len(text) <= MAX_DIGITS else 0
 
 
+def size_ranges(text: str) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """``MIN:OPT:MAXxMIN:OPT:MAX``: heights and widths in pixels that an engine is for; one number stands for three."""
+    sides = [[int(part) if part.isdecimal() else 0 for part in side.split(":")] for side in text.lower().split("x")]
+    sides = [side * 3 if len(side) == 1 else side for side in sides]
+    if [len(side) for side in sides] != [3, 3]:
+        raise UsageError(
+            f"--size is '{text}', expected HxW or MIN:OPT:MAXxMIN:OPT:MAX, e.g. 320:800:1344x320:1216:1344"
+        )
+    height, width = ((low, best, high) for low, best, high in sides)
+    return height, width
+
+
 def share(option: str, percent: float | None) -> float | None:
     """A gate as a share; one that was meant as a share already would let everything pass."""
     if percent is not None and not (percent == 0 or 1 < percent <= 100):  # nor is a number that is none a gate

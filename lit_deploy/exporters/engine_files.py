@@ -10,7 +10,8 @@ from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.artifacts.sidecar import Sidecar, onnx_path, sidecar_path
 from lit_deploy.core.files import atomic_path
 from lit_deploy.core.progress import Progress, unseen
-from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx
+from lit_deploy.exporters.engine_options import EngineOptions
+from lit_deploy.exporters.tensorrt import engine_from_onnx
 
 
 @contextlib.contextmanager

@@ -1,100 +1,40 @@
 """From an exported ONNX file to a TensorRT or TensorRT-RTX engine and its sidecar.
 
-The builder runs in a process of its own (``tensorrt_builder``): an abort inside the library becomes a message, and a
-killed build leaves nothing behind, because model and engine travel through anonymous memory and not through files.
+The builder runs in a process of its own: ``engine_process`` starts it, and ``tensorrt_builder`` is what runs there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import signal
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
 
 import msgspec
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.preflight import FP8_LEAST, computes, here
 from lit_deploy.artifacts.sidecar import EngineBuild, EnginePlugin, Inspection, Sidecar, onnx_path
-from lit_deploy.core import errors
-from lit_deploy.core.errors import BuildFailed, ExportError, LitDeployError, MissingDependency, UsageError
-from lit_deploy.core.files import atomic_path, sha256_of
-from lit_deploy.core.processes import ending, worker_command, worker_environment
+from lit_deploy.core.errors import ExportError, MissingDependency, UsageError
+from lit_deploy.core.files import sha256_of
 from lit_deploy.core.progress import Progress, Step, unseen
-from lit_deploy.core.specs import EIGHT_BIT, MAX_BATCH, MAX_WORKSPACE_MIB, OP_VERSION, PrecisionName, TensorSpec
+from lit_deploy.core.specs import EIGHT_BIT, OP_VERSION, PrecisionName, TensorSpec
+from lit_deploy.exporters.engine_options import DEFAULT_PROFILE, EngineOptions, engine_sizes
+from lit_deploy.exporters.engine_process import built
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import Gpu, find_gpu, require_gpu
 from lit_deploy.machine.tensorrt import BACKENDS, RTX_TARGETS, BackendName
-from lit_deploy.models.families import FAMILIES
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
+from lit_deploy.ops.nms.matrix_form import MatrixForm, in_matrix_form
+from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION
 from lit_deploy.ops.relative_position_attention.small_maps import decomposed
+from lit_deploy.ops.table import attention_function
 
-COMMAND = worker_command("lit_deploy.exporters.tensorrt_builder")
-DEFAULT_PROFILE = (1, 8, 32)
-LAST_LINES = 12
 TYPES: dict[PrecisionName, str] = {
     "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8", "fp8": "float8e4m3",
 }  # fmt: skip
 """What the builder process calls the types."""
-PLUGIN_SAYS = "lit-deploy plugin: "
-"""How the plugin's messages begin on standard error."""
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to build.
-
-    Attributes:
-        backend: who builds; None for TensorRT where it and a GPU are, else TensorRT-RTX.
-        profile: least, best and largest batch of an ONNX file whose batch is dynamic; None for 1, 8, 32.
-        plugin: True requires our plugin, False leaves it out (the function in the file is built instead, which needs no
-            library anywhere), None uses it where its library is found.
-        embed_plugin: put the plugin library into the engine.
-        hardware_compatible: TensorRT: run on every GPU of compute capability 8.0 and above.
-        version_compatible: TensorRT: run on later releases of the same major version.
-        targets: TensorRT-RTX: compute capabilities to build for; empty for its own choice (all from 8.0), and for fp8
-            all from 8.9.
-        workspace_mib: most scratch memory of one layer in MiB; None for the builder's default.
-        optimization_level: 0 (fast build) to 5; None for the builder's default.
-        timing_cache: TensorRT: file of measured kernel times, read if it is there and written.
-        layers: a debug build: the outputs of all layers are outputs of the engine.
-    """
-
-    backend: BackendName | None = None
-    profile: tuple[int, int, int] | None = None
-    plugin: bool | None = None
-    embed_plugin: bool = False
-    hardware_compatible: bool = False
-    version_compatible: bool = False
-    targets: tuple[str, ...] = ()
-    workspace_mib: int | None = None
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    layers: bool = False
-
-    def __post_init__(self) -> None:
-        low, best, high = self.profile or DEFAULT_PROFILE
-        if not 1 <= low <= best <= high <= MAX_BATCH:
-            raise UsageError(
-                f"the batch profile is {low}:{best}:{high}, expected MIN:OPT:MAX in ascending order, 1 to {MAX_BATCH}"
-            )
-        if self.embed_plugin and self.plugin is False:
-            raise UsageError("the plugin is to be embedded and left out at once; drop one of the two options")
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise UsageError(f"the optimisation level is {self.optimization_level}, expected 0 to 5")
-        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
-            raise UsageError(f"the workspace limit is {self.workspace_mib} MiB, expected 1 to {MAX_WORKSPACE_MIB}")
-        unknown = [target for target in self.targets if target not in RTX_TARGETS]
-        if unknown:
-            raise UsageError(f"the target is '{unknown[0]}', expected compute capabilities of {', '.join(RTX_TARGETS)}")
 
 
 def engine_from_onnx(
@@ -118,12 +58,13 @@ def engine_from_onnx(
     """
     if manifest.batch and options.profile is not None:
         raise UsageError(f"the ONNX file is for batches of {manifest.batch} only, so it takes no profile; drop --batch")
+    sizes = engine_sizes(manifest, options)
     options, version, gpu, library = ready_to_build(options, portable=manifest.portable, precision=manifest.precision)
     backend = options.backend
     assert backend is not None
     title = BACKENDS[backend].title
     progress(Step(f"start {title} {version}", 0.0))
-    engine, facts = _build(_as_built(model), manifest, options, library, progress)
+    engine, facts = built(_as_built(model, manifest, options), manifest, options, sizes, library, progress)
     inspections = msgspec.convert(facts["inspections"], tuple[Inspection, ...])
     for inspection in inspections:
         _check_inspection(inspection, manifest, library is not None)
@@ -136,6 +77,7 @@ def engine_from_onnx(
         onnx_sha256=hashlib.sha256(model).hexdigest(),
         build=_described(backend, version, gpu, options),
         profiles=() if manifest.batch else (options.profile or DEFAULT_PROFILE,),
+        sizes=sizes,
         inputs=msgspec.convert(facts["inputs"], tuple[TensorSpec, ...]),
         outputs=msgspec.convert(facts["outputs"], tuple[TensorSpec, ...]),
         plugin=_described_plugin(library, options),
@@ -146,12 +88,20 @@ def engine_from_onnx(
     return engine, sidecar
 
 
-def _as_built(model: bytes) -> bytes:
-    """The graph that TensorRT is given: it has no kernel for attention, and knows how to fuse the products of one."""
+def _as_built(model: bytes, manifest: Manifest, options: EngineOptions) -> bytes:
+    """The graph that TensorRT is given.
+
+    It has no kernel for attention, and knows how to fuse the products of one; and TensorRT-RTX has no suppression. Over
+    large maps, products in a half type are made in one pass, as the fused ones are; those in float32 stay in blocks.
+    """
     import onnx
 
-    proto: bytes = decomposed(onnx.load_from_string(model)).SerializeToString()
-    return proto
+    proto = in_matrix_form(decomposed(onnx.load_from_string(model)), MatrixForm(options.nms_candidates))
+    for function in proto.functions:
+        if function.name == ATTENTION and manifest.base != "fp32":
+            function.CopyFrom(attention_function(proto.graph, one_pass=True))
+    serialised: bytes = proto.SerializeToString()
+    return serialised
 
 
 def ready_to_build(
@@ -295,100 +245,3 @@ def _check_inspection(inspection: Inspection, manifest: Manifest, plugin: bool) 
             f"the network has {inspection.plugin_layers} plugin layers, expected {wanted}; "
             + ("the parser took the function in the file; try --no-plugin" if plugin else "this is a bug")
         )
-
-
-@contextlib.contextmanager
-def _memory(name: str, content: bytes = b"") -> Iterator[int]:
-    """A file descriptor of anonymous memory."""
-    descriptor = os.memfd_create(name)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _content(descriptor: int) -> bytes:
-    size = os.fstat(descriptor).st_size
-    with open(descriptor, "rb", closefd=False) as file:
-        file.seek(0)
-        return file.read(size)
-
-
-def _build(
-    model: bytes, manifest: Manifest, options: EngineOptions, library: Path | None, progress: Progress
-) -> tuple[bytes, dict[str, Any]]:
-    """Run the builder process; return the engine and what the process reported."""
-    backend = options.backend
-    assert backend is not None
-    cache = options.timing_cache
-    old_cache = cache.read_bytes() if cache is not None and cache.is_file() else b""
-    with _memory("model", model) as model_fd, _memory("engine") as engine_fd, _memory("cache", old_cache) as cache_fd:
-        request = {
-            "parent": os.getpid(),
-            "float32_prefix": FAMILIES[manifest.model.family].patch_prefix,
-            "backend": backend,
-            "model": model_fd,
-            "engine": engine_fd,
-            "cache": cache_fd if cache is not None else None,
-            "library": str(library) if library else None,
-            "profile": None if manifest.batch else options.profile or DEFAULT_PROFILE,
-            "embed_plugin": options.embed_plugin,
-            "hardware_compatible": options.hardware_compatible,
-            "version_compatible": options.version_compatible,
-            "targets": options.targets,
-            "workspace_mib": options.workspace_mib,
-            "optimization_level": options.optimization_level,
-            "layers": options.layers,
-        }
-        facts = _converse(request, (model_fd, engine_fd, cache_fd), backend, progress)
-        if cache is not None:
-            with atomic_path(cache) as part:
-                part.write_bytes(_content(cache_fd))
-        return _content(engine_fd), facts
-
-
-def _converse(
-    request: dict[str, Any], descriptors: tuple[int, ...], backend: BackendName, progress: Progress
-) -> dict[str, Any]:
-    """Start the builder process, pass its progress on, and return its last answer."""
-    with tempfile.TemporaryFile() as log:  # anonymous: gone with this process
-        process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-            env=worker_environment(trt.process_environment(backend)),
-            pass_fds=descriptors, start_new_session=True,
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            with contextlib.suppress(BrokenPipeError):  # a dead process shows below, with its last words
-                process.stdin.write(json.dumps(request).encode())
-                process.stdin.close()
-            for line in process.stdout:
-                answer: dict[str, Any] = json.loads(line)
-                if "refused" in answer:
-                    lines = _last_lines(log)
-                    ours = [line for line in lines if line.startswith(PLUGIN_SAYS)]  # TensorRT's own reason is a code
-                    raise BuildFailed(f"{answer['refused']}; {ours[-1]}" if ours else answer["refused"], lines)
-                if "error" in answer:
-                    kind: type[LitDeployError] = getattr(errors, answer["error"])
-                    raise kind(answer["message"])
-                if "done" in answer:
-                    facts: dict[str, Any] = answer["done"]
-                    return facts
-                progress(Step(answer["step"], answer["fraction"]))
-            raise BuildFailed(f"the {BACKENDS[backend].title} builder {ending(process.wait())}", _last_lines(log))
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
-
-
-def _last_lines(log: IO[bytes]) -> tuple[str, ...]:
-    log.seek(0)
-    lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
-    return tuple([line for line in lines if line][-LAST_LINES:])

@@ -80,7 +80,7 @@ def build(request: dict[str, Any], say: Any) -> dict[str, Any]:
     parser = module.OnnxParser(network, logger)
     if not parser.parse(_model(request)):
         raise refuse("cannot parse the model", [parser.get_error(i).desc() for i in range(parser.num_errors)])
-    inspections = [inspect_network(network, request["float32_prefix"])]
+    inspections = [inspect_network(network, tuple(request["float32_prefixes"]))]
 
     config = builder.create_builder_config()
     _configure(module, builder, config, network, request)
@@ -99,8 +99,8 @@ def build(request: dict[str, Any], say: Any) -> dict[str, Any]:
     return {
         "inspections": inspections,
         "plugin_calls": _plugin_calls(request["library"]),
-        "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
-        "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
+        "inputs": [_tensor(network.get_input(i), request["dims"]) for i in range(network.num_inputs)],
+        "outputs": [_tensor(network.get_output(i), request["dims"]) for i in range(network.num_outputs)],
     }
 
 
@@ -131,12 +131,18 @@ def _configure(module: Any, builder: Any, config: Any, network: Any, request: di
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
     if request["optimization_level"] is not None:
         config.builder_optimization_level = request["optimization_level"]
-    if request["profile"] is not None:
-        profile = builder.create_optimization_profile()
-        for index in range(network.num_inputs):
-            tensor = network.get_input(index)
-            sizes = tuple(tensor.shape)[1:]
-            profile.set_shape(tensor.name, *((batch, *sizes) for batch in request["profile"]))
+    profile, ranges = builder.create_optimization_profile(), 0
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shapes = [tuple(shape) for shape in request["profile"].get(tensor.name, ())]
+        if shapes and -1 in tensor.shape:
+            profile.set_shape(tensor.name, *shapes)
+        elif shapes and tensor.is_shape_tensor:  # its numbers are sizes of other tensors
+            profile.set_shape_input(tensor.name, *shapes)
+        else:
+            continue
+        ranges += 1
+    if ranges:
         config.add_optimization_profile(profile)
     if request["version_compatible"]:
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
@@ -157,17 +163,17 @@ def _configure(module: Any, builder: Any, config: Any, network: Any, request: di
             raise BuildRefused("the timing cache is damaged or from another release or GPU; delete it")
 
 
-def inspect_network(network: Any, float32_prefix: str) -> dict[str, Any]:
+def inspect_network(network: Any, float32_prefixes: tuple[str, ...]) -> dict[str, Any]:
     """Count, in the network as it is parsed, matrix products by type and layers that call our plugin.
 
-    Products of layers whose names begin with ``float32_prefix``, the patch embedding's, are left out: they are float32
-    in every precision (see ``models.lowering``).
+    Products of layers whose names begin with one of ``float32_prefixes`` are left out: those of the patch embedding
+    (see ``models.lowering``) and of a suppression in matrix form are float32 in every precision.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     producers = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
     products: Counter[str] = Counter()
     for layer in layers:
-        if layer.type.name == "MATRIX_MULTIPLY" and not layer.name.startswith(float32_prefix):
+        if layer.type.name == "MATRIX_MULTIPLY" and not layer.name.startswith(float32_prefixes):
             products[_product_type(layer, producers)] += 1
     plugins = sum(layer.type.name.startswith("PLUGIN") for layer in layers)
     return {"source": "network", "products": dict(products), "plugin_layers": plugins, "layers": len(layers)}
@@ -278,8 +284,10 @@ def make_monitor(module: Any, say: Any) -> Any:
     return Monitor()
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
-    shape = [size if size >= 0 else "batch" for size in tensor.shape]
+def _tensor(tensor: Any, dims: dict[str, list[int | str]]) -> dict[str, Any]:
+    """Name, type and shape; sizes that are not fixed by the names in ``dims``, of layers the batch."""
+    names = dims.get(tensor.name, ["batch"] * len(tensor.shape))
+    shape = [size if size >= 0 else name for size, name in zip(tensor.shape, names, strict=True)]
     return {"name": tensor.name, "dtype": _dtype(tensor.dtype), "shape": shape}
 
 

@@ -40,15 +40,19 @@ class Operator:
     plugin: bool = False
 
 
-def _attention(graph: onnx.GraphProto) -> onnx.FunctionProto:
+def attention_function(graph: onnx.GraphProto, *, one_pass: bool = False) -> onnx.FunctionProto:
     """A network's attention is biased everywhere or nowhere: where it is not, every table is a constant of no elements.
 
     In blocks, unless all maps are small: the dense networks see thousands of tokens, the classifiers 196 and 49. Narrow
     only where it is plain, as GPUs run it: a Loop is no matter of speed, and not a classifier's.
+
+    Args:
+        graph: whose attention it is for.
+        one_pass: plain and narrow whatever the maps, for those who have the memory.
     """
     tables = {node.input[1] for node in graph.node if node.op_type == attention_schema.OP_TYPE}
     empty = {item.name for item in graph.initializer if 0 in item.dims}
-    small = has_small_maps_only(graph)
+    small = one_pass or has_small_maps_only(graph)
     return attention.onnx_function(biased=not tables <= empty, blocks=not small, narrow=small)
 
 
@@ -68,7 +72,7 @@ OPERATORS: dict[str, Operator] = {
             "relative_position_attention",
             ("num_heads", "scale"),
             attention_schema.register_onnx_schema,
-            _attention,
+            attention_function,
         ),
         Operator(
             nms_schema.OP_TYPE,

@@ -87,6 +87,9 @@ def _engine_rows(sidecar: Sidecar) -> Iterator[tuple[str, str]]:
     yield "engine", f"{BACKENDS[build.backend].title} {build.backend_version}, {where}"
     sizes = [":".join(map(str, profile)) for profile in sidecar.profiles] or [str(sidecar.manifest.batch)]
     yield "batch", ", ".join(sizes)
+    if sidecar.sizes is not None:
+        for side, name in (("height", "height"), ("width", "width"), ("original", "original sides")):
+            yield name, f"{':'.join(map(str, getattr(sidecar.sizes, side)))} pixels"
     if plugin is None:
         yield "plugin", "none: the standard operators of the function are in the engine; ship the engine and its .json"
     elif plugin.embedded:

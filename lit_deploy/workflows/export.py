@@ -25,10 +25,11 @@ from lit_deploy.core.files import atomic_path, check_target, scratch_folder
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import EIGHT_BIT, PrecisionName
 from lit_deploy.exporters.engine_files import write_sidecar, written_engine
+from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.exporters.onnx import onnx_from_checkpoint
 from lit_deploy.exporters.options import OnnxOptions, described
 from lit_deploy.exporters.qdq import check_precision
-from lit_deploy.exporters.tensorrt import EngineOptions, ready_to_build
+from lit_deploy.exporters.tensorrt import ready_to_build
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import find_gpu
@@ -323,11 +324,11 @@ def make(job: Job, part: Path, *, for_engine: bool = False) -> Made:
 
 
 def _for_engine(manifest: Manifest) -> None:
-    """TensorRT-RTX has neither NonMaxSuppression nor RoiAlign, and our plugin is for classifiers so far."""
-    if manifest.task != "classification":
+    """TensorRT-RTX has no RoiAlign, and our plugin has none yet."""
+    if manifest.task == "instance_segmentation":
         raise UsageError(
-            f"engines are built of classifiers only, but this is {manifest.task.replace('_', ' ')}; "
-            "leave out --format trt and run the .onnx file"
+            "an engine of Mask R-CNN needs MultiLevelRoiAlign, which our plugin does not have; leave out --format trt "
+            "and run the .onnx file"
         )
 
 

@@ -28,8 +28,8 @@ from lit_deploy.bench.result import BenchReport, GpuTimes, Percentiles
 from lit_deploy.bench.run import bench_files, run_bench
 from lit_deploy.checkpoints.load import Checkpoint
 from lit_deploy.core.errors import ExportError, UsageError
+from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.exporters.onnx import OnnxOptions
-from lit_deploy.exporters.tensorrt import EngineOptions
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.report.bench import bench_from_json, bench_markdown, bench_table

@@ -16,7 +16,7 @@ from support.golden import DATA, TINY
 
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint
 from lit_deploy.core.errors import UsageError
-from lit_deploy.exporters.tensorrt import EngineOptions
+from lit_deploy.exporters.engine_options import EngineOptions
 
 CheckpointFile = Callable[[str], Path]
 

@@ -37,6 +37,7 @@ from lit_deploy.models.families import FAMILIES
 CheckpointFile = Callable[[str], Path]
 A100 = Gpu("NVIDIA A100", "8.0", "13.0")
 MODEL = b"an ONNX model"
+PROFILE = {"images": [[batch, 64, 64, 3] for batch in (1, 8, 32)]}
 
 
 class Request:
@@ -47,9 +48,9 @@ class Request:
         if cache is not None:
             self.files["cache"] = self._memory(cache)
         fields: dict[str, Any] = {
-            "backend": "tensorrt", "library": None, "profile": (1, 8, 32), "embed_plugin": False,
+            "backend": "tensorrt", "library": None, "profile": PROFILE, "dims": {}, "embed_plugin": False,
             "hardware_compatible": False, "version_compatible": False, "targets": (), "workspace_mib": None,
-            "optimization_level": None, "layers": False, "cache": None, "float32_prefix": "patch_embed.",
+            "optimization_level": None, "layers": False, "cache": None, "float32_prefixes": ["patch_embed."],
         }  # fmt: skip
         self.fields = {**fields, **self.files, **changes}
 
@@ -159,7 +160,7 @@ def test_a_plain_build(builder: Any) -> None:
 def test_every_setting_arrives(builder: Any, tmp_path: Path) -> None:
     behaviour = Behaviour()
     _, request, _ = builder(
-        behaviour, profile=None, workspace_mib=48, optimization_level=5, version_compatible=True,
+        behaviour, profile={}, workspace_mib=48, optimization_level=5, version_compatible=True,
         hardware_compatible=True, embed_plugin=True, library=str(tmp_path / "plugin.so"), cache=b"older ",
     )  # fmt: skip
     calls = behaviour.calls
@@ -271,7 +272,7 @@ def test_network_inspection_counts_by_type(prefix: str, builder: Any) -> None:
         Layer(plugin, "layers.0.downsample"),
         Layer(LayerType.SHUFFLE, "PLUGIN by name only"),
     ]
-    facts, _, _ = builder(Behaviour(layers=layers), float32_prefix=prefix)
+    facts, _, _ = builder(Behaviour(layers=layers), float32_prefixes=[prefix])
     (found,) = facts["inspections"]
     assert found["products"] == {"bfloat16": 2, "float32": 1}, "LIT-Ti's mergings count; the forgotten head shows"
     assert (found["plugin_layers"], found["layers"]) == (1, 7)

@@ -30,7 +30,8 @@ from lit_deploy.artifacts.sidecar import Inspection, Sidecar
 from lit_deploy.core.errors import BuildFailed, ExportError, UsageError
 from lit_deploy.exporters import qdq
 from lit_deploy.exporters import tensorrt as exporter
-from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx
+from lit_deploy.exporters.engine_options import EngineOptions
+from lit_deploy.exporters.tensorrt import engine_from_onnx
 from lit_deploy.machine.cuda import Gpu, find_gpu
 from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 from lit_deploy.workflows.export import export_engine

@@ -15,8 +15,9 @@ from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import MAX_BATCH
 from lit_deploy.exporters import tensorrt as exporter
+from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.exporters.onnx import OnnxOptions
-from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx
+from lit_deploy.exporters.tensorrt import engine_from_onnx
 from lit_deploy.machine.tensorrt import RTX_TARGETS
 from lit_deploy.workflows.export import export_engine
 

@@ -17,6 +17,7 @@ from support.exported import edited, export_of
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.artifacts.sidecar import read_sidecar
 from lit_deploy.core.errors import ExportError, MissingDependency, UsageError
+from lit_deploy.exporters import engine_process
 from lit_deploy.exporters import tensorrt as exporter
 from lit_deploy.exporters.tensorrt import engine_from_onnx
 from lit_deploy.machine import native
@@ -80,7 +81,7 @@ def test_the_plugins_own_record(
     checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The compiled library itself tells that the builder made and configured it; nothing was run without a GPU."""
-    monkeypatch.setattr(exporter, "COMMAND", (sys.executable, "-c", RECORD))
+    monkeypatch.setattr(engine_process, "COMMAND", (sys.executable, "-c", RECORD))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls.json"))
     source = export_of(checkpoint_file("tiny"))
     engine_from_onnx(source.read_bytes(), read_manifest(source), "a.engine", PLUGIN)

@@ -20,7 +20,9 @@ from support.exported import export_of
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.core.errors import BuildFailed, ExportError, LitDeployError, MissingDependency, UsageError
 from lit_deploy.core.progress import Progress, Step, unseen
+from lit_deploy.exporters import engine_process
 from lit_deploy.exporters import tensorrt as exporter
+from lit_deploy.exporters.engine_process import LAST_LINES
 from lit_deploy.exporters.tensorrt import engine_from_onnx
 from lit_deploy.machine import native
 
@@ -167,7 +169,7 @@ def scripted(checkpoint_file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -
 
     def run(code: str, progress: Progress = unseen, plugin: bool = False) -> Any:
         options = replace(PORTABLE, plugin=plugin)
-        monkeypatch.setattr(exporter, "COMMAND", (sys.executable, "-c", f"import sys, os, signal, json\n{code}"))
+        monkeypatch.setattr(engine_process, "COMMAND", (sys.executable, "-c", f"import sys, os, signal, json\n{code}"))
         return engine_from_onnx(source.read_bytes(), read_manifest(source), "a.engine", options, progress)
 
     return run
@@ -199,7 +201,7 @@ def test_the_last_lines_of_a_long_log(scripted: Any) -> None:
         scripted(
             "for i in range(5000): print('line', i, '\\u00e4', file=sys.stderr)\nos.write(2, b'\\xff\\n'); os.abort()"
         )
-    assert len(caught.value.log) == exporter.LAST_LINES
+    assert len(caught.value.log) == LAST_LINES
     assert caught.value.log[-2:] == ("line 4999 ä", "\N{REPLACEMENT CHARACTER}")
 
 

@@ -13,7 +13,8 @@ from support.fake_builder import DataType, Layer, LayerType
 from lit_deploy.artifacts.preflight import preflight
 from lit_deploy.core.errors import ArtifactError, UsageError
 from lit_deploy.exporters import tensorrt as exporter
-from lit_deploy.exporters.tensorrt import EngineOptions, ready_to_build
+from lit_deploy.exporters.engine_options import EngineOptions
+from lit_deploy.exporters.tensorrt import ready_to_build
 from lit_deploy.exporters.tensorrt_builder import inspect_network, summary_of
 from lit_deploy.machine.cuda import Gpu
 
@@ -52,9 +53,9 @@ def test_types_of_products() -> None:
     given = [half, q_int, int8, q_fp8, fp8, *chain, after]
 
     def kinds(*factors: Layer, result: DataType = DataType.HALF) -> dict[str, int]:
-        found: dict[str, int] = inspect_network(network(*given, Layer(product, "x", result, factors)), "patch_embed.")[
-            "products"
-        ]
+        found: dict[str, int] = inspect_network(
+            network(*given, Layer(product, "x", result, factors)), ("patch_embed.",)
+        )["products"]
         return found
 
     assert kinds(int8, raised) == {"int8": 1}

@@ -29,7 +29,7 @@ from lit_deploy.artifacts.sidecar import (
     sidecar_path,
 )
 from lit_deploy.core.specs import TensorSpec
-from lit_deploy.exporters.tensorrt import EngineOptions
+from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.machine.cuda import Gpu, find_gpu
 from lit_deploy.machine.native import PLUGIN_BUILD_COMMAND, find_plugin
 from lit_deploy.machine.tensorrt import BACKENDS, installed_version

@@ -102,6 +102,9 @@ class FakeEngine:
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name=TYPES[self.tensors[name].type][0])
 
+    def get_tensor_location(self, name: str) -> Any:
+        return SimpleNamespace(name="DEVICE")
+
     def get_tensor_mode(self, name: str) -> Any:
         return SimpleNamespace(name="INPUT" if name == "images" else "OUTPUT")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_deploy.exporters.tensorrt import EngineOptions
+from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import find_gpu
 from lit_deploy.machine.native import PLUGIN_BUILD_COMMAND, find_plugin

@@ -18,9 +18,12 @@ from lit_deploy.artifacts.preflight import rebuild_command
 from lit_deploy.artifacts.sidecar import Inspection, Sidecar, onnx_path
 from lit_deploy.core.errors import BuildFailed, ExportError, MissingDependency
 from lit_deploy.core.specs import TensorSpec
+from lit_deploy.exporters import engine_options, engine_process
 from lit_deploy.exporters import tensorrt as exporter
+from lit_deploy.exporters.engine_options import EngineOptions
+from lit_deploy.exporters.engine_process import LAST_LINES
 from lit_deploy.exporters.onnx import OnnxOptions
-from lit_deploy.exporters.tensorrt import EngineOptions, engine_from_onnx
+from lit_deploy.exporters.tensorrt import engine_from_onnx
 from lit_deploy.machine.cuda import Gpu, find_gpu
 from lit_deploy.ops.relative_position_attention.small_maps import decomposed
 from lit_deploy.workflows.export import export_engine
@@ -147,13 +150,13 @@ def test_what_the_builder_refuses(
     checkpoint_file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Turing's kernels lack float32 products, which the patch embedding needs: the builder's reason is passed on."""
-    monkeypatch.setattr(exporter, "RTX_TARGETS", ("7.5",))
+    monkeypatch.setattr(engine_options, "RTX_TARGETS", ("7.5",))
     source = export_of(checkpoint_file("tiny"), precision="fp16")
     with pytest.raises(BuildFailed) as caught:
         export_engine(source, tmp_path / "turing.engine", None, replace(PORTABLE, targets=("7.5",)))
     assert "could not build the engine (" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert 1 < len(caught.value.log) <= exporter.LAST_LINES
+    assert 1 < len(caught.value.log) <= LAST_LINES
     assert any(line.startswith("[error] ") for line in caught.value.log)
     assert os.listdir(tmp_path) == []
 
@@ -277,7 +280,7 @@ def test_sidecar_of_a_tensorrt_engine(
     """With a stand-in for TensorRT, in a real builder process: GPU, driver, compatibility and the timing cache."""
     inspected = [{"Name": "head", "Outputs": [{"Format/Datatype": "Half"}]}]
     script = STAND_IN.format(tests=str(Path(__file__).parents[1]), inspected=inspected)
-    monkeypatch.setattr(exporter, "COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(engine_process, "COMMAND", (sys.executable, "-c", script))
     monkeypatch.setattr(exporter, "require_gpu", lambda: A100)
     monkeypatch.setattr(exporter.trt, "installed_version", lambda backend: "10.16.0.72")
     source = export_of(checkpoint_file("tiny"), precision="fp16")

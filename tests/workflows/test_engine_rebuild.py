@@ -30,7 +30,7 @@ from support.exported import export_of
 from lit_deploy.artifacts.preflight import preflight, rebuild_command
 from lit_deploy.artifacts.sidecar import Sidecar, onnx_path, read_sidecar
 from lit_deploy.core.errors import ArtifactError
-from lit_deploy.exporters.tensorrt import EngineOptions
+from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.machine.cuda import Gpu
 from lit_deploy.machine.tensorrt import installed_version
 

@@ -106,10 +106,10 @@ class SemanticFpn(nn.Module):
         best: Tensor | None = None
         for start in range(0, low.shape[1], CHUNK):
             value, index = resized(resized(low[:, start : start + CHUNK], size), (height, width)).max(dim=1)
-            index = (index + start).to(torch.uint8)
+            index = (index + start).to(torch.int32)
             if best is None:
                 best, label = value, index
             else:  # of equal logits the first label wins, as argmax has it
                 better = value > best
                 best, label = torch.where(better, value, best), torch.where(better, index, label)
-        return (label,)
+        return (label.to(torch.uint8),)  # at the end: TensorRT does nothing with bytes but return them

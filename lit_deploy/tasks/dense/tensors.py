@@ -111,7 +111,8 @@ def graph(model: nn.Module, manifest: Manifest, **options: Any) -> nn.Module:
 
         def forward(self, image: Tensor, original_size: Tensor) -> tuple[Tensor, ...]:
             if raw:
-                image = (image.permute(0, 3, 1, 2).float() - self.mean) * self.factor
+                # to float first: TensorRT does nothing else with bytes
+                image = (image.float().permute(0, 3, 1, 2) - self.mean) * self.factor
             found: tuple[Tensor, ...] = self.model(image, original_size, spec, **options)
             return found
 
