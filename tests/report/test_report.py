@@ -213,9 +213,9 @@ def test_predictions_inspection_and_models() -> None:
         assert expected in text, expected
     assert json.loads(as_json(predictions))[0]["labels"] == ["tiger [cat]", "dog"]
     text = rendered(inspection_table({"kind": "x", "model": {"name": "lit_s", "size": (1, 2)}, "batch": None}))
-    assert re.search(r"model\.name +lit_s", text)
-    assert re.search(r"model\.size +1, 2", text)
-    assert re.search(r"batch +-", text)
+    assert re.search(r"model\.name +│ lit_s", text)
+    assert re.search(r"model\.size +│ 1, 2", text)
+    assert re.search(r"batch +│ dynamic", text)
     text = rendered(models_table(OFFICIAL))
     assert "lit_s" in text
     assert f"{parameter_count(OFFICIAL['lit_s'].spec) / 1e6:.1f} M" in text
