@@ -27,13 +27,14 @@ from lit_deploy.artifacts.onnx_file import (
 )
 from lit_deploy.backends.base import IN_MEMORY, BackEnd, check_feeds
 from lit_deploy.backends.emulation import FP8_SETTING, NOTES, bf16_in_float32, emulated_precisions
+from lit_deploy.backends.int8_weights import own_weights
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.backends.table import BACKENDS
 from lit_deploy.core.errors import ArtifactError, LitDeployError, MissingDependency, UsageError, refuse_for_memory
 from lit_deploy.core.specs import TensorSpec
 from lit_deploy.core.text import first_line
 from lit_deploy.machine import native
-from lit_deploy.machine.facts import cpu_flags
+from lit_deploy.machine.facts import cpu_flags, int8_saturates
 from lit_deploy.machine.packages import PACKAGES
 from lit_deploy.ops.domain import CUDA_DEVICE, DEVICE_ENTRY
 from lit_deploy.tasks.promises import check_tensors
@@ -58,11 +59,6 @@ EXACT_INT8 = ("session.x64quantprecision", "1")
 """Session configuration entry for x86 CPUs without integer dot products (VNNI). There ONNX Runtime's kernels for int8
 add pairs of products in 16 bits and clip what does not fit, unless this is set; with it they are slower and exact.
 Source: onnxruntime_session_options_config_keys.h."""
-
-
-def saturates(flags: frozenset[str]) -> bool:
-    """Whether ONNX Runtime's int8 kernels clip sums on a CPU of these flags, left to themselves."""
-    return "avx2" in flags and flags.isdisjoint(("avx512_vnni", "avx_vnni"))
 
 
 class OnnxRuntimeSession(BackEnd):
@@ -143,7 +139,7 @@ class OnnxRuntimeSession(BackEnd):
             settings.intra_op_num_threads = self._options.threads
         if self._options.device == "cuda":  # before the library is registered: it asks for it
             settings.add_session_config_entry(DEVICE_ENTRY, CUDA_DEVICE)
-        if saturates(cpu_flags()):
+        if int8_saturates(cpu_flags()):
             settings.add_session_config_entry(*EXACT_INT8)
         # A plan of where values lie is made for every size of picture, beside the memory of the runs without one: of a
         # Mask R-CNN at 800x1216 it takes 380 of 1170 MiB. A classifier, whose size is one, is faster with it.
@@ -253,7 +249,8 @@ def _model(source: Path | OnnxArtifact, options: SessionOptions, bf16: bool) -> 
         source: the file, or its content; ``options``: they name the values that become further outputs.
         bf16: compute it in float32, rounded to bfloat16.
     """
-    if not (options.layers or options.values or bf16):
+    apart = int8_saturates(cpu_flags()) and _is_dense(source) and _manifest(source).precision == "int8"
+    if not (options.layers or options.values or bf16 or apart):
         return source.to_bytes() if isinstance(source, OnnxArtifact) else str(source)
     if isinstance(source, OnnxArtifact):
         artifact, path = source, IN_MEMORY
@@ -263,6 +260,8 @@ def _model(source: Path | OnnxArtifact, options: SessionOptions, bf16: bool) -> 
     graph.CopyFrom(artifact.graph)
     if bf16:
         bf16_in_float32(graph, path)
+    if apart:
+        own_weights(graph)
     layers = artifact.manifest.layers if options.layers else ()
     with_outputs(graph, tuple(dict.fromkeys((*layers, *options.values))), path)
     return OnnxArtifact(graph, artifact.manifest).to_bytes()

@@ -22,7 +22,7 @@ from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError,
 from lit_deploy.core.specs import PrecisionName, TensorSpec
 from lit_deploy.core.text import last_line
 from lit_deploy.machine import native
-from lit_deploy.machine.facts import computes_bf16, cpu_flags
+from lit_deploy.machine.facts import computes_bf16, cpu_flags, int8_saturates
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION
 from lit_deploy.tasks.promises import check_tensors
 from lit_deploy.tasks.protocol import Arrays
@@ -79,8 +79,10 @@ class OpenVinoSession(BackEnd):
         # Inference in f32 keeps what the file says; where the CPU has bfloat16, OpenVINO would choose that by itself.
         self._bf16 = self._half(manifest)
         self._manifest = manifest
+        self._emulates_int8 = manifest.precision == "int8" and int8_saturates(cpu_flags())
         kernels = "inlined" if manifest.portable else "lit-deploy kernels" if extension else "built-in functions"
-        self._description = f"OpenVINO {version} cpu ({'bf16' if self._bf16 else 'f32'}, {kernels})"
+        emulated = ", int8 emulated" if self._emulates_int8 else ""
+        self._description = f"OpenVINO {version} cpu ({'bf16' if self._bf16 else 'f32'}, {kernels}{emulated})"
 
     @property
     def precision(self) -> PrecisionName:
@@ -157,6 +159,8 @@ class OpenVinoSession(BackEnd):
         }
         if self._options.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self._options.threads
+        if self._emulates_int8:  # dequantised weights, in float32: exact where its int8 products would clip sums
+            settings["LP_TRANSFORMS_MODE"] = False
         try:
             model = self._model.clone()
             model.reshape({name: list(shape) for name, shape in shapes})

@@ -92,6 +92,15 @@ def computes_bf16(flags: frozenset[str]) -> bool:
     return not flags.isdisjoint(("amx_bf16", "avx512_bf16"))
 
 
+def int8_saturates(flags: frozenset[str]) -> bool:
+    """Whether int8 kernels of a CPU of these flags, left to themselves, add pairs of products in 16 bits and clip them.
+
+    So they do on x86 without integer dot products (VNNI), in ONNX Runtime and OpenVINO. Source: ONNX Runtime's
+    onnxruntime_session_options_config_keys.h; OpenVINO: seen.
+    """
+    return "avx2" in flags and flags.isdisjoint(("avx512_vnni", "avx_vnni"))
+
+
 def this_machine() -> Machine:
     """Describe the machine and what is installed, now."""
     names = ("lit-deploy", "numpy", "onnx", "torch", "onnxruntime", "onnxruntime-gpu", "openvino")

@@ -4,12 +4,9 @@
 #include <utility>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 #include "backend.h"
 #include "contract.h"
+#include "cpu.h"
 #include "onnxruntime_api.h"
 #include "shared_library.h"
 
@@ -24,20 +21,6 @@ const char* dtype_of(ONNXTensorElementDataType type) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return "int64";
     default: return "a type that no manifest promises";
   }
-}
-
-// Whether ONNX Runtime's int8 kernels, left to themselves, add pairs of products in 16 bits and clip what does not fit:
-// so they do on x86 without integer dot products (VNNI). Source: onnxruntime_session_options_config_keys.h.
-bool int8_saturates() {
-#if defined(__x86_64__)
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__builtin_cpu_supports("avx2") || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
-  const bool avx512_vnni = (c & (1u << 11)) != 0;
-  const bool avx_vnni = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 4)) != 0;
-  return !avx512_vnni && !avx_vnni;
-#else
-  return false;
-#endif
 }
 
 // The operator library of this file on this device, "" for none: then the function inside the file runs.

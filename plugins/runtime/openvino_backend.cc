@@ -5,11 +5,8 @@
 #include <utility>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
-
 #include "backend.h"
+#include "cpu.h"
 #include "openvino_api.h"
 #include "shared_library.h"
 
@@ -19,17 +16,6 @@ namespace {
 // Batch sizes whose compiled networks are kept, as in Python: static shapes are how OpenVINO is fastest, and each of
 // them holds the memory of one inference and a packed copy of the weights.
 constexpr size_t kMostCompiled = 3;
-
-// Whether this CPU multiplies bfloat16 itself, by AMX or AVX512_BF16: emulated products would be slower than float32.
-bool computes_bf16() {
-#if defined(__x86_64__)
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & (1u << 22)) != 0) return true;  // AMX-BF16
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;             // AVX512_BF16
-#else
-  return false;
-#endif
-}
 
 // The extension with our operators, "" for a file that needs none.
 std::string find_extension(const std::string& path, const Manifest& manifest, const Options& options) {
@@ -83,7 +69,8 @@ class OpenVinoBackend : public Backend {
         outputs_(promised_outputs(manifest)),
         threads_(options.threads),
         // An 8-bit file's integer kernels are what they are; the hint is for everything around them.
-        precision_(manifest.base == "bf16" && computes_bf16() ? "bf16" : "f32") {
+        precision_(manifest.base == "bf16" && computes_bf16() ? "bf16" : "f32"),
+        emulates_int8_(manifest.precision == "int8" && int8_saturates()) {
     if (manifest.batch != 0) min_batch_ = max_batch_ = manifest.batch;
     const std::string extension = find_extension(path, manifest, options);
     core_ = core_of(openvino_, extension);
@@ -95,7 +82,7 @@ class OpenVinoBackend : public Backend {
     compiled(min_batch_, LIT_BAD_MODEL);  // what the plugin refuses shows here, and not in the first run
     if (manifest.batch != 0) model_.reset();  // nothing else will be compiled of it
     description_ = "OpenVINO " + openvino_.version + " cpu (" + precision_ + ", " +
-                   (manifest.portable ? "inlined" : "lit-deploy kernels") + ")";
+                   (manifest.portable ? "inlined" : "lit-deploy kernels") + (emulates_int8_ ? ", int8 emulated)" : ")");
   }
 
   std::unique_ptr<BackendContext> create_context() const override { return std::make_unique<OpenVinoContext>(*this); }
@@ -168,12 +155,13 @@ class OpenVinoBackend : public Backend {
     check(api.ov_model_reshape(model_.get(), &name, &shape, 1), status);
     ov_compiled_model* made = nullptr;
     // Where the CPU has bfloat16 OpenVINO would choose it by itself.
-    const std::string threads = std::to_string(threads_);
-    const size_t words = threads_ > 0 ? 6 : 4;
+    const std::string threads = std::to_string(threads_);  // 0: its own choice
+    const size_t words = emulates_int8_ ? 8 : 6;
     check(api.ov_core_compile_model(core_, model_.get(), "CPU", words, &made,  //
                                     "INFERENCE_PRECISION_HINT", precision_,    //
                                     "PERFORMANCE_HINT", "LATENCY",             //
-                                    "INFERENCE_NUM_THREADS", threads.c_str()),
+                                    "INFERENCE_NUM_THREADS", threads.c_str(),  //
+                                    "LP_TRANSFORMS_MODE", "NO"),
           status);
     return {made, api.ov_compiled_model_free};
   }
@@ -186,6 +174,7 @@ class OpenVinoBackend : public Backend {
   const std::vector<TensorSpec> outputs_;
   const int threads_;
   const char* const precision_;
+  const bool emulates_int8_;  // by float32, exactly, where products of int8 would clip sums
   mutable std::mutex mutex_;
   mutable std::list<std::pair<int64_t, Compiled>> compiled_;  // used last, first
 };

@@ -19,6 +19,7 @@ from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import MissingDependency, UsageError
 from lit_deploy.core.specs import TOLERANCES
 from lit_deploy.machine import native
+from lit_deploy.machine.facts import cpu_flags, int8_saturates
 from lit_deploy.workflows.verify import verify_artifact
 
 openvino = pytest.importorskip("openvino", reason="the openvino extra is not installed")
@@ -103,6 +104,7 @@ def test_a_file_of_bfloat16_where_the_cpu_has_none(
         on_openvino(export_of(checkpoint), precision_hint="bf16")
 
 
+@pytest.mark.skipif(int8_saturates(cpu_flags()), reason="this CPU's int8 products clip sums: int8 is emulated on it")
 def test_int8_runs_integer_products(quantized: Quantized) -> None:
     """As OpenVINO's own execution graph says: products whose type is of 8 bits, as many as the file quantises."""
     path = quantized("tiny", "int8", "fp32")
@@ -120,6 +122,25 @@ def test_int8_runs_integer_products(quantized: Quantized) -> None:
     with open_session(path, SessionOptions(threads=1)) as session:
         expected = session.run({"images": IMAGES})["logits"]
     assert np.abs(logits - expected).max() <= 0.05 * np.abs(expected).max()
+
+
+def test_int8_is_exact_on_a_cpu_that_would_clip_sums(quantized: Quantized, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without VNNI: no product of 8 bits, and what ONNX Runtime computes with the setting that makes it exact."""
+    monkeypatch.setattr(backend, "int8_saturates", lambda flags: True)
+    path = quantized("tiny", "int8", "fp32")
+    with open_session(path, SessionOptions(backend="openvino", threads=1)) as session:
+        logits = session.run({"images": IMAGES})["logits"]
+        assert isinstance(session, backend.OpenVinoSession)
+        types = {
+            node.get_rt_info()["runtimePrecision"].astype(str)
+            for node in session.execution_graph().get_ops()
+            if node.get_rt_info()["layerType"].astype(str) in ("FullyConnected", "MatMul")
+        }
+        assert "int8 emulated" in session.description
+    assert types == {"f32"}
+    with open_session(path, SessionOptions(threads=1)) as session:
+        expected = session.run({"images": IMAGES})["logits"]
+    assert np.abs(logits - expected).max() <= 0.02 * np.abs(expected).max()
 
 
 def test_threads_of_the_caller(checkpoint_file: CheckpointFile) -> None:

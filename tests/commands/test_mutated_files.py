@@ -27,6 +27,9 @@ from support.mutations import mutated
 
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.checkpoints.seeded import make_state, save_checkpoint, synthetic_image
+from lit_deploy.core.journal import Key
+from lit_deploy.evaluate.classification import ClassificationEvaluation, ClassRecord
+from lit_deploy.evaluate.state import FORMAT, BatchRecord, open_state
 from lit_deploy.exporters.options import OnnxOptions
 from lit_deploy.workflows.export_ir import export_ir
 
@@ -127,11 +130,16 @@ def kinds(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: CheckpointF
     shutil.copy(file, folder / "tiny.onnx")
     write_engine(folder / "tiny.onnx", engine)
     export_ir(checkpoint, folder / "tiny.xml", OnnxOptions(portable=True), verify=False, threads=1)
+    key = Key("images", ("artifact",), ("settings",), FORMAT)
+    with open_state(folder / "state.jsonl", key, ClassificationEvaluation.RECORD) as state:
+        for batch in range(4):
+            found = ClassRecord((1, 0, 2), (0.5, 0.25, 0.125))
+            state.append(BatchRecord(batch, ((1, "damaged"),) if batch == 2 else (), ((found, found),), (0.5,)))
     spec = json.dumps(dataclasses.asdict(read_manifest(file).input))
     predict = ("command", "predict", FILE, folder / "photo.png", "--json", "--threads", 1)
     look = ("command", "predict", file, FILE, "--json", "--threads", 1)
     return {
-        "checkpoint": Kind(checkpoint, ("command", "inspect", FILE, "--json"), same_network, 350),
+        "checkpoint": Kind(checkpoint, ("command", "inspect", FILE, "--json"), same_network, 250),
         "legacy checkpoint": Kind(folder / "legacy.pth", ("command", "inspect", FILE, "--json"), same_network, 250),
         "safetensors": Kind(folder / "tiny.safetensors", ("command", "inspect", FILE, "--json"), same_network, 200),
         "onnx": Kind(file, predict, probable, 350),
@@ -140,11 +148,24 @@ def kinds(tmp_path_factory: pytest.TempPathFactory, checkpoint_file: CheckpointF
         "png": Kind(folder / "photo.png", look, probable, 200),
         "jpeg": Kind(folder / "photo.jpg", look, probable, 150),
         "labels": Kind(folder / "labels.txt", ("labels", FILE, TINY.num_classes), a_document, 100),
-        "npz": Kind(folder / "images.npz", ("calibration", FILE, spec), a_document, 200),
+        "state": Kind(folder / "state.jsonl", ("state", FILE, key.line().decode()), a_document, 200),
+        "npz": Kind(folder / "images.npz", ("calibration", FILE, spec), a_document, 150),
     }
 
 
-KINDS = ("checkpoint", "legacy checkpoint", "safetensors", "onnx", "ir", "sidecar", "png", "jpeg", "labels", "npz")
+KINDS = (
+    "checkpoint",
+    "legacy checkpoint",
+    "safetensors",
+    "onnx",
+    "ir",
+    "sidecar",
+    "png",
+    "jpeg",
+    "labels",
+    "state",
+    "npz",
+)
 
 
 @needs_library

@@ -35,6 +35,7 @@ from lit_deploy.core.errors import ExportError, UsageError
 from lit_deploy.core.specs import EIGHT_BIT, EightBit
 from lit_deploy.exporters import qdq
 from lit_deploy.exporters.qdq import LARGEST, Product, observed, quantized
+from lit_deploy.machine.facts import cpu_flags, int8_saturates
 
 ort = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'lit-deploy[ort]'")
 
@@ -258,6 +259,8 @@ def test_lit_s_in_integers(
     assert path.stat().st_size < 45e6, "a third of float32"
     settings = ort.SessionOptions()
     settings.enable_profiling, settings.profile_file_prefix = True, str(tmp_path / "profile")
+    if int8_saturates(cpu_flags()):
+        settings.add_session_config_entry(*EXACT_INT8)
     session = ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     logits = session.run(["logits"], {"images": golden_input})[0]
     events = json.loads(Path(session.end_profiling()).read_text())

@@ -15,9 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lit_deploy import cli
 from lit_deploy.core.errors import LitDeployError
+from lit_deploy.core.journal import Key
 from lit_deploy.core.specs import InputSpec
+from lit_deploy.evaluate.classification import ClassificationEvaluation
+from lit_deploy.evaluate.state import open_state
 from lit_deploy.images.calibration import calibration_images
 from lit_deploy.images.labels import read_labels
 
@@ -35,7 +40,18 @@ def _calibration(path: str, spec: str) -> None:
     print(calibration_images(path, InputSpec(**json.loads(spec)), 8).count)
 
 
-TARGETS: dict[str, Callable[..., None]] = {"command": _command, "labels": _labels, "calibration": _calibration}
+def _state(path: str, key: str) -> None:
+    """Of an evaluation of a classifier, opened as the evaluation does that goes on."""
+    with open_state(Path(path), msgspec.json.decode(key, type=Key), ClassificationEvaluation.RECORD) as state:
+        print(json.dumps(len(state.records)))
+
+
+TARGETS: dict[str, Callable[..., None]] = {
+    "command": _command,
+    "labels": _labels,
+    "calibration": _calibration,
+    "state": _state,
+}
 
 
 def _answer(target: str, *arguments: str) -> dict[str, Any]:
