@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lit_deploy.backends.base import BackEnd, check_feeds, loaded
 from lit_deploy.backends.cuda_memory import Device
 from lit_deploy.backends.protocol import Phases, SessionOptions, TimingSettings
 from lit_deploy.backends.tensorrt_context import EngineContext, LoadedEngine
-from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError
+from lit_deploy.core.errors import ArtifactError, LitDeployWarning, MissingDependency, UsageError
 from lit_deploy.core.specs import IMAGE, ORIGINAL_SIZE, TensorSpec
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
@@ -115,6 +116,13 @@ class TensorRTSession(BackEnd):
             ) from None
         with self._lock:
             self._idle.append(context)
+        if not answer[0].get(COMPLETE, np.ones(1)).all():
+            warnings.warn(
+                f"{self._path} compares the best candidates only, and of a picture more of them might have changed the "
+                "result; build it again with more --nms-candidates, or a higher --score-threshold",
+                LitDeployWarning,
+                stacklevel=2,
+            )
         return answer
 
     def _profile_for(self, batch: int) -> int:

@@ -19,12 +19,13 @@ import numpy as np
 import onnx
 
 from lit_deploy.artifacts.onnx_file import manifest_of, metadata_of
-from lit_deploy.artifacts.sidecar import EngineBuild, EnginePlugin, Sidecar, sidecar_path
+from lit_deploy.artifacts.sidecar import EngineBuild, EnginePlugin, Sidecar, SizeProfile, sidecar_path
 from lit_deploy.core.files import sha256_of
-from lit_deploy.core.specs import TensorSpec
+from lit_deploy.core.specs import ORIGINAL_SIZE, TensorSpec
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
-from lit_deploy.tasks.classification.tensors import input_specs, output_specs
+from lit_deploy.ops.nms.matrix_form import COMPLETE
+from lit_deploy.tasks.table import task_of
 from support.fake_cuda import FakeDriver, Handle
 
 MS_PER_IMAGE = 0.5
@@ -36,6 +37,7 @@ PROFILES_KEY = "fake.profiles"
 TYPES = {
     "tensor(float)": ("FLOAT", "float32"),
     "tensor(uint8)": ("UINT8", "uint8"),
+    "tensor(int32)": ("INT32", "int32"),
     "tensor(int64)": ("INT64", "int64"),
 }
 
@@ -92,6 +94,7 @@ class FakeEngine:
     def __init__(self, runtime: FakeRuntime, session: Any) -> None:
         self.runtime, self.session = runtime, session
         self.tensors = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
+        self.inputs = {value.name for value in session.get_inputs()}
         self.num_io_tensors = len(self.tensors)
         self.profiles = json.loads(session.get_modelmeta().custom_metadata_map.get(PROFILES_KEY, "[]"))
         self.num_optimization_profiles = max(1, len(self.profiles))
@@ -103,10 +106,10 @@ class FakeEngine:
         return SimpleNamespace(name=TYPES[self.tensors[name].type][0])
 
     def get_tensor_location(self, name: str) -> Any:
-        return SimpleNamespace(name="DEVICE")
+        return SimpleNamespace(name="HOST" if name == ORIGINAL_SIZE else "DEVICE")
 
     def get_tensor_mode(self, name: str) -> Any:
-        return SimpleNamespace(name="INPUT" if name == "images" else "OUTPUT")
+        return SimpleNamespace(name="INPUT" if name in self.inputs else "OUTPUT")
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return tuple(size if isinstance(size, int) else -1 for size in self.tensors[name].shape)
@@ -127,7 +130,8 @@ class FakeContext:
     def __init__(self, engine: FakeEngine) -> None:
         self.engine, self.driver = engine, engine.runtime.module.driver
         self.profile: int | None = None
-        self.shape: tuple[int, ...] | None = None
+        self.shape: tuple[int, ...] | None = None  # of the first input, whose first dimension is the batch
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.pending = 0
         self.warm: set[tuple[Any, ...]] = set()
@@ -142,7 +146,7 @@ class FakeContext:
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         if self.pending:
             return self._error("the context is running")
-        self.profile, self.shape = index, None
+        self.profile, self.shape, self.shapes = index, None, {}
         self.profiles_used.append(index)
         return True
 
@@ -153,11 +157,14 @@ class FakeContext:
             low, _, high = self.engine.profiles[self.profile or 0]
             if not low <= shape[0] <= high:
                 return self._error(f"{shape} is outside profile {self.profile}")
-        self.shape = tuple(shape)
+        self.shapes[name] = tuple(shape)
+        self.shape = self.shapes.get(next(iter(self.engine.tensors)))
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert self.shape is not None
+        if name in self.shapes:
+            return self.shapes[name]
         return (self.shape[0], *self.engine.get_tensor_shape(name)[1:])
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -190,10 +197,12 @@ class FakeContext:
             dtype = np.dtype(TYPES[self.engine.tensors[name].type][1])
             memory = self.driver.view(addresses[name], int(np.prod(shape)) * dtype.itemsize)
             arrays[name] = memory.view(dtype).reshape(shape)
-        names = [name for name in arrays if name != "images"]
-        for name, value in zip(names, self.engine.session.run(names, {"images": arrays["images"]}), strict=True):
+        inputs = self.engine.inputs
+        names = [name for name in arrays if name not in inputs]
+        found = self.engine.session.run(names, {name: arrays[name] for name in inputs})
+        for name, value in zip(names, found, strict=True):
             arrays[name][:] = value
-        self.driver.clock += shapes["images"][0] * MS_PER_IMAGE
+        self.driver.clock += next(iter(shapes.values()))[0] * MS_PER_IMAGE
 
 
 def modules(driver: FakeDriver, name: str = "tensorrt", version: str = VERSION) -> dict[str, ModuleType]:
@@ -216,6 +225,7 @@ def write_engine(
     *,
     content: bytes | None = None,
     layers: bool = False,
+    sizes: SizeProfile | None = None,
     plugin: EnginePlugin | None = None,
     **build: Any,
 ) -> Sidecar:
@@ -232,12 +242,14 @@ def write_engine(
         "layers": layers,
     }  # fmt: skip
     shapes = {v.name: tuple(d.dim_value or "batch" for d in v.type.tensor_type.shape.dim) for v in model.graph.output}
+    task = task_of(manifest)
+    complete = [TensorSpec(COMPLETE, "int32", (1,))] if COMPLETE in shapes else []
     further = [TensorSpec(name, "float32", shapes[name]) for name in manifest.layers if layers]
     sidecar = Sidecar(
         engine_sha256=sha256_of(engine), engine_size=engine.stat().st_size, onnx=onnx_file.name,
         onnx_sha256=sha256_of(onnx_file), build=EngineBuild(**{**usual, **build}), profiles=profiles,
-        inputs=input_specs(manifest), outputs=(*output_specs(manifest), *further), plugin=plugin, inspections=(),
-        parity=None, manifest=manifest,
+        inputs=task.input_specs(manifest), outputs=(*task.output_specs(manifest), *complete, *further),
+        plugin=plugin, inspections=(), parity=None, manifest=manifest, sizes=sizes,
     )  # fmt: skip
     sidecar_path(engine).write_text(sidecar.to_json())
     return sidecar
