@@ -124,10 +124,8 @@ def verify_artifact(
     with open_session(artifact, replace(base, layers=layers)) as tested:
         manifest, task = tested.manifest, task_of(tested.manifest)
         like = task.reference(manifest)
-        if not isinstance(checkpoint, Checkpoint):
-            checkpoint = load_checkpoint(checkpoint)
-        _check_source(artifact, manifest, checkpoint)
         with open_session(checkpoint, SessionOptions(threads=base.threads, layers=True, like=like)) as reference:
+            _check_source(artifact, manifest, checkpoint, reference.manifest)
             pictures, source = _pictures(manifest, images, limit)
             compared = {name: RunningComparison(name) for name in manifest.layers if layers}
             offsets: list[Arrays] = []
@@ -160,20 +158,25 @@ def verify_artifact(
             return replace(report, notes=_notes(artifact))
 
 
-def _check_source(artifact: Source, manifest: Manifest, checkpoint: Checkpoint) -> None:
-    """The file is compared with what it was made from, and with nothing else."""
-    if checkpoint.sha256 != manifest.source_sha256:
-        if manifest.source_sha256 == state_sha256(checkpoint.state):  # exported from memory
+def _check_source(artifact: Source, manifest: Manifest, checkpoint: str | Path | Checkpoint, given: Manifest) -> None:
+    """The file is compared with what it was made from, by its hash or that of its weights, and with nothing else.
+
+    Args:
+        given: the manifest of the checkpoint that it is compared with.
+    """
+    if manifest.source_sha256 != given.source_sha256:
+        held = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+        if manifest.source_sha256 == state_sha256(held.state):  # exported from memory
             return
         raise UsageError(
             f"{artifact} was exported from {manifest.source} (SHA-256 {manifest.source_sha256[:12]}), but "
-            f"{checkpoint.path} has SHA-256 {checkpoint.sha256[:12]}; name the original checkpoint"
+            f"{held.path} has SHA-256 {given.source_sha256[:12]}; name the original checkpoint"
         )
-    made, given = (name.partition("#")[2] for name in (manifest.source, checkpoint.name))
-    if made != given:
+    made, found = (each.source.partition("#")[2] for each in (manifest, given))
+    if made != found:
         named = f"'{shown_key(made)}'" if made else "the usual one"
         mend = f"add --key {shown_key(made)}" if made else "drop --key"
-        raise UsageError(f"{artifact} was exported from another network of {checkpoint.path}, {named}; {mend}")
+        raise UsageError(f"{artifact} was exported from another network of {checkpoint}, {named}; {mend}")
 
 
 def _notes(artifact: Source) -> tuple[str, ...]:

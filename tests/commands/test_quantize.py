@@ -166,7 +166,7 @@ def test_the_other_commands_take_it(run: Run, digits: Digits, digits_int8: Expor
     assert (told["precision"], told["quantization"]["products"]) == ("int8", 19)
     assert told["nodes"]["QuantizeLinear"] < told["nodes"]["DequantizeLinear"], "weights are stored in 8 bits"
     table = run("inspect", path).out
-    for word in ("quantization.images_sha256", "quantization.agreement", "quantization.kept", "int8"):
+    for word in ("quantization.images_sha256", "quantization.agreement", "quantization.products", "int8"):
         assert word in table, word
     outcome = run("bench", path, "--batch", "2", "--rounds", "1", "--threads", "1", "--json")
     assert outcome.code == 0, outcome.err

@@ -230,11 +230,12 @@ def test_a_picture_that_cannot_be_read(photo: Path, monkeypatch: pytest.MonkeyPa
 
 def test_json_that_is_nested_without_an_end(tmp_path: Path) -> None:
     """In every file of JSON that a command reads; those of manifests have their own tests."""
-    from lit_deploy.evaluate.state import StateKey, open_state
+    from lit_deploy.core.journal import Key
+    from lit_deploy.evaluate.state import FORMAT, open_state
     from lit_deploy.images.coco import _read
     from lit_deploy.report.bench import bench_from_json
 
-    deep, key = "[" * 200_000, StateKey("", (), ())
+    deep, key = "[" * 200_000, Key("", (), (), FORMAT)
     (tmp_path / "a.json").write_text(deep)
     (tmp_path / "b.json").write_bytes(key.line() + f'\n{{"batch": {deep}\n'.encode())
     (tmp_path / "c.json").write_text(f'{{"images": {deep}\n')

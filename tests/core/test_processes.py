@@ -15,7 +15,7 @@ from support.exported import export_of
 
 from lit_deploy.bench import worker as bench_worker
 from lit_deploy.core.processes import ending, worker_command, worker_environment
-from lit_deploy.exporters import tensorrt
+from lit_deploy.exporters import engine_process
 
 TRAP = "raise SystemExit('the json.py of the folder was imported')"
 
@@ -45,7 +45,7 @@ def test_files_of_the_working_folder_are_not_imported(folder: Path) -> None:
         assert "was imported" in trapped.stderr, "the trap works"
     assert done.returncode == 0, done.stderr
     assert worker_command("lit_deploy.bench.worker") == bench_worker.COMMAND
-    assert worker_command("lit_deploy.exporters.tensorrt_builder") == tensorrt.COMMAND
+    assert worker_command("lit_deploy.exporters.tensorrt_builder") == engine_process.COMMAND
 
 
 @needs_rtx

@@ -28,7 +28,7 @@ from lit_deploy.artifacts.onnx_file import (
 from lit_deploy.artifacts.preflight import rebuild_command
 from lit_deploy.artifacts.sidecar import Inspection, Sidecar
 from lit_deploy.core.errors import BuildFailed, ExportError, UsageError
-from lit_deploy.exporters import qdq
+from lit_deploy.exporters import engine_process, qdq
 from lit_deploy.exporters import tensorrt as exporter
 from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.exporters.tensorrt import engine_from_onnx
@@ -152,7 +152,7 @@ def test_lit_s(
 ) -> None:
     """The official network: weights of 8 bits in the engine, kernels that multiply 8 bits, and fused attention."""
     told = tmp_path_factory.mktemp("told") / "layers.txt"
-    monkeypatch.setattr(exporter, "COMMAND", (sys.executable, "-c", TELL_LAYERS))
+    monkeypatch.setattr(engine_process, "COMMAND", (sys.executable, "-c", TELL_LAYERS))
     monkeypatch.setenv("LAYERS", str(told))
     source = quantized("lit_s", precision)
     sidecar = built(source, tmp_path)
@@ -286,7 +286,7 @@ def test_the_finished_engine(found: str, quantized: Quantized, monkeypatch: pyte
     """On a GPU, by a stand-in: the network is right, and the engine is refused if none of its layers is of int8."""
     inspected = [{"Name": str(i), "Outputs": [{"Format/Datatype": text}]} for i, text in enumerate(("Half", found))]
     script = STAND_IN.format(tests=str(Path(__file__).parents[1]), inspected=inspected, products=19)
-    monkeypatch.setattr(exporter, "COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(engine_process, "COMMAND", (sys.executable, "-c", script))
     monkeypatch.setattr(exporter, "require_gpu", lambda: A100)
     monkeypatch.setattr(exporter.trt, "installed_version", lambda backend: "10.16.0.72")
     source = quantized("tiny", "int8")

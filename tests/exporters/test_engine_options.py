@@ -14,7 +14,7 @@ from support.exported import export_of
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import MAX_BATCH
-from lit_deploy.exporters import tensorrt as exporter
+from lit_deploy.exporters import engine_process
 from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.exporters.onnx import OnnxOptions
 from lit_deploy.exporters.tensorrt import engine_from_onnx
@@ -68,7 +68,7 @@ def test_values_at_the_ends() -> None:
 def test_what_a_back_end_would_silently_ignore(
     options: EngineOptions, words: str, checkpoint_file: CheckpointFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "COMMAND", ("/no/builder/is/started",))
+    monkeypatch.setattr(engine_process, "COMMAND", ("/no/builder/is/started",))
     source = export_of(checkpoint_file("tiny"))
     steps: list[str] = []
     with pytest.raises(UsageError) as caught:
@@ -89,7 +89,7 @@ def test_a_profile_for_a_fixed_batch(
 ) -> None:
     """It would be ignored; the profile of a file whose batch is dynamic has a default, and None stands for it."""
     assert EngineOptions().profile is None
-    monkeypatch.setattr(exporter, "COMMAND", ("/no/builder/is/started",))
+    monkeypatch.setattr(engine_process, "COMMAND", ("/no/builder/is/started",))
     source = export_of(checkpoint_file("tiny"), batch=3)
     for profile in ((3, 3, 3), (1, 8, 32)):
         with pytest.raises(UsageError) as caught:
