@@ -107,8 +107,9 @@ const PastedMask& paste_mask(lit_context& context, int64_t index) {
   require(manifest.task == Task::kInstanceSegmentation,
           std::string("this model is for ") + manifest.task_name() + ", which gives no masks");
   const auto count = static_cast<int64_t>(objects.masks.size());
-  require(index >= 0 && index < count, "index is " + std::to_string(index) + "; the context's last lit_detect() found " +
-                                           std::to_string(count) + " objects");
+  require(index >= 0 && index < count, "index is " + std::to_string(index) +
+                                           "; the context's last lit_detect() found " + std::to_string(count) +
+                                           " objects");
   const auto place = static_cast<size_t>(index);
   paste(objects.masks[place], manifest.dense.mask_size, objects.boxes.data() + 4 * place, objects.width,
         objects.height, &objects.pasted);

@@ -20,7 +20,8 @@ PictureSize keep_ratio_size(const Manifest& manifest, int32_t width, int32_t hei
 // LIT_INVALID_ARGUMENT for a stride too short, too, and std::bad_alloc.
 void keep_ratio_picture(const Manifest& manifest, const lit_image& image, uint8_t* pixels);
 
-// (pixel - 255 mean) * (1 / (255 std)), in float32 and in this order: `size` RGB triples to `planes` [3, height, width].
+// (pixel - 255 mean) * (1 / (255 std)), in float32 and in this order: `size` RGB triples to `planes` [3, height,
+// width].
 void normalize_picture(const Manifest& manifest, const uint8_t* pixels, PictureSize size, float* planes);
 
 }  // namespace lit_deploy::runtime

@@ -85,8 +85,8 @@ int64_t parse_count(const Fields& fields, const char* key, int64_t otherwise) {
 
 void parse_dense(const Fields& fields, Dense* dense) {
   for (const Json& number : fields.list("category_ids")) {
-    dense->category_ids.push_back(
-        Fields::integer(number, "a category id", std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()));
+    dense->category_ids.push_back(Fields::integer(number, "a category id", std::numeric_limits<int64_t>::min(),
+                                                  std::numeric_limits<int64_t>::max()));
   }
   for (const Json& colour : fields.list("palette")) {
     if (!colour.is_array() || colour.size() != 3) throw Damaged{"a colour is no list of 3 numbers"};
@@ -105,7 +105,8 @@ void parse_dense(const Fields& fields, Dense* dense) {
 void check_output(const Manifest& manifest) {
   const bool results = manifest.output == LIT_RESULTS;
   const bool logits = manifest.output == LIT_LOGITS;
-  const bool known = !manifest.is_dense() ? !results : results || (logits && manifest.task == Task::kSemanticSegmentation);
+  const bool semantic = manifest.task == Task::kSemanticSegmentation;
+  const bool known = manifest.is_dense() ? results || (logits && semantic) : !results;
   if (!known) throw Damaged{std::string("its output is none of the task ") + manifest.task_name()};
   if (manifest.task == Task::kInstanceSegmentation && manifest.dense.mask_size == 0) {
     throw Damaged{"its masks have no size"};

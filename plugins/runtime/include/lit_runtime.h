@@ -238,11 +238,11 @@ LIT_API lit_status lit_check_size(const lit_input_spec* spec, int32_t width, int
  * more than 2^27 pixels. LIT_OUT_OF_MEMORY. Any thread. */
 LIT_API lit_status lit_preprocess(const lit_input_spec* spec, const lit_image* image, uint8_t* pixels);
 
-/* Tells to which size lit_prepare() resizes a picture, and whether it takes one of this size: to be asked when a decoder
- * has read the header. Of any task.
+/* Tells to which size lit_prepare() resizes a picture, and whether it takes one of this size: to be asked when a
+ * decoder has read the header. Of any task.
  *   prepared_width, prepared_height  receive the size in pixels; of a classifier that of its lit_input_spec
- * LIT_INVALID_ARGUMENT: NULL, sizes below 1, a picture that lit_preprocess() refuses; of detectors one of more than 2^26
- * pixels, of semantic segmentation of more than 2^24, or so narrow that less than 32 pixels would be left of a side
+ * LIT_INVALID_ARGUMENT: NULL, sizes below 1, a picture that lit_preprocess() refuses; of detectors one of more than
+ * 2^26 pixels, of semantic segmentation of more than 2^24, or so narrow that less than 32 pixels would be left of a side
  * where the network needs them. Any thread. */
 LIT_API lit_status lit_prepared_size(const lit_model* model, int32_t width, int32_t height, int32_t* prepared_width,
                                      int32_t* prepared_height);
@@ -325,8 +325,8 @@ typedef struct lit_detections {
 /* Prepares a picture of any size (upright: nothing is known of EXIF here), runs it and waits for it. What `detections`
  * points to belongs to the context and is valid until its next run or its end.
  * LIT_INVALID_ARGUMENT: NULL, a model of another task, a picture that lit_prepare() refuses. LIT_RUN_FAILED (also for
- * numbers that are not finite, and labels that do not exist), LIT_OUT_OF_MEMORY. The context stays usable. One thread at
- * a time per context. */
+ * numbers that are not finite, and labels that do not exist), LIT_OUT_OF_MEMORY. The context stays usable. One
+ * thread at a time per context. */
 LIT_API lit_status lit_detect(lit_context* context, const lit_image* image, lit_detections* detections);
 
 /* A picture that lit_prepare() has made, for a program that prepares pictures in other threads than it runs them. */

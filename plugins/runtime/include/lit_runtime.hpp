@@ -160,7 +160,7 @@ class Context {
   }
 
   // The same of what Model::preprocess() made.
-  Detections detect(const Prepared& picture) {
+  Detections detect_prepared(const Prepared& picture) {
     Detections found{};
     check(lit_detect_prepared(context_.get(), &picture, &found));
     return found;
@@ -188,7 +188,7 @@ class Context {
   }
 
   // The same of what Model::preprocess() made.
-  LabelMap segment(const Prepared& picture) {
+  LabelMap segment_prepared(const Prepared& picture) {
     LabelMap map{};
     check(lit_segment_prepared(context_.get(), &picture, &map));
     return map;
