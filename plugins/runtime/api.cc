@@ -114,6 +114,12 @@ bool finds_objects(Task task) { return task == Task::kDetection || task == Task:
 
 bool labels_pixels(Task task) { return task == Task::kSemanticSegmentation; }
 
+lit_rle encoded(lit_context& context, const lit_deploy::runtime::PastedMask& mask) {
+  lit_deploy::runtime::Objects& objects = context.objects;
+  objects.counts = lit_deploy::runtime::run_lengths(mask, objects.width, objects.height);
+  return {objects.counts.c_str(), objects.width, objects.height, mask.area};
+}
+
 // Runs `function`, called `name` by its users, on one picture of a model of the right task; on failure the result is
 // empty.
 template <typename Picture, typename Result, typename Function>
@@ -305,10 +311,17 @@ lit_status lit_encode_mask(lit_context* context, int64_t index, lit_rle* rle) {
   return guarded([&] {
     require(context != nullptr && rle != nullptr,
             "lit_encode_mask() received NULL; expected a context and a place for the run lengths");
-    const auto& pasted = lit_deploy::runtime::paste_mask(*context, index);
-    lit_deploy::runtime::Objects& objects = context->objects;
-    objects.counts = lit_deploy::runtime::run_lengths(pasted, objects.width, objects.height);
-    *rle = {objects.counts.c_str(), objects.width, objects.height, pasted.area};
+    *rle = encoded(*context, lit_deploy::runtime::paste_mask(*context, index));
+  });
+}
+
+lit_status lit_encode_label(lit_context* context, int64_t label, lit_rle* rle) {
+  if (rle != nullptr) *rle = {};
+  return guarded([&] {
+    require(context != nullptr && rle != nullptr,
+            "lit_encode_label() received NULL; expected a context and a place for the run lengths");
+    context->network->require_task(labels_pixels(context->network->manifest.task), "lit_encode_label()");
+    *rle = encoded(*context, lit_deploy::runtime::pixels_of_label(*context, label));
   });
 }
 

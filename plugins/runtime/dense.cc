@@ -116,8 +116,28 @@ const PastedMask& paste_mask(lit_context& context, int64_t index) {
   return objects.pasted;
 }
 
+const PastedMask& pixels_of_label(lit_context& context, int64_t label) {
+  Objects& objects = context.objects;
+  const int64_t classes = context.network->manifest.classes();
+  require(objects.map != nullptr, "no label map is there; call lit_segment() first");
+  require(label >= 0 && label < classes,
+          "the label is " + std::to_string(label) + "; the model has 0 to " + std::to_string(classes - 1));
+  PastedMask& own = objects.pasted;
+  own.area = 0;
+  own.pixels.resize(static_cast<size_t>(objects.width) * static_cast<size_t>(objects.height));
+  own.left = own.top = 0;
+  own.width = objects.width;
+  own.height = objects.height;
+  for (size_t i = 0; i < own.pixels.size(); ++i) {
+    own.pixels[i] = objects.map[i] == label;
+    own.area += own.pixels[i];
+  }
+  return own;
+}
+
 void segment(lit_context& context, const lit_prepared& picture, lit_label_map* map) {
   const Manifest& manifest = context.network->manifest;
+  context.objects.clear();
   const std::vector<Values> outputs = run_picture(context, picture);
   const auto count = static_cast<size_t>(picture.original_width) * static_cast<size_t>(picture.original_height);
   const auto* labels = static_cast<const uint8_t*>(outputs[0].data);
@@ -139,6 +159,9 @@ void segment(lit_context& context, const lit_prepared& picture, lit_label_map* m
   } else if (*std::max_element(labels, labels + count) >= manifest.classes()) {
     throw bad_labels(manifest);
   }
+  context.objects.map = labels;
+  context.objects.width = picture.original_width;
+  context.objects.height = picture.original_height;
   *map = {labels, picture.original_width, picture.original_height};
 }
 

@@ -42,12 +42,13 @@ inline constexpr size_t kLargestOptions = 4096;
 // lit_options as any release's header declares them; NULL for the defaults.
 Options parse_options(const lit_options* given);
 
-// What lit_detect() found in a picture.
+// What lit_detect() or lit_segment() found in a picture.
 struct Objects {
   std::vector<float> boxes, scores;
   std::vector<int32_t> labels;
   std::vector<const float*> masks;  // into what the back end returned
   int32_t width = 0, height = 0;    // of the picture
+  const uint8_t* map = nullptr;     // what lit_segment() found in it instead: labels of pixels
   PastedMask pasted;
   std::string counts;  // of it
 
@@ -57,6 +58,7 @@ struct Objects {
     scores.clear();
     labels.clear();
     masks.clear();
+    map = nullptr;
   }
 };
 
@@ -67,10 +69,11 @@ void run_images(lit_context& context, const lit_image* images, size_t count, lit
 // A detector's or segmentation network's picture, prepared in the context's memory.
 lit_prepared prepare(lit_context& context, const lit_image& image);
 
-// lit_detect_prepared(), lit_paste_mask(), lit_segment_prepared(); that the task is right, and nothing NULL, has been
+// lit_detect_prepared(), lit_segment_prepared(), and what is asked of their results; that the task is right, and nothing NULL, has been
 // checked.
 void detect(lit_context& context, const lit_prepared& picture, lit_detections* detections);
 const PastedMask& paste_mask(lit_context& context, int64_t index);
+const PastedMask& pixels_of_label(lit_context& context, int64_t label);
 void segment(lit_context& context, const lit_prepared& picture, lit_label_map* map);
 
 // lit_top_k(). Throws LIT_INVALID_ARGUMENT for an output that is not one of this model's.

@@ -59,7 +59,9 @@ lit_status ask(const lit_model* model, lit_context* context, const lit_image& im
   }
   if (task == "semantic_segmentation") {
     lit_label_map map{};
-    return lit_segment(context, &image, &map);
+    lit_rle rle{};
+    const lit_status status = lit_segment(context, &image, &map);
+    return status != LIT_OK ? status : lit_encode_label(context, 0, &rle);
   }
   lit_detections found{};
   lit_status status = lit_detect(context, &image, &found);

@@ -15,7 +15,7 @@ import pytest
 from support.fake_dense import COLOURS, IDS, LABELS, MOST
 from support.micro_dense import SIDE, found, micro_dense, micro_dense_manifest
 from support.prepared import NAMES, golden_file
-from support.runtime_dense import detected, encoded_mask, pasted_mask, prepared, segmented
+from support.runtime_dense import detected, encoded_label, encoded_mask, pasted_mask, prepared, segmented
 from support.runtime_library import (
     Category,
     Detections,
@@ -197,6 +197,9 @@ def test_label_maps(output: Any, kind: Any, tmp_path: Path) -> None:
         for height, width in ((90, 121), (64, 64), (90, 121)):
             expected = np.broadcast_to(np.arange(width) * 3 // width, (height, width))
             np.testing.assert_array_equal(segmented(context, np.zeros((height, width, 3), np.uint8)), expected)
+            for label in range(3):
+                own = expected == label
+                assert encoded_label(context, label) == (encoded(own, height, width), own.sum())
 
 
 def test_a_picture_that_was_prepared_elsewhere(tmp_path: Path) -> None:
@@ -271,7 +274,9 @@ def test_the_wrong_task_and_null(tmp_path: Path) -> None:
                 else:
                     words = rf"this model is for {task}, which lit_.* does not run; use {right}\(\)"
                     assert_refused("LIT_INVALID_ARGUMENT", words, lambda c=context, f=call: check(f(c)))
-            if task != "semantic_segmentation":
+            if task == "semantic_segmentation":
+                assert_refused("LIT_INVALID_ARGUMENT", "label is 3; .* 0 to 2", lambda c=context: encoded_label(c, 3))
+            else:
                 words = f"for {task}, which gives no masks"
                 assert_refused("LIT_INVALID_ARGUMENT", words, lambda c=context: pasted_mask(c, 0))
             for refused in (

@@ -49,8 +49,17 @@ def pasted_mask(context: Context, index: int) -> tuple[Pixels, int, int, int]:
 
 def encoded_mask(context: Context, index: int) -> tuple[CocoRle, int]:
     """``lit_encode_mask`` in COCO's words, and the area."""
+    return _encoded(runtime().lit_encode_mask, context, index)
+
+
+def encoded_label(context: Context, label: int) -> tuple[CocoRle, int]:
+    """``lit_encode_label`` likewise."""
+    return _encoded(runtime().lit_encode_label, context, label)
+
+
+def _encoded(function: Any, context: Context, index: int) -> tuple[CocoRle, int]:
     rle = Rle()
-    check(runtime().lit_encode_mask(context.handle, index, byref(rle)))
+    check(function(context.handle, index, byref(rle)))
     return {"size": [rle.height, rle.width], "counts": rle.counts.decode("ascii")}, rle.area
 
 

@@ -203,6 +203,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "lit_detect_prepared": (c_int, c_void_p, POINTER(Prepared), POINTER(Detections)),
     "lit_paste_mask": (c_int, c_void_p, c_int64, POINTER(Mask)),
     "lit_encode_mask": (c_int, c_void_p, c_int64, POINTER(Rle)),
+    "lit_encode_label": (c_int, c_void_p, c_int64, POINTER(Rle)),
     "lit_segment": (c_int, c_void_p, POINTER(Picture), POINTER(LabelMap)),
     "lit_segment_prepared": (c_int, c_void_p, POINTER(Prepared), POINTER(LabelMap)),
     "lit_top_k": (

@@ -375,6 +375,13 @@ typedef struct lit_label_map {
 /* As lit_detect(), of a semantic segmentation network; of a file that returns logits, the best class of every pixel. */
 LIT_API lit_status lit_segment(lit_context* context, const lit_image* image, lit_label_map* map);
 
+/* Writes the pixels of one label of the context's last lit_segment() as COCO's run lengths, which belong to the context
+ * and are valid until the next ones, its next run or its end. A label that no pixel has is an area of 0.
+ *   label  0..num_classes-1
+ * LIT_INVALID_ARGUMENT: NULL, a model of another task, another label, or no lit_segment() before. LIT_OUT_OF_MEMORY.
+ * One thread at a time per context. */
+LIT_API lit_status lit_encode_label(lit_context* context, int64_t label, lit_rle* rle);
+
 /* lit_segment() behind its preparation; as lit_detect_prepared(). */
 LIT_API lit_status lit_segment_prepared(lit_context* context, const lit_prepared* picture, lit_label_map* map);
 

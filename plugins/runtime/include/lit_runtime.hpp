@@ -194,6 +194,13 @@ class Context {
     return map;
   }
 
+  // COCO's run lengths of one label of the last segment(); valid until the next ones, run or end of the context.
+  Rle encode_label(std::int64_t label) {
+    Rle rle{};
+    check(lit_encode_label(context_.get(), label, &rle));
+    return rle;
+  }
+
   const Model& model() const noexcept { return model_; }
   lit_context* get() const noexcept { return context_.get(); }
 
