@@ -69,8 +69,8 @@ void run_images(lit_context& context, const lit_image* images, size_t count, lit
 // A detector's or segmentation network's picture, prepared in the context's memory.
 lit_prepared prepare(lit_context& context, const lit_image& image);
 
-// lit_detect_prepared(), lit_segment_prepared(), and what is asked of their results; that the task is right, and nothing NULL, has been
-// checked.
+// lit_detect_prepared(), lit_segment_prepared(), and what is asked of their results; that the task is right, and
+// nothing NULL, has been checked.
 void detect(lit_context& context, const lit_prepared& picture, lit_detections* detections);
 const PastedMask& paste_mask(lit_context& context, int64_t index);
 const PastedMask& pixels_of_label(lit_context& context, int64_t label);

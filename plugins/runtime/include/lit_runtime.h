@@ -242,8 +242,8 @@ LIT_API lit_status lit_preprocess(const lit_input_spec* spec, const lit_image* i
  * decoder has read the header. Of any task.
  *   prepared_width, prepared_height  receive the size in pixels; of a classifier that of its lit_input_spec
  * LIT_INVALID_ARGUMENT: NULL, sizes below 1, a picture that lit_preprocess() refuses; of detectors one of more than
- * 2^26 pixels, of semantic segmentation of more than 2^24, or so narrow that less than 32 pixels would be left of a side
- * where the network needs them. Any thread. */
+ * 2^26 pixels, of semantic segmentation of more than 2^24, or so narrow that less than 32 pixels would be left of a
+ * side where the network needs them. Any thread. */
 LIT_API lit_status lit_prepared_size(const lit_model* model, int32_t width, int32_t height, int32_t* prepared_width,
                                      int32_t* prepared_height);
 
