@@ -1,4 +1,4 @@
-// The service's answers as JSON. Boost.JSON would need a compiled library; this writes three shapes and reads none.
+// The service's answers as JSON. Boost.JSON would need a compiled library; this writes five shapes and reads none.
 #ifndef LIT_SERVICE_JSON_H_
 #define LIT_SERVICE_JSON_H_
 
@@ -18,6 +18,16 @@ std::string error_json(std::string_view sentence);
 
 // {"predictions": [{"class": 1, "label": "dog", "probability": 0.75}, ...]}; probabilities are finite.
 std::string predictions_json(const std::vector<lit::Prediction>& predictions);
+
+// {"height": 375, "width": 500, "detections": [{"category_id": 18, "label": "dog", "score": 0.75, "bbox": [x, y, width,
+// height], ...}]}, as COCO's results have it; where the model gives masks each with "segmentation": {"size": [height,
+// width], "counts": "..."} and "area". The best `top` of what the context's last run found; masks are pasted one by
+// one.
+std::string detections_json(lit::Context& context, const lit::Detections& found, size_t top);
+
+// {"height": 375, "width": 500, "classes": [{"category_id": 3, "label": "sky", "pixels": 60000, "share": 0.32,
+// "segmentation": {"size": [height, width], "counts": "..."}}, ...]}: the `top` largest, equal ones by their labels.
+std::string label_map_json(lit::Context& context, const lit::LabelMap& map, size_t top);
 
 }  // namespace lit_service
 

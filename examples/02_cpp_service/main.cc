@@ -1,4 +1,4 @@
-// lit_service: classify pictures over HTTP with a file that lit-deploy exported.
+// lit_service: a file that lit-deploy exported, asked about pictures over HTTP.
 #include <csignal>
 #include <cstdio>
 #include <exception>

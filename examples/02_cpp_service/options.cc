@@ -103,7 +103,9 @@ Options options_from(int count, const char* const* arguments) {
 
 std::string help_text() {
   const Options defaults;
-  std::string text = "Usage: lit_service --model FILE [OPTIONS]\n\nClassify pictures over HTTP.\n\n";
+  std::string text =
+      "Usage: lit_service --model FILE [OPTIONS]\n\n"
+      "Classify pictures over HTTP, or find what is in them: whatever the file is for.\n\n";
   const auto line = [&text](const char* name, const char* help, const std::string& value) {
     char start[32];
     std::snprintf(start, sizeof start, "  %-22s", name);

@@ -33,6 +33,7 @@ Answer internal_error(const char* what) {
 Pipeline::Pipeline(const lit::Model& model, const Options& options, Metrics& metrics)
     : model_(model),
       options_(options),
+      task_(task_of(model)),
       least_batch_(static_cast<size_t>(model.info().min_batch)),
       most_batch_(static_cast<size_t>(
           std::clamp<int64_t>(options.max_batch, model.info().min_batch, model.info().max_batch))),
@@ -65,7 +66,7 @@ bool Pipeline::submit(std::string file, size_t top, bool form, Done done) {
   {
     const std::lock_guard lock(mutex_);
     if (waiting_ >= static_cast<size_t>(options_.queue)) return false;
-    undecoded_jobs_.push_back({std::move(file), {}, top, form, std::move(done), Clock::now(), {}});
+    undecoded_jobs_.push_back({std::move(file), {}, 0, 0, top, form, std::move(done), Clock::now(), {}});
     count_waiting(1);
     metrics_.accepted();
   }
@@ -109,10 +110,12 @@ void Pipeline::decode_jobs() {
       const auto check = [this](int width, int height) { model_.check_size(width, height); };
       const Picture picture = decode(job.file, {static_cast<size_t>(options_.max_pixels), check});
       job.pixels = model_.preprocess({picture.rgb.get(), picture.width, picture.height, 0});
-      job.file = std::string();  // so that only crops wait for their batch
+      job.width = picture.width;
+      job.height = picture.height;
+      job.file = std::string();  // so that only small pictures wait for their run
     } catch (const DecodeError& error) {
       refusal = answer_to(error, job.form);
-    } catch (const lit::Error& error) {  // so narrow that it would be huge after resizing
+    } catch (const lit::Error& error) {  // too large for the task, or so narrow that it would be huge after resizing
       const bool theirs = error.status() == LIT_INVALID_ARGUMENT;
       refusal = theirs ? Answer{413, error_json(error.what())} : internal_error(error.what());
     } catch (const std::bad_alloc&) {
@@ -168,7 +171,18 @@ void Pipeline::run_batches(lit::Context& context) {
   }
 }
 
+// Of a detector or segmentation network, whose batches are of one.
+void Pipeline::run_picture(lit::Context& context, Job& job) {
+  const auto [width, height] = model_.prepared_size(job.width, job.height);
+  const lit::Prepared picture{job.pixels.data(), width, height, job.width, job.height};
+  metrics_.ran(1);
+  std::string json = task_ == Task::kDetect ? detections_json(context, context.detect_prepared(picture), job.top)
+                                            : label_map_json(context, context.segment_prepared(picture), job.top);
+  finish(job, {200, std::move(json)});
+}
+
 void Pipeline::run(lit::Context& context, std::vector<Job>& batch) {
+  if (task_ != Task::kClassify) return run_picture(context, batch.front());
   const size_t size = batch.front().pixels.size();
   const size_t images = std::max(batch.size(), least_batch_);
   std::vector<uint8_t> pixels;

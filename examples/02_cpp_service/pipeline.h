@@ -18,6 +18,7 @@
 
 #include "metrics.h"
 #include "options.h"
+#include "task.h"
 
 namespace lit_service {
 
@@ -37,9 +38,12 @@ class Pipeline {
   Pipeline& operator=(const Pipeline&) = delete;
   ~Pipeline();  // answers what was accepted first
 
-  // Takes a file that shall be classified, or returns false when the queue is full: `done` is never called then.
+  // Takes a picture's file for the model's task, or returns false when the queue is full: `done` is never called then.
   // `form`: it may be a form with a file in it. Any thread; returns at once.
   bool submit(std::string file, size_t top, bool form, Done done);
+
+  // Of the model. Any thread.
+  Task task() const { return task_; }
 
   // From now on nothing waits for company: no more is to come. Any thread.
   void hurry();
@@ -53,6 +57,7 @@ class Pipeline {
   struct Job {
     std::string file;             // until it is decoded
     std::vector<uint8_t> pixels;  // from then on: what the network takes
+    int32_t width, height;        // of the picture, as it was decoded
     size_t top;
     bool form;
     Done done;
@@ -64,11 +69,13 @@ class Pipeline {
   void run_batches(lit::Context& context);
   std::vector<Job> next_batch();
   void run(lit::Context& context, std::vector<Job>& batch);
+  void run_picture(lit::Context& context, Job& job);
   void finish(Job& job, Answer answer);
   void count_waiting(long change);  // with mutex_ held
 
   const lit::Model model_;
   const Options options_;
+  const Task task_;
   const size_t least_batch_, most_batch_;
   Metrics& metrics_;
 

@@ -22,8 +22,8 @@ Route refused(unsigned status, std::string_view sentence, const char* allow = nu
   return {Route::kRefused, 0, std::move(reply)};
 }
 
-Route classify(std::string_view query) {
-  Route route{Route::kClassify};
+Route picture(std::string_view query, Task task) {
+  Route route{Route::kPicture, usual_top(task)};
   if (query.empty()) return route;
   const std::string_view value = query.starts_with("top=") ? query.substr(4) : "";
   const auto [rest, fault] = std::from_chars(value.data(), value.data() + value.size(), route.top);
@@ -72,18 +72,22 @@ bool is_form(const Fields& fields, std::string_view body) {
   return boost::beast::iequals(type.substr(0, kPairs.size()), kPairs) && body.find_first_of("\r\n") == body.npos;
 }
 
-Route route_of(http::verb method, std::string_view target) {
+Route route_of(http::verb method, std::string_view target, Task task) {
   target = path_of(target);
   if (target.empty()) return refused(400, "the target is neither a path nor a URL of a host: correct it");
   const size_t mark = target.find('?');
   const std::string_view path = target.substr(0, mark);
   const std::string_view query = mark == target.npos ? "" : target.substr(mark + 1);
-  if (path == "/v1/classify") {
-    if (method != http::verb::post) return refused(405, "/v1/classify takes POST with a JPEG or PNG file", "POST");
-    return classify(query);
+  const std::string own = path_of(task);
+  if (path == own) {
+    if (method != http::verb::post) return refused(405, own + " takes POST with a JPEG or PNG file", "POST");
+    return picture(query, task);
+  }
+  for (const Task other : {Task::kClassify, Task::kDetect, Task::kSegment}) {
+    if (path == path_of(other)) return refused(404, "the model here is for another task: POST to " + own);
   }
   if (path != "/healthz" && path != "/metrics") {
-    return refused(404, "there is no such path: /v1/classify, /healthz and /metrics are known");
+    return refused(404, "there is no such path: " + own + ", /healthz and /metrics are known");
   }
   if (method != http::verb::get && method != http::verb::head) {
     return refused(405, std::string(path) + " takes GET", "GET, HEAD");

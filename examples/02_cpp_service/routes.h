@@ -12,6 +12,8 @@
 #include <boost/beast/http/verb.hpp>
 #include <boost/system/error_code.hpp>
 
+#include "task.h"
+
 namespace lit_service {
 
 struct Reply {
@@ -23,15 +25,15 @@ struct Reply {
 };
 
 struct Route {
-  enum Kind { kClassify, kHealth, kMetrics, kRefused };
+  enum Kind { kPicture, kHealth, kMetrics, kRefused };
 
   Kind kind;
-  size_t top = 5;  // of kClassify: how many predictions
+  size_t top = 0;  // of kPicture: how many predictions
   Reply refusal{}; // of kRefused
 };
 
-// `target`: a path with its query, or a whole URL.
-Route route_of(boost::beast::http::verb method, std::string_view target);
+// `target`: a path with its query, or a whole URL; `task`: that of the model.
+Route route_of(boost::beast::http::verb method, std::string_view target, Task task);
 
 using Fields = boost::beast::http::fields;
 

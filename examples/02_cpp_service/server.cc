@@ -202,7 +202,7 @@ class Server {
       const char* const fault = error ? nullptr : fault_of(request.version(), request);
       Route route{};
       if (!error && fault == nullptr) {
-        route = route_of(request.method(), {request.target().data(), request.target().size()});
+        route = route_of(request.method(), {request.target().data(), request.target().size()}, pipeline_.task());
         // The body of a request that is refused anyway is not waited for.
         if (route.kind != Route::kRefused) error = co_await receive_body(*connection, parser);
       }
@@ -229,9 +229,9 @@ class Server {
     Parser parser;
     const Request& request = parser.get();
     const error_code error = co_await receive_header(*connection, parser, kLinger, kLinger);
-    Route route{Route::kClassify};
+    Route route{Route::kPicture};
     if (!error && fault_of(request.version(), request) == nullptr) {
-      route = route_of(request.method(), {request.target().data(), request.target().size()});
+      route = route_of(request.method(), {request.target().data(), request.target().size()}, pipeline_.task());
     }
     const bool state = route.kind == Route::kHealth || route.kind == Route::kMetrics;
     Reply reply = unavailable("too many connections are open: try again");
@@ -275,8 +275,8 @@ class Server {
 
   asio::awaitable<Reply> answer(Connection& connection, const Route& route, Request& request) {
     switch (route.kind) {
-      case Route::kClassify:
-        co_return co_await classify(connection, request.body(), route.top, is_form(request, request.body()));
+      case Route::kPicture:
+        co_return co_await ask(connection, request.body(), route.top, is_form(request, request.body()));
       case Route::kHealth:
         // Out of the load balancer first: 503 from the moment when no new connections are taken.
         co_return draining_ ? unavailable("the service is shutting down") : Reply{200, "{\"status\": \"ok\"}\n"};
@@ -289,7 +289,7 @@ class Server {
   }
 
   // Hands a picture to the pipeline, and goes on here, on this thread, when it has answered.
-  asio::awaitable<Reply> classify(Connection& connection, std::string& file, size_t top, bool form) {
+  asio::awaitable<Reply> ask(Connection& connection, std::string& file, size_t top, bool form) {
     if (file.empty()) co_return Reply{400, error_json("the body is empty: send a JPEG or PNG file")};
     co_return co_await asio::async_initiate<const asio::use_awaitable_t<>&, void(Reply)>(
         [this, &connection, &file, top, form](auto handler) {

@@ -17,8 +17,10 @@ from lit_deploy.artifacts.sidecar import MAX_RANK, Compatibility
 from lit_deploy.core.files import PACKAGE, write_text
 from lit_deploy.core.specs import (
     BEST_CLASSES,
+    IMAGE,
     IMAGES,
     MAX_BATCH,
+    MAX_DETECTIONS,
     MAX_JSON_BYTES,
     MAX_MEAN,
     MAX_NESTING,
@@ -28,7 +30,9 @@ from lit_deploy.core.specs import (
     MAX_THREADS,
     MIN_STD,
     OP_VERSION,
+    ORIGINAL_SIZE,
     CalibrationMethod,
+    DenseSpec,
     FamilyName,
     InputKind,
     InputSpec,
@@ -40,6 +44,7 @@ from lit_deploy.core.specs import (
     TaskName,
 )
 from lit_deploy.images.decoding import MAX_PIXELS
+from lit_deploy.images.keep_ratio import MAX_DETECTION_PIXELS, MAX_SEGMENTATION_PIXELS, MIN_SIDE
 from lit_deploy.machine.tensorrt import RTX_TARGETS, BackendName
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 from lit_deploy.ops.domain import CUDA_DEVICE, DEVICE_ENTRY
@@ -70,9 +75,16 @@ _CONSTANTS: tuple[tuple[str, dict[str, Value]], ...] = (
             "kMaxNesting": MAX_NESTING,
             "kMaxRank": MAX_RANK,
             "kInputName": IMAGES,
+            "kImageName": IMAGE,
+            "kOriginalSizeName": ORIGINAL_SIZE,
             "kBestClasses": BEST_CLASSES,
             "kDefaultClasses": ModelSpec.num_classes,
             "kDefaultChannels": ModelSpec.in_channels,
+            "kMaxDetections": MAX_DETECTIONS,
+            "kDefaultScoreThreshold": DenseSpec.score_threshold,
+            "kDefaultIouThreshold": DenseSpec.iou_threshold,
+            "kDefaultMaxDetections": DenseSpec.max_detections,
+            "kDefaultCandidates": DenseSpec.candidates,
             "kTasks": get_args(TaskName),
             "kFamilies": get_args(FamilyName),
             "kOutputs": get_args(OutputKind),
@@ -93,6 +105,9 @@ _CONSTANTS: tuple[tuple[str, dict[str, Value]], ...] = (
             "kDefaultMean": InputSpec.mean,
             "kDefaultStd": InputSpec.std,
             "kMaxPixels": MAX_PIXELS,
+            "kMaxDetectionPixels": MAX_DETECTION_PIXELS,
+            "kMaxSegmentationPixels": MAX_SEGMENTATION_PIXELS,
+            "kMinSide": MIN_SIDE,
             "kMaxSide": MAX_SIDE,
             "kMaxResize": MAX_RESIZE,
             "kMaxMean": MAX_MEAN,

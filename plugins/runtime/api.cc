@@ -9,6 +9,7 @@
 #include "backend.h"
 #include "contract.h"
 #include "error.h"
+#include "keep_ratio.h"
 #include "last_error.h"
 #include "lit_runtime.h"
 #include "model.h"
@@ -20,6 +21,7 @@ using lit_deploy::runtime::Manifest;
 using lit_deploy::runtime::Network;
 using lit_deploy::runtime::Options;
 using lit_deploy::runtime::require;
+using lit_deploy::runtime::Task;
 
 static_assert(LIT_ABI_VERSION == lit_deploy::contract::kAbiVersion, "lit_deploy/artifacts/contract.py has another ABI");
 
@@ -62,7 +64,7 @@ lit_status guarded(Function&& function) noexcept {
 lit_model_info describe(const Network& network) {
   lit_model_info info{};
   info.struct_size = sizeof(info);
-  info.task = network.manifest.task.c_str();
+  info.task = network.manifest.task_name();
   info.name = network.manifest.name.c_str();
   info.precision = network.manifest.precision.c_str();
   info.backend = network.backend->description().c_str();
@@ -72,6 +74,15 @@ lit_model_info describe(const Network& network) {
   info.num_classes = static_cast<int32_t>(network.manifest.classes());
   info.min_batch = static_cast<int32_t>(network.backend->min_batch());
   info.max_batch = static_cast<int32_t>(network.backend->max_batch());
+  if (network.manifest.is_dense()) {
+    const lit_deploy::runtime::Dense& dense = network.manifest.dense;
+    info.min_batch = info.max_batch = 1;
+    info.longest = dense.longest;
+    if (network.manifest.task == Task::kSemanticSegmentation) return info;
+    info.max_detections = static_cast<int32_t>(dense.max_detections);
+    info.score_threshold = static_cast<float>(dense.score_threshold);
+    if (network.manifest.task == Task::kInstanceSegmentation) info.mask_size = static_cast<int32_t>(dense.mask_size);
+  }
   return info;
 }
 
@@ -91,10 +102,35 @@ lit_status run(lit_context* context, lit_output* output, Function&& function) no
   return guarded([&] {
     require(context != nullptr, "the context is NULL");
     require(output != nullptr, "the output is NULL");
+    context->network->require_task(!context->network->manifest.is_dense(), "lit_run()");
     lit_output result{};
     function(&result);
     result.count = context->network->manifest.scores();
     *output = result;
+  });
+}
+
+bool finds_objects(Task task) { return task == Task::kDetection || task == Task::kInstanceSegmentation; }
+
+bool labels_pixels(Task task) { return task == Task::kSemanticSegmentation; }
+
+lit_rle encoded(lit_context& context, const lit_deploy::runtime::PastedMask& mask) {
+  lit_deploy::runtime::Objects& objects = context.objects;
+  objects.counts = lit_deploy::runtime::run_lengths(mask, objects.width, objects.height);
+  return {objects.counts.c_str(), objects.width, objects.height, mask.area};
+}
+
+// Runs `function`, called `name` by its users, on one picture of a model of the right task; on failure the result is
+// empty.
+template <typename Picture, typename Result, typename Function>
+lit_status answer(lit_context* context, const Picture* picture, Result* result, const char* name, bool (*right)(Task),
+                  Function&& function) noexcept {
+  if (result != nullptr) *result = {};
+  return guarded([&] {
+    require(context != nullptr && picture != nullptr && result != nullptr,
+            std::string(name) + " received NULL; expected a context, a picture and a place for the result");
+    context->network->require_task(right(context->network->manifest.task), name);
+    function();
   });
 }
 
@@ -173,6 +209,50 @@ lit_status lit_preprocess(const lit_input_spec* spec, const lit_image* image, ui
   });
 }
 
+lit_status lit_model_category(const lit_model* model, int64_t class_index, lit_category* category) {
+  if (category != nullptr) *category = {};
+  return guarded([&] {
+    require(model != nullptr && category != nullptr,
+            "lit_model_category() received NULL; expected a model and a place for the category");
+    const Manifest& manifest = model->network->manifest;
+    require(manifest.is_dense(), "this model is for classification, whose classes have no category ids; use "
+                                 "lit_model_label()");
+    require(class_index >= 0 && class_index < manifest.classes(),
+            "the class is " + std::to_string(class_index) + "; the model has 0 to " +
+                std::to_string(manifest.classes() - 1));
+    const auto& colour = manifest.dense.palette[class_index];
+    *category = {manifest.labels[class_index].c_str(), manifest.dense.category_ids[class_index],
+                 {colour[0], colour[1], colour[2]}};
+  });
+}
+
+lit_status lit_prepared_size(const lit_model* model, int32_t width, int32_t height, int32_t* prepared_width,
+                             int32_t* prepared_height) {
+  if (prepared_width != nullptr) *prepared_width = 0;
+  if (prepared_height != nullptr) *prepared_height = 0;
+  return guarded([&] {
+    require(model != nullptr && prepared_width != nullptr && prepared_height != nullptr,
+            "lit_prepared_size() received NULL; expected a model and places for width and height");
+    const Manifest& manifest = model->network->manifest;
+    if (!manifest.is_dense()) lit_deploy::runtime::check_size(manifest.input, width, height);
+    const auto size = manifest.is_dense()
+                          ? lit_deploy::runtime::keep_ratio_size(manifest, width, height)
+                          : lit_deploy::runtime::PictureSize{manifest.input.width, manifest.input.height};
+    *prepared_width = size.width;
+    *prepared_height = size.height;
+  });
+}
+
+lit_status lit_prepare(const lit_model* model, const lit_image* image, uint8_t* pixels) {
+  return guarded([&] {
+    require(model != nullptr && image != nullptr && image->pixels != nullptr && pixels != nullptr,
+            "lit_prepare() received NULL; expected a model, an image with pixels and memory for the result");
+    const Manifest& manifest = model->network->manifest;
+    if (manifest.is_dense()) return lit_deploy::runtime::keep_ratio_picture(manifest, *image, pixels);
+    lit_deploy::runtime::preprocess(manifest.input, *image, pixels);
+  });
+}
+
 lit_status lit_context_create(const lit_model* model, lit_context** context) {
   if (context != nullptr) *context = nullptr;
   return guarded([&] {
@@ -203,6 +283,57 @@ lit_status lit_run_images(lit_context* context, const lit_image* images, size_t 
     require(images != nullptr || count == 0, "the images are NULL");
     lit_deploy::runtime::run_images(*context, images, count, result);
   });
+}
+
+lit_status lit_detect(lit_context* context, const lit_image* image, lit_detections* detections) {
+  return answer(context, image, detections, "lit_detect()", finds_objects, [&] {
+    lit_deploy::runtime::detect(*context, lit_deploy::runtime::prepare(*context, *image), detections);
+  });
+}
+
+lit_status lit_detect_prepared(lit_context* context, const lit_prepared* picture, lit_detections* detections) {
+  return answer(context, picture, detections, "lit_detect_prepared()", finds_objects,
+                [&] { lit_deploy::runtime::detect(*context, *picture, detections); });
+}
+
+lit_status lit_paste_mask(lit_context* context, int64_t index, lit_mask* mask) {
+  if (mask != nullptr) *mask = {};
+  return guarded([&] {
+    require(context != nullptr && mask != nullptr,
+            "lit_paste_mask() received NULL; expected a context and a place for the mask");
+    const auto& pasted = lit_deploy::runtime::paste_mask(*context, index);
+    *mask = {pasted.pixels.data(), pasted.left, pasted.top, pasted.width, pasted.height, pasted.area};
+  });
+}
+
+lit_status lit_encode_mask(lit_context* context, int64_t index, lit_rle* rle) {
+  if (rle != nullptr) *rle = {};
+  return guarded([&] {
+    require(context != nullptr && rle != nullptr,
+            "lit_encode_mask() received NULL; expected a context and a place for the run lengths");
+    *rle = encoded(*context, lit_deploy::runtime::paste_mask(*context, index));
+  });
+}
+
+lit_status lit_encode_label(lit_context* context, int64_t label, lit_rle* rle) {
+  if (rle != nullptr) *rle = {};
+  return guarded([&] {
+    require(context != nullptr && rle != nullptr,
+            "lit_encode_label() received NULL; expected a context and a place for the run lengths");
+    context->network->require_task(labels_pixels(context->network->manifest.task), "lit_encode_label()");
+    *rle = encoded(*context, lit_deploy::runtime::pixels_of_label(*context, label));
+  });
+}
+
+lit_status lit_segment(lit_context* context, const lit_image* image, lit_label_map* map) {
+  return answer(context, image, map, "lit_segment()", labels_pixels, [&] {
+    lit_deploy::runtime::segment(*context, lit_deploy::runtime::prepare(*context, *image), map);
+  });
+}
+
+lit_status lit_segment_prepared(lit_context* context, const lit_prepared* picture, lit_label_map* map) {
+  return answer(context, picture, map, "lit_segment_prepared()", labels_pixels,
+                [&] { lit_deploy::runtime::segment(*context, *picture, map); });
 }
 
 lit_status lit_top_k(const lit_model* model, const lit_output* output, int64_t image, size_t k,

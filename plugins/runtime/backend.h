@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "contract.h"
 #include "error.h"
@@ -26,14 +27,21 @@ struct Options {
   lit_backend backend = LIT_BACKEND_AUTO;
 };
 
+// A dense tensor in memory of the CPU.
+struct Values {
+  const void* data = nullptr;
+  std::vector<int64_t> shape;
+};
+
 // What one thread needs to run a network.
 class BackendContext {
  public:
   virtual ~BackendContext() = default;
 
-  // Runs a dense batch of the manifest's type and layout and waits for it. `output` gets `scores` and `classes`, valid
-  // until the next call; its sizes are the caller's. Throws Error and stays usable.
-  virtual void run(const void* input, int64_t batch, lit_output* output) = 0;
+  // Runs and waits. `inputs` are those of promised_inputs(), in their order. `outputs`, in the order of
+  // promised_outputs(), come with the shapes that are expected and get their data, valid until the next call. Throws
+  // Error, for other shapes, too, and stays usable.
+  virtual void run(const std::vector<Values>& inputs, std::vector<Values>* outputs) = 0;
 };
 
 // A loaded network; immutable, shared between threads.
@@ -70,7 +78,7 @@ Loaded open_engine(const std::string& path, const Options& options);
 
 // Why a graph is refused that is not what its manifest promises.
 Error other_tensors(const std::string& path);  // before it runs
-Error other_scores(const std::string& path);   // when it has run
+Error other_results(const std::string& path);  // when it has run
 
 }  // namespace lit_deploy::runtime
 

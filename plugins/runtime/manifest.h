@@ -3,6 +3,7 @@
 #define LIT_DEPLOY_RUNTIME_MANIFEST_H_
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -21,20 +22,40 @@ struct TensorSpec {
   // Whether name, type, rank and all sizes that both fix agree.
   bool agrees(const TensorSpec& other) const;
   std::string text() const;  // "float32 logits [batch, 1000]", for messages
+  bool fixed() const { return std::find(shape.begin(), shape.end(), -1) == shape.end(); }
+};
+
+// In the order of contract::kTasks.
+enum class Task { kClassification, kDetection, kInstanceSegmentation, kSemanticSegmentation };
+
+// How detectors and segmentation networks take their pictures, and what becomes of what they find; nothing of it counts
+// for a classifier.
+struct Dense {
+  int32_t longest;      // what the longer side of a resized picture may have at most, pixels
+  int32_t pad_multiple;  // zeros that the graph adds make both sides a multiple of it; 1 for none
+  std::vector<int64_t> category_ids;            // per class
+  std::vector<std::array<uint8_t, 3>> palette;  // per class, RGB
+  double score_threshold;
+  int64_t max_detections;
+  int64_t mask_size;  // rows and columns of a mask inside its box; 0 where there are none
 };
 
 struct Manifest {
   std::string json;  // all of it, as it was read
-  std::string task;
+  Task task;
   std::string name;
   std::string precision;  // of an 8-bit file, that of its quantised products
   std::string base;       // of everything else
-  lit_input_spec input;
+  lit_input_spec input;  // height or width 0: any
+  std::array<double, 3> mean, std;  // those of `input`, as they were written
   lit_output_kind output;
   std::vector<std::string> labels;
   int64_t batch;  // 0: dynamic
   bool portable;
+  Dense dense;
 
+  const char* task_name() const { return contract::kTasks[static_cast<size_t>(task)]; }
+  bool is_dense() const { return task != Task::kClassification; }
   int64_t classes() const { return static_cast<int64_t>(labels.size()); }
   // Scores per image that the file returns.
   int64_t scores() const {
@@ -46,8 +67,8 @@ struct Manifest {
   }
 };
 
-// The input and the outputs that a manifest promises, those of layers left out.
-TensorSpec promised_input(const Manifest& manifest);
+// The inputs and outputs that a manifest promises, those of layers left out.
+std::vector<TensorSpec> promised_inputs(const Manifest& manifest);
 std::vector<TensorSpec> promised_outputs(const Manifest& manifest);
 
 // Throws LIT_WRONG_VERSION unless this library reads the layout of `what`, a manifest or sidecar.

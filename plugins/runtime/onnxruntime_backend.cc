@@ -1,5 +1,4 @@
 // ".onnx" files on ONNX Runtime: the C++ counterpart of lit_deploy/runtime/onnxruntime.py.
-#include <array>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -18,9 +17,16 @@ const char* dtype_of(ONNXTensorElementDataType type) {
   switch (type) {
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT: return "float32";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "uint8";
+    case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return "int32";
     case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64: return "int64";
     default: return "a type that no manifest promises";
   }
+}
+
+// Of what inputs are of.
+ONNXTensorElementDataType type_of(const std::string& dtype) {
+  if (dtype == "float32") return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  return dtype == "int64" ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 }
 
 // The operator library of this file on this device, "" for none: then the function inside the file runs.
@@ -49,15 +55,15 @@ class OnnxRuntimeBackend;
 
 class OnnxRuntimeContext : public BackendContext {
  public:
-  explicit OnnxRuntimeContext(const OnnxRuntimeBackend& backend) : backend_(backend) {}
+  explicit OnnxRuntimeContext(const OnnxRuntimeBackend& backend);
   ~OnnxRuntimeContext() override { release_outputs(); }
-  void run(const void* input, int64_t batch, lit_output* output) override;
+  void run(const std::vector<Values>& inputs, std::vector<Values>* outputs) override;
 
  private:
   void release_outputs();
 
   const OnnxRuntimeBackend& backend_;
-  std::array<OrtValue*, 2> values_{};  // of the last run
+  std::vector<OrtValue*> values_;  // of the last run
 };
 
 class OnnxRuntimeBackend : public Backend {
@@ -67,12 +73,12 @@ class OnnxRuntimeBackend : public Backend {
         path_(path),
         session_(nullptr, runtime_.api->ReleaseSession),
         cpu_memory_(nullptr, runtime_.api->ReleaseMemoryInfo),
-        input_(promised_input(manifest)),
+        inputs_(promised_inputs(manifest)),
         outputs_(promised_outputs(manifest)) {
     if (manifest.batch != 0) min_batch_ = max_batch_ = manifest.batch;
     const std::string operators = find_operators(manifest, options);
     create_session(manifest, options, operators);
-    check_tensors({input_}, runtime_.api->SessionGetInputCount, runtime_.api->SessionGetInputName,
+    check_tensors(inputs_, runtime_.api->SessionGetInputCount, runtime_.api->SessionGetInputName,
                   runtime_.api->SessionGetInputTypeInfo);
     check_tensors(outputs_, runtime_.api->SessionGetOutputCount, runtime_.api->SessionGetOutputName,
                   runtime_.api->SessionGetOutputTypeInfo);
@@ -199,9 +205,12 @@ class OnnxRuntimeBackend : public Backend {
   const std::string path_;
   OrtOwned<OrtSession> session_;
   OrtOwned<OrtMemoryInfo> cpu_memory_;
-  const TensorSpec input_;
+  const std::vector<TensorSpec> inputs_;
   const std::vector<TensorSpec> outputs_;
 };
+
+OnnxRuntimeContext::OnnxRuntimeContext(const OnnxRuntimeBackend& backend)
+    : backend_(backend), values_(backend.outputs_.size()) {}
 
 void OnnxRuntimeContext::release_outputs() {
   for (OrtValue*& value : values_) {
@@ -209,43 +218,45 @@ void OnnxRuntimeContext::release_outputs() {
   }
 }
 
-void OnnxRuntimeContext::run(const void* input, int64_t batch, lit_output* output) {
+void OnnxRuntimeContext::run(const std::vector<Values>& inputs, std::vector<Values>* outputs) {
   const OrtApi* api = backend_.runtime_.api;
   release_outputs();
-  const TensorSpec& taken = backend_.input_;
-  const bool floats = taken.dtype == "float32";
-  std::vector<int64_t> shape = taken.shape;
-  shape[0] = batch;
-  size_t bytes = floats ? sizeof(float) : 1;
-  for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
-  OrtValue* made = nullptr;
-  // const_cast: ONNX Runtime has no type for input that it does not write to
-  backend_.check(api->CreateTensorWithDataAsOrtValue(
-                     backend_.cpu_memory_.get(), const_cast<void*>(input), bytes, shape.data(), shape.size(),
-                     floats ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, &made),
+  std::vector<OrtOwned<OrtValue>> given;
+  std::vector<const OrtValue*> values;
+  std::vector<const char*> input_names, output_names;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const TensorSpec& taken = backend_.inputs_[i];
+    const ONNXTensorElementDataType type = type_of(taken.dtype);
+    size_t bytes = taken.dtype == "float32" ? sizeof(float) : taken.dtype == "int64" ? sizeof(int64_t) : 1;
+    for (const int64_t size : inputs[i].shape) bytes *= static_cast<size_t>(size);
+    OrtValue* made = nullptr;
+    // const_cast: ONNX Runtime has no type for input that it does not write to
+    backend_.check(api->CreateTensorWithDataAsOrtValue(backend_.cpu_memory_.get(), const_cast<void*>(inputs[i].data),
+                                                       bytes, inputs[i].shape.data(), inputs[i].shape.size(), type,
+                                                       &made),
+                   LIT_RUN_FAILED);
+    OrtOwned<OrtValue> owned(made, api->ReleaseValue);
+    given.push_back(std::move(owned));
+    values.push_back(made);
+    input_names.push_back(taken.name.c_str());
+  }
+  for (const TensorSpec& promised : backend_.outputs_) output_names.push_back(promised.name.c_str());
+  backend_.check(api->Run(backend_.session_.get(), nullptr, input_names.data(), values.data(), values.size(),
+                          output_names.data(), output_names.size(), values_.data()),
                  LIT_RUN_FAILED);
-  const OrtOwned<OrtValue> value(made, api->ReleaseValue);
-  const char* names[2] = {};
-  const size_t count = backend_.outputs_.size();
-  for (size_t i = 0; i < count; ++i) names[i] = backend_.outputs_[i].name.c_str();
-  const char* input_name = taken.name.c_str();
-  const OrtValue* inputs[] = {made};
-  backend_.check(api->Run(backend_.session_.get(), nullptr, &input_name, inputs, 1, names, count, values_.data()),
-                 LIT_RUN_FAILED);
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < values_.size(); ++i) {
     OrtTensorTypeAndShapeInfo* info = nullptr;
     backend_.check(api->GetTensorTypeAndShape(values_[i], &info), LIT_RUN_FAILED);
     const OrtOwned<OrtTensorTypeAndShapeInfo> owned(info, api->ReleaseTensorTypeAndShapeInfo);
     size_t rank = 0;
-    int64_t found[2] = {};
     backend_.check(api->GetDimensionsCount(info, &rank), LIT_RUN_FAILED);
-    if (rank == 2) backend_.check(api->GetDimensions(info, found, 2), LIT_RUN_FAILED);
+    std::vector<int64_t> found(rank);
+    backend_.check(api->GetDimensions(info, found.data(), rank), LIT_RUN_FAILED);
     // ONNX Runtime does not hold a graph to the shapes that it declares.
-    if (found[0] != batch || found[1] != backend_.outputs_[i].shape[1]) throw other_scores(backend_.path_);
+    if (found != (*outputs)[i].shape) throw other_results(backend_.path_);
     void* data = nullptr;
     backend_.check(api->GetTensorMutableData(values_[i], &data), LIT_RUN_FAILED);
-    if (i == 0) output->scores = static_cast<const float*>(data);
-    if (i == 1) output->classes = static_cast<const int64_t*>(data);
+    (*outputs)[i].data = data;
   }
 }
 

@@ -53,8 +53,8 @@ Error other_tensors(const std::string& path) {
                "the graph of " + path + " has other inputs or outputs than its manifest promises; export it again");
 }
 
-Error other_scores(const std::string& path) {
-  return Error(LIT_RUN_FAILED, path + " returned another number of scores than its manifest promises; export it again");
+Error other_results(const std::string& path) {
+  return Error(LIT_RUN_FAILED, path + " returned results of another size than its manifest promises; export it again");
 }
 
 }  // namespace lit_deploy::runtime

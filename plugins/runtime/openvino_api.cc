@@ -17,7 +17,8 @@ struct ElementType {
   const char* dtype;
   size_t size;  // bytes
 };
-constexpr ElementType kTypes[] = {{kOvFloat32, "float32", 4}, {kOvInt64, "int64", 8}, {kOvUint8, "uint8", 1}};
+constexpr ElementType kTypes[] = {
+    {kOvFloat32, "float32", 4}, {kOvInt32, "int32", 4}, {kOvInt64, "int64", 8}, {kOvUint8, "uint8", 1}};
 
 // OpenVINO writes several lines; the last names the cause, those before it its own source files.
 std::string last_line(const std::string& text) {

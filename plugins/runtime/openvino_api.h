@@ -25,7 +25,7 @@ namespace lit_deploy::runtime {
 using OvStatus = int32_t;  // 0: done
 using OvType = uint32_t;   // an element type
 // Up to 2025.0 all numbers of types were one higher.
-inline constexpr OvType kOvFloat32 = 4, kOvInt64 = 10, kOvUint8 = 16;
+inline constexpr OvType kOvFloat32 = 4, kOvInt32 = 9, kOvInt64 = 10, kOvUint8 = 16;
 struct OvVersion {
   const char* build;
   const char* description;

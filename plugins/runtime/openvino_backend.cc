@@ -1,4 +1,4 @@
-// Classifiers on OpenVINO's CPU plugin: the C++ counterpart of lit_deploy/backends/openvino.py.
+// ".onnx" files and IRs on OpenVINO's CPU plugin: the C++ counterpart of lit_deploy/backends/openvino.py.
 #include <algorithm>
 #include <list>
 #include <mutex>
@@ -13,7 +13,7 @@
 namespace lit_deploy::runtime {
 namespace {
 
-// Batch sizes whose compiled networks are kept, as in Python: static shapes are how OpenVINO is fastest, and each of
+// Shapes of inputs whose compiled networks are kept, as in Python: static shapes are how OpenVINO is fastest, and each of
 // them holds the memory of one inference and a packed copy of the weights.
 constexpr size_t kMostCompiled = 3;
 
@@ -37,7 +37,10 @@ std::string find_extension(const std::string& path, const Manifest& manifest, co
                   "or export the file with --portable");
 }
 
-// A network that is compiled for one batch size.
+// Of every input.
+using Shapes = std::vector<std::vector<int64_t>>;
+
+// A network that is compiled for some shapes of its inputs.
 using Compiled = std::shared_ptr<ov_compiled_model>;
 
 class OpenVinoBackend;
@@ -46,17 +49,17 @@ class OpenVinoBackend;
 class OpenVinoContext : public BackendContext {
  public:
   explicit OpenVinoContext(const OpenVinoBackend& backend);
-  void run(const void* input, int64_t batch, lit_output* output) override;
+  void run(const std::vector<Values>& inputs, std::vector<Values>* outputs) override;
 
  private:
-  void prepare(int64_t batch);
-  const void* result(size_t index, int64_t batch);
+  void prepare(const Shapes& shapes);
+  const void* result(size_t index, const std::vector<int64_t>& shape);
 
   const OpenVinoBackend& backend_;
   Compiled compiled_;  // of the last run, as its request; gone from the backend's own list perhaps
   OvOwned<ov_infer_request> request_;
   std::vector<OvOwned<ov_tensor>> results_;  // of the last run
-  int64_t batch_ = 0;
+  Shapes shapes_;  // it is prepared for
 };
 
 class OpenVinoBackend : public Backend {
@@ -65,7 +68,7 @@ class OpenVinoBackend : public Backend {
       : path_(path),
         openvino_(load_openvino(options.backend_library)),
         model_(nullptr, openvino_.api.ov_model_free),
-        input_(promised_input(manifest)),
+        inputs_(promised_inputs(manifest)),
         outputs_(promised_outputs(manifest)),
         threads_(options.threads),
         // An 8-bit file's integer kernels are what they are; the hint is for everything around them.
@@ -77,10 +80,19 @@ class OpenVinoBackend : public Backend {
     ov_model* made = nullptr;
     check(openvino_.api.ov_core_read_model(core_, path.c_str(), nullptr, &made), LIT_BAD_MODEL);
     model_.reset(made);
-    check_tensors({input_}, openvino_.api.ov_model_inputs_size, openvino_.api.ov_model_const_input_by_name);
+    check_tensors(inputs_, openvino_.api.ov_model_inputs_size, openvino_.api.ov_model_const_input_by_name);
     check_tensors(outputs_, openvino_.api.ov_model_outputs_size, openvino_.api.ov_model_const_output_by_name);
-    compiled(min_batch_, LIT_BAD_MODEL);  // what the plugin refuses shows here, and not in the first run
-    if (manifest.batch != 0) model_.reset();  // nothing else will be compiled of it
+    Shapes shapes;
+    bool one_size = true, any_picture = false;
+    for (const TensorSpec& input : inputs_) {
+      one_size = one_size && input.fixed();
+      shapes.push_back(input.shape);
+      if (shapes.back()[0] < 0) shapes.back()[0] = min_batch_;
+      any_picture = any_picture || *std::min_element(shapes.back().begin(), shapes.back().end()) < 0;
+    }
+    // What the plugin refuses shows here, and not in the first run; of a network for pictures of any size it does not.
+    if (!any_picture) compiled(shapes, LIT_BAD_MODEL);
+    if (one_size) model_.reset();  // nothing else will be compiled of it
     description_ = "OpenVINO " + openvino_.version + " cpu (" + precision_ + ", " +
                    (manifest.portable ? "inlined" : "lit-deploy kernels") + (emulates_int8_ ? ", int8 emulated)" : ")");
   }
@@ -129,30 +141,33 @@ class OpenVinoBackend : public Backend {
     return spec;
   }
 
-  // The network for a batch size; throws `status` where that cannot be compiled. One is compiled at a time; contexts that
+  // The network for some shapes; throws `status` where they cannot be compiled. One is compiled at a time; contexts that
   // stay at theirs do not wait for it.
-  Compiled compiled(int64_t batch, lit_status status) const {
+  Compiled compiled(const Shapes& shapes, lit_status status) const {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto known = std::find_if(compiled_.begin(), compiled_.end(),
-                                    [batch](const auto& entry) { return entry.first == batch; });
+                                    [&shapes](const auto& entry) { return entry.first == shapes; });
     if (known != compiled_.end()) {
       compiled_.splice(compiled_.begin(), compiled_, known);
     } else {
       while (compiled_.size() >= kMostCompiled) compiled_.pop_back();  // before the next one takes as much
-      compiled_.emplace_front(batch, compile(batch, status));
+      compiled_.emplace_front(shapes, compile(shapes, status));
     }
     return compiled_.front().second;
   }
 
-  Compiled compile(int64_t batch, lit_status status) const {
+  Compiled compile(const Shapes& shapes, lit_status status) const {
     const OvApi& api = openvino_.api;
-    std::vector<OvDimension> sizes;
-    for (const int64_t size : input_.shape) sizes.push_back({size, size});
-    sizes[0] = {batch, batch};
-    const auto rank = static_cast<int64_t>(sizes.size());
-    const OvPartialShape shape{{rank, rank}, sizes.data()};
-    const char* name = input_.name.c_str();
-    check(api.ov_model_reshape(model_.get(), &name, &shape, 1), status);
+    std::vector<std::vector<OvDimension>> sizes(shapes.size());
+    std::vector<OvPartialShape> wanted;
+    std::vector<const char*> names;
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      for (const int64_t size : shapes[i]) sizes[i].push_back({size, size});
+      const auto rank = static_cast<int64_t>(shapes[i].size());
+      wanted.push_back({{rank, rank}, sizes[i].data()});
+      names.push_back(inputs_[i].name.c_str());
+    }
+    check(api.ov_model_reshape(model_.get(), names.data(), wanted.data(), names.size()), status);
     ov_compiled_model* made = nullptr;
     // Where the CPU has bfloat16 OpenVINO would choose it by itself.
     const std::string threads = std::to_string(threads_);  // 0: its own choice
@@ -170,64 +185,69 @@ class OpenVinoBackend : public Backend {
   const OpenVino& openvino_;
   const ov_core* core_ = nullptr;
   OvOwned<ov_model> model_;  // reshaped under the mutex
-  const TensorSpec input_;
+  const std::vector<TensorSpec> inputs_;
   const std::vector<TensorSpec> outputs_;
   const int threads_;
   const char* const precision_;
   const bool emulates_int8_;  // by float32, exactly, where products of int8 would clip sums
   mutable std::mutex mutex_;
-  mutable std::list<std::pair<int64_t, Compiled>> compiled_;  // used last, first
+  mutable std::list<std::pair<Shapes, Compiled>> compiled_;  // used last, first
 };
 
 OpenVinoContext::OpenVinoContext(const OpenVinoBackend& backend)
     : backend_(backend), request_(nullptr, backend.openvino_.api.ov_infer_request_free) {}
 
-void OpenVinoContext::prepare(int64_t batch) {
-  if (batch == batch_) return;
+void OpenVinoContext::prepare(const Shapes& shapes) {
+  if (shapes == shapes_) return;
   results_.clear();
   request_.reset();
   compiled_.reset();  // before another takes as much
-  batch_ = 0;
-  Compiled compiled = backend_.compiled(batch, LIT_RUN_FAILED);
+  shapes_.clear();
+  Compiled compiled = backend_.compiled(shapes, LIT_RUN_FAILED);
   ov_infer_request* made = nullptr;
   backend_.check(backend_.openvino_.api.ov_compiled_model_create_infer_request(compiled.get(), &made), LIT_RUN_FAILED);
   request_.reset(made);
   compiled_ = std::move(compiled);
-  batch_ = batch;
+  shapes_ = shapes;
 }
 
-void OpenVinoContext::run(const void* input, int64_t batch, lit_output* output) {
+void OpenVinoContext::run(const std::vector<Values>& inputs, std::vector<Values>* outputs) {
   const OvApi& api = backend_.openvino_.api;
-  prepare(batch);
+  Shapes shapes;
+  for (const Values& input : inputs) shapes.push_back(input.shape);
+  prepare(shapes);
   results_.clear();
-  const TensorSpec& taken = backend_.input_;
-  std::vector<int64_t> sizes = taken.shape;
-  sizes[0] = batch;
-  ov_tensor* made = nullptr;
-  // const_cast: OpenVINO has no type for input that it does not write to
-  backend_.check(api.ov_tensor_create_from_host_ptr(backend_.openvino_.type(taken.dtype),
-                                                    {static_cast<int64_t>(sizes.size()), sizes.data()},
-                                                    const_cast<void*>(input), &made),
-                 LIT_RUN_FAILED);
-  const OvOwned<ov_tensor> tensor(made, api.ov_tensor_free);
-  backend_.check(api.ov_infer_request_set_tensor(request_.get(), taken.name.c_str(), made), LIT_RUN_FAILED);
+  std::vector<OvOwned<ov_tensor>> tensors;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const TensorSpec& taken = backend_.inputs_[i];
+    ov_tensor* made = nullptr;
+    // const_cast: OpenVINO has no type for input that it does not write to
+    backend_.check(api.ov_tensor_create_from_host_ptr(backend_.openvino_.type(taken.dtype),
+                                                      {static_cast<int64_t>(shapes[i].size()), shapes[i].data()},
+                                                      const_cast<void*>(inputs[i].data), &made),
+                   LIT_RUN_FAILED);
+    OvOwned<ov_tensor> owned(made, api.ov_tensor_free);
+    tensors.push_back(std::move(owned));
+    backend_.check(api.ov_infer_request_set_tensor(request_.get(), taken.name.c_str(), made), LIT_RUN_FAILED);
+  }
   backend_.check(api.ov_infer_request_infer(request_.get()), LIT_RUN_FAILED);
-  output->scores = static_cast<const float*>(result(0, batch));
-  if (backend_.outputs_.size() > 1) output->classes = static_cast<const int64_t*>(result(1, batch));
+  for (size_t i = 0; i < outputs->size(); ++i) (*outputs)[i].data = result(i, (*outputs)[i].shape);
 }
 
 // Data of an output, valid until the next run.
-const void* OpenVinoContext::result(size_t index, int64_t batch) {
+const void* OpenVinoContext::result(size_t index, const std::vector<int64_t>& shape) {
   const OvApi& api = backend_.openvino_.api;
   const TensorSpec& promised = backend_.outputs_[index];
   ov_tensor* made = nullptr;
   backend_.check(api.ov_infer_request_get_tensor(request_.get(), promised.name.c_str(), &made), LIT_RUN_FAILED);
-  results_.emplace_back(made, api.ov_tensor_free);
-  size_t count = 0;
+  OvOwned<ov_tensor> owned(made, api.ov_tensor_free);
+  results_.push_back(std::move(owned));
+  size_t count = 0, expected = 1;
   void* data = nullptr;
   backend_.check(api.ov_tensor_get_size(made, &count), LIT_RUN_FAILED);
+  for (const int64_t size : shape) expected *= static_cast<size_t>(size);
   // A graph may say less of its shapes than the manifest does.
-  if (count != static_cast<size_t>(batch * promised.shape[1])) throw other_scores(backend_.path_);
+  if (count != expected) throw other_results(backend_.path_);
   backend_.check(api.ov_tensor_data(made, &data), LIT_RUN_FAILED);
   return data;
 }

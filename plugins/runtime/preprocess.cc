@@ -28,6 +28,11 @@ Filter filter_of(const lit_input_spec& spec) {
 }
 
 void check_spec(const lit_input_spec& spec) {
+  if (spec.interpolation == LIT_BILINEAR_OPENCV) {
+    refuse(
+        "the input spec is a detector's or segmentation network's, whose pictures keep their proportions; use "
+        "lit_prepared_size() and lit_prepare()");
+  }
   const int32_t longer = std::max(spec.height, spec.width);
   if (std::min(spec.height, spec.width) < 1 || longer > kMaxSide) {
     refuse("the input spec's width x height is " + size_text(spec.width, spec.height) + " where 1 to " +
@@ -39,24 +44,6 @@ void check_spec(const lit_input_spec& spec) {
            " are expected, up to 16 times the input's longer side; use the spec of "
            "lit_model_get_info()");
   }
-}
-
-// Checks the picture; returns its stride with the default filled in.
-std::ptrdiff_t checked_stride(const lit_image& image) {
-  if (image.pixels == nullptr) refuse("the picture's pixels are NULL; pass the address of its first row");
-  const std::ptrdiff_t row_bytes = std::ptrdiff_t{3} * image.width;
-  if (image.row_stride == 0) return row_bytes;
-  if (image.row_stride > -row_bytes && image.row_stride < row_bytes) {
-    refuse("the picture's row_stride is " + std::to_string(image.row_stride) + " bytes where a row of " +
-           std::to_string(image.width) + " pixels takes " + std::to_string(row_bytes) +
-           "; pass the bytes from one row to the next, or 0");
-  }
-  const std::ptrdiff_t longest = std::numeric_limits<std::ptrdiff_t>::max() / image.height;
-  if (image.row_stride > longest || image.row_stride < -longest) {
-    refuse("the picture's row_stride is " + std::to_string(image.row_stride) + " bytes, so that " +
-           std::to_string(image.height) + " rows exceed the address space; pass the bytes from one row to the next");
-  }
-  return image.row_stride;
 }
 
 struct Size {
@@ -107,6 +94,23 @@ int crop_offset(int64_t size, int32_t crop) {
 }
 
 }  // namespace
+
+std::ptrdiff_t checked_stride(const lit_image& image) {
+  if (image.pixels == nullptr) refuse("the picture's pixels are NULL; pass the address of its first row");
+  const std::ptrdiff_t row_bytes = std::ptrdiff_t{3} * image.width;
+  if (image.row_stride == 0) return row_bytes;
+  if (image.row_stride > -row_bytes && image.row_stride < row_bytes) {
+    refuse("the picture's row_stride is " + std::to_string(image.row_stride) + " bytes where a row of " +
+           std::to_string(image.width) + " pixels takes " + std::to_string(row_bytes) +
+           "; pass the bytes from one row to the next, or 0");
+  }
+  const std::ptrdiff_t longest = std::numeric_limits<std::ptrdiff_t>::max() / image.height;
+  if (image.row_stride > longest || image.row_stride < -longest) {
+    refuse("the picture's row_stride is " + std::to_string(image.row_stride) + " bytes, so that " +
+           std::to_string(image.height) + " rows exceed the address space; pass the bytes from one row to the next");
+  }
+  return image.row_stride;
+}
 
 void check_size(const lit_input_spec& spec, int32_t width, int32_t height) { checked_size(spec, {width, height}); }
 

@@ -12,6 +12,10 @@ namespace lit_deploy::runtime {
 // lit_check_size(), with exceptions (Error).
 void check_size(const lit_input_spec& spec, int32_t width, int32_t height);
 
+// The bytes from one row of a picture to the next, the default filled in; its width and height are at least 1. Throws
+// LIT_INVALID_ARGUMENT for a stride too short or too long, and for pixels that are NULL.
+std::ptrdiff_t checked_stride(const lit_image& image);
+
 // lit_preprocess(), with exceptions (Error, std::bad_alloc). Pointers are not NULL; everything else is checked here.
 void preprocess(const lit_input_spec& spec, const lit_image& image, uint8_t* pixels);
 

@@ -16,6 +16,21 @@ void check_batch(const lit_model_info& info, int64_t batch, int64_t least) {
                                                          std::to_string(info.max_batch));
 }
 
+// Runs `batch` images of the file's own type.
+void run_batch(lit_context& context, const void* data, int64_t batch, lit_output* output) {
+  const Manifest& manifest = context.network->manifest;
+  std::vector<Values> inputs(1), outputs;
+  inputs[0] = {data, promised_inputs(manifest)[0].shape};
+  inputs[0].shape[0] = batch;
+  for (const TensorSpec& promised : promised_outputs(manifest)) {
+    outputs.push_back({nullptr, promised.shape});
+    outputs.back().shape[0] = batch;
+  }
+  context.runner->run(inputs, &outputs);
+  output->scores = static_cast<const float*>(outputs[0].data);
+  if (outputs.size() > 1) output->classes = static_cast<const int64_t*>(outputs[1].data);
+}
+
 // Runs `batch` images of pixels, with strides as in lit_tensor, whatever type the file takes.
 void run_pixels(lit_context& context, const uint8_t* pixels, int64_t batch, ptrdiff_t row_stride,
                 ptrdiff_t image_stride, lit_output* output) {
@@ -27,7 +42,7 @@ void run_pixels(lit_context& context, const uint8_t* pixels, int64_t batch, ptrd
     for (int64_t i = 0; i < batch; ++i) {
       normalize(spec, pixels + i * image_stride, row_stride, context.floats.data() + i * size);
     }
-    return context.runner->run(context.floats.data(), batch, output);
+    return run_batch(context, context.floats.data(), batch, output);
   }
   if (row_stride != row_bytes || image_stride != spec.height * row_bytes) {
     context.pixels.resize(size * batch);
@@ -39,7 +54,7 @@ void run_pixels(lit_context& context, const uint8_t* pixels, int64_t batch, ptrd
     }
     pixels = context.pixels.data();
   }
-  context.runner->run(pixels, batch, output);
+  run_batch(context, pixels, batch, output);
 }
 
 // `count` steps of `stride` bytes must stay within half of what a ptrdiff_t holds, so that two such sums do within all.
@@ -64,7 +79,7 @@ void run_tensor(lit_context& context, const lit_tensor& input, lit_output* outpu
             "the input is LIT_FLOAT32, this model takes LIT_UINT8: its normalisation is inside the file");
     require(input.row_stride == 0 && input.image_stride == 0,
             "a LIT_FLOAT32 input has strides; expected dense data and strides of 0");
-    return context.runner->run(input.data, input.batch, output);
+    return run_batch(context, input.data, input.batch, output);
   }
   const ptrdiff_t row_bytes = ptrdiff_t{3} * spec.width;
   const ptrdiff_t row_stride = input.row_stride == 0 ? row_bytes : input.row_stride;

@@ -58,6 +58,16 @@ EngineBuild parse_build(const Fields& fields) {
   return build;
 }
 
+// Throws LIT_NOT_SUPPORTED for the engine of a detector or segmentation network.
+void check_task(const Fields& fields, const std::string& path) {
+  const Fields manifest(fields.at("manifest"), "manifest");
+  const std::string task = manifest.has("task") ? manifest.text("task") : contract::kTasks[0];
+  if (task == contract::kTasks[0]) return;
+  throw Error(LIT_NOT_SUPPORTED, path + " is of an engine for the task '" + task +
+                                     "', this library runs engines of classifiers alone; open the .onnx file that it "
+                                     "was built from");
+}
+
 // What tells people about the engine: not used here, and checked all the same.
 void check_remarks(const Fields& fields) {
   for (const char* key : {"onnx", "onnx_sha256"}) fields.text(key);
@@ -79,6 +89,7 @@ Sidecar parse(Json& document, const std::string& path) {
   const Fields fields(document, "");
   const int64_t format = fields.integer("format", 0, INT64_MAX);
   check_format(path, format, "use a newer library, or build the engine again");
+  check_task(fields, path);
   Sidecar sidecar{};
   sidecar.engine_sha256 = fields.text("engine_sha256");
   sidecar.engine_size = fields.integer("engine_size", 0, INT64_MAX);

@@ -58,7 +58,16 @@ class EngineRunner final : public BackendContext {
     contexts_.clear();
   }
 
-  void run(const void* input, int64_t batch, lit_output* output) override {
+  void run(const std::vector<Values>& inputs, std::vector<Values>* outputs) override {
+    const int64_t batch = inputs[0].shape[0];
+    lit_output found{};
+    run(inputs[0].data, batch, &found);
+    (*outputs)[0].data = found.scores;
+    if (outputs->size() > 1) (*outputs)[1].data = found.classes;
+  }
+
+ private:
+  void run(const void* input, int64_t batch, lit_output* output) {
     const int profile = engine_.profile_for(batch);
     try {
       const Current current(engine_.device());
@@ -77,7 +86,6 @@ class EngineRunner final : public BackendContext {
     }
   }
 
- private:
   void add() { contexts_.push_back(std::make_unique<EngineContext>(engine_.loaded())); }
 
   // Puts the context to use last.
@@ -216,7 +224,7 @@ void Engine::check_tensors() {
     throw Error(LIT_BAD_MODEL,
                 path_ + " has " + found + ", its sidecar promises " + promised + "; " + rebuild(path_, sidecar_));
   };
-  const TensorSpec input = promised_input(sidecar_.manifest);
+  const TensorSpec input = promised_inputs(sidecar_.manifest)[0];
   std::vector<TensorSpec> wanted = promised_outputs(sidecar_.manifest);
   wanted.insert(wanted.begin(), input);
   std::vector<TensorSpec> promised = sidecar_.inputs;

@@ -11,6 +11,7 @@ namespace lit_deploy::runtime {
 void find_top_k(const Network& network, const lit_output& output, int64_t image, size_t k, lit_prediction* predictions,
                 size_t* count) {
   const Manifest& manifest = network.manifest;
+  network.require_task(!manifest.is_dense(), "lit_top_k()");
   const bool top5 = manifest.output == LIT_TOP5;
   require(output.scores != nullptr && (output.classes != nullptr) == top5 && output.count == manifest.scores(),
           "the output is not one of this model");

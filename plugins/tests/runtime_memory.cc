@@ -1,7 +1,8 @@
 // Makes every allocation of the C runtime fail in turn, and says what became of it.
 //
-//   lit_deploy_runtime_memory MODEL     opens, classifies and closes, again and again: the n-th allocation fails, then
-//                                       the n-th and all behind it, for every n until there is none left to fail
+//   lit_deploy_runtime_memory MODEL     opens, asks for what its task gives and closes, again and again: the n-th
+//                                       allocation fails, then the n-th and all behind it, for every n until there is
+//                                       none left to fail
 //
 // Right is LIT_OUT_OF_MEMORY with a sentence, or success where the runtime can do without; anything else returns 1, and
 // what ends the process ends this one. Prints how many allocations there were. Only the runtime's own fail, which is
@@ -10,7 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "lit_runtime.h"
@@ -46,17 +47,38 @@ void expect(bool condition, const char* what, long n) {
   std::exit(1);
 }
 
+// What a model's task gives of a picture; the status of the first call that fails.
+lit_status ask(const lit_model* model, lit_context* context, const lit_image& image) {
+  const std::string_view task = lit_model_get_info(model)->task;
+  if (task == "classification") {
+    lit_output output{};
+    lit_prediction best[3];
+    size_t count = 0;
+    const lit_status status = lit_run_images(context, &image, 1, &output);
+    return status != LIT_OK ? status : lit_top_k(model, &output, 0, 3, best, &count);
+  }
+  if (task == "semantic_segmentation") {
+    lit_label_map map{};
+    lit_rle rle{};
+    const lit_status status = lit_segment(context, &image, &map);
+    return status != LIT_OK ? status : lit_encode_label(context, 0, &rle);
+  }
+  lit_detections found{};
+  lit_status status = lit_detect(context, &image, &found);
+  for (int64_t i = 0; status == LIT_OK && task == "instance_segmentation" && i < found.count; ++i) {
+    lit_rle rle{};
+    status = lit_encode_mask(context, i, &rle);
+  }
+  return status;
+}
+
 // The status of the first call that fails.
 lit_status use(const char* path, const lit_options& options, const lit_image& image) {
   lit_model* model = nullptr;
   lit_context* context = nullptr;
-  lit_output output{};
-  lit_prediction best[3];
-  size_t count = 0;
   lit_status status = lit_model_open(path, &options, &model);
   if (status == LIT_OK) status = lit_context_create(model, &context);
-  if (status == LIT_OK) status = lit_run_images(context, &image, 1, &output);
-  if (status == LIT_OK) status = lit_top_k(model, &output, 0, 3, best, &count);
+  if (status == LIT_OK) status = ask(model, context, image);
   lit_context_destroy(context);
   lit_model_close(model);
   return status;

@@ -80,7 +80,7 @@ LIT_DEPLOY_OPENVINO_FUNCTIONS(LIT_DEPLOY_COMPARE)
 }  // namespace in_runtime
 
 static_assert(ov_status_e::OK == 0);
-static_assert(ov_element_type_e::F32 == ours::kOvFloat32 && ov_element_type_e::I64 == ours::kOvInt64 &&
-              ov_element_type_e::U8 == ours::kOvUint8);
+static_assert(ov_element_type_e::F32 == ours::kOvFloat32 && ov_element_type_e::I32 == ours::kOvInt32 &&
+              ov_element_type_e::I64 == ours::kOvInt64 && ov_element_type_e::U8 == ours::kOvUint8);
 
 }  // namespace

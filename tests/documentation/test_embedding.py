@@ -7,11 +7,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from support.documentation import blocks, run_in_shell
 from support.exported import export_of
+from support.micro_dense import found, micro_dense, micro_dense_manifest
 
 from lit_deploy.checkpoints.seeded import synthetic_image
 from lit_deploy.machine import native
@@ -20,6 +22,11 @@ from lit_deploy.workflows.predict import predict_images
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "embedding.md").read_text()
 BUILD = native.runtime_path().parent
+
+DENSE = {"detection": "retina", "instance_segmentation": "mask_rcnn", "semantic_segmentation": "sem_fpn"}
+"""The names of the page's files, by task."""
+WHOLE = ("semantic_segmentation",)
+"""Tasks that say something of whole pictures."""
 
 pytestmark = [
     pytest.mark.skipif(not native.runtime_path().is_file(), reason=f"no C runtime: {native.RUNTIME_BUILD_COMMAND}"),
@@ -67,6 +74,44 @@ def test_program(title: str, folder: Path) -> None:
     (commands,) = blocks(text, "sh")
     library = str(native.find_onnxruntime_library())
     check_answer(run_in_shell(f"set -e\n{commands}", here, LIT_DEPLOY_ONNXRUNTIME=library), folder)
+
+
+def test_detection_and_segmentation(folder: Path) -> None:
+    text, here = section("Detection and segmentation"), folder / "dense"
+    here.mkdir()
+    for name in ("stage", "photo.ppm"):
+        (here / name).symlink_to(folder / name)
+    size = 140, 90
+    files = {task: here / f"{name}_lit_s.onnx" for task, name in DENSE.items()}
+    for task in ("detection", "instance_segmentation"):
+        masks = task != "detection"
+        micro_dense(files[task], micro_dense_manifest(task), found(10, 10, size[::-1], masks=masks))  # type: ignore[arg-type]
+    micro_dense(files["semantic_segmentation"], micro_dense_manifest("semantic_segmentation"))
+    for language, name in (("c", "detect.c"), ("cpp", "segment.cc")):
+        (code,) = blocks(text, language)
+        (here / name).write_text(code)
+    if shutil.which("pkg-config") is None:
+        pytest.skip("no pkg-config: apt-get install pkg-config")
+    (commands,) = blocks(text, "sh")
+    commands += "\n./detect retina_lit_s.onnx photo.ppm"
+    library = str(native.find_onnxruntime_library())
+    printed = run_in_shell(f"set -e\n{commands}", here, LIT_DEPLOY_ONNXRUNTIME=library).splitlines()
+    expected: list[str] = []
+    for task in ("instance_segmentation", "semantic_segmentation", "detection"):
+        (answer,) = predict_images(files[task], [here / "photo.ppm"])
+        expected += [line_of(entry) for entry in answer.classes] if task in WHOLE else []
+        expected += [line_of(entry) for entry in answer.detections] if task not in WHOLE else []
+    assert sorted(line.rstrip() for line in printed) == sorted(expected)
+
+
+def line_of(entry: Any) -> str:
+    """What the programs print of a class or an object that ``lit-deploy predict`` names."""
+    if hasattr(entry, "share"):
+        return f"{entry.share:.4f} {entry.label}"
+    x, y, width, height = entry.bbox
+    box = " ".join(f"{value:.2f}" for value in (x, y, x + width, y + height))
+    counts = f" {entry.segmentation['counts']}" if hasattr(entry, "segmentation") else ""
+    return f"{entry.score:.4f} {entry.label} {box}{counts}"
 
 
 def test_the_line_that_names_onnxruntime(folder: Path) -> None:

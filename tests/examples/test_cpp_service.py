@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import importlib
 import json
@@ -26,12 +27,15 @@ import pytest
 from support.documentation import run_in_shell
 from support.exported import export_of
 from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, build, exchange, sanitized, wait_for
+from support.micro_dense import found, micro_dense, micro_dense_manifest
 from support.runtime_library import needs_runtime
 from support.runtime_models import micro
 from support.runtime_openvino import find_openvino_library, needs_openvino
 from support.service_pictures import BAD_REQUESTS, BOMBS, JPEG, NARROW_PNG, PICTURES, PNG, big, slow
 
+from lit_deploy.core.specs import TaskName
 from lit_deploy.machine.native import find_onnxruntime_library
+from lit_deploy.tasks.instance_segmentation.rle import decoded
 from lit_deploy.workflows.predict import predict_images
 
 pytest.importorskip("onnxruntime", reason="the service runs on the wheel's libonnxruntime.so: pip install onnxruntime")
@@ -132,6 +136,61 @@ def test_the_same_on_openvino(
         for name, reply in zip(PICTURES, pool.map(running.classify, PICTURES.values()), strict=True):
             same(reply, expected[name])
     assert any("on OpenVINO 2" in line for line in running.log)
+
+
+DENSE: dict[str, tuple[TaskName, str]] = {
+    "boxes": ("detection", "detections"),
+    "masks": ("instance_segmentation", "detections"),
+    "label map": ("semantic_segmentation", "classes"),
+}
+"""What the service gives, the task, and what the answer calls it."""
+
+
+@pytest.mark.parametrize("case", DENSE)
+def test_what_is_found_is_what_lit_deploy_predict_finds(case: str, binary: Path, tmp_path: Path) -> None:
+    """In COCO's words; of many requests at once as of one, and of the wrong path a word."""
+    (task, key), manifest = DENSE[case], micro_dense_manifest(DENSE[case][0], 20)
+    said = None if case == "label map" else found(20, 20, (90, 120), masks=case == "masks")
+    path = micro_dense(tmp_path / "dense.onnx", manifest, said)
+    own = "/v1/segment" if task == "semantic_segmentation" else "/v1/detect"
+    (tmp_path / "photo.jpg").write_bytes(JPEG)
+    (expected,) = predict_images(path, [tmp_path / "photo.jpg"])
+    entries = [dataclasses.asdict(entry) for entry in getattr(expected, key)]
+    with Service(binary, path) as running:
+        reply = running.ask("POST", own, JPEG)
+        assert reply.status == 200, reply
+        answer = json.loads(reply.body)
+        assert (answer["height"], answer["width"]) == (expected.height, expected.width)
+        assert len(answer[key]) == len(entries) > 0
+        for got, wanted in zip(answer[key], entries, strict=True):
+            for name in {"bbox", "score", "share"} & wanted.keys():
+                assert got.pop(name) == pytest.approx(wanted.pop(name), rel=1e-6, abs=1e-3 if name == "bbox" else 1e-6)
+            if task == "semantic_segmentation":
+                assert int(decoded(got.pop("segmentation")).sum()) == got["pixels"]
+            assert got == wanted
+        assert len(json.loads(running.ask("POST", f"{own}?top=2", JPEG).body)[key]) == 2
+        with ThreadPoolExecutor(16) as pool:
+            replies = list(pool.map(lambda _: running.ask("POST", own, JPEG), range(60)))
+        assert {(again.status, again.body) for again in replies} == {(200, reply.body)}
+        for other in {"/v1/classify", "/v1/detect", "/v1/segment"} - {own}:
+            refused = running.ask("POST", other, JPEG)
+            assert (refused.status, json.loads(refused.body)) == (
+                404,
+                {"error": f"the model here is for another task: POST to {own}"},
+            )
+        assert running.ask("GET", own).status == 405
+        narrow = running.ask("POST", own, NARROW_PNG)
+        assert (narrow.status, "too narrow" in narrow.body) == (413, True)
+        assert running.metrics()["lit_service_responses_total", "200"] >= 62
+
+
+def test_a_detector_that_counts_wrong_is_an_error_of_the_service(binary: Path, tmp_path: Path) -> None:
+    said = found(20, 20, (90, 120), masks=False)
+    said["num"][:] = 21
+    path = micro_dense(tmp_path / "dense.onnx", micro_dense_manifest("detection", 20), said)
+    with Service(binary, path) as running:
+        assert running.ask("POST", "/v1/detect", JPEG).status == 500
+    assert "it counts 21 objects" in "".join(running.log)
 
 
 def test_a_fixed_batch_of_raw_pixels_and_top5(

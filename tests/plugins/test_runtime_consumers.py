@@ -219,6 +219,17 @@ def test_pkg_config(prefix: Path, digits: Path, tmp_path: Path) -> None:
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
 
 
+def test_programs_of_the_first_header_run(prefix: Path, digits: Path, tmp_path: Path) -> None:
+    """Compiled against ``lit_runtime.h`` as it was before there were tasks, run with the library of today."""
+    old, library = ROOT / "tests" / "data" / "abi_1", next(prefix.rglob("liblit_deploy_runtime.so")).parent
+    program = tmp_path / "consumer"
+    words = ("-std=c99", "-I", old, TESTS / "consumer_c" / "main.c", "-o", program, "-L", library)
+    run("cc", *words, "-llit_deploy_runtime", f"-Wl,-rpath,{library}", "-pthread")
+    assert "lit_detect(" not in (old / "lit_runtime.h").read_text()
+    for kind, options in (("float", {}), ("pixels", {"input": "uint8", "output": "top5"})):
+        assert_equals_python(program, job(export_of(digits, **options), kind), tmp_path, False)
+
+
 def test_errors_arrive(consumers: dict[str, Path], tmp_path: Path) -> None:
     """In both languages a mistake is a sentence and a chosen exit code, never a crash."""
     for language, program in consumers.items():

@@ -5,6 +5,7 @@ CUDA and TensorRT are played by two libraries of ``plugins/tests/``; no GPU is n
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from support.runtime_engines import PLUGIN, RELEASE, Play, assert_ran, images, n
 from support.runtime_library import LIBRARY
 
 from lit_deploy.artifacts.preflight import Host, preflight, rebuild_command
-from lit_deploy.artifacts.sidecar import onnx_path, read_sidecar
+from lit_deploy.artifacts.sidecar import onnx_path, read_sidecar, sidecar_path
 from lit_deploy.core.errors import LitDeployError
 from lit_deploy.core.specs import TensorSpec
 from lit_deploy.machine.cuda import Gpu
@@ -231,6 +232,19 @@ def test_refusals(name: str, tmp_path: Path, play: Play) -> None:
     assert played.status == status, played
     assert words.format(path=path, again=again, release=RELEASE) in played.sentence
     assert "\n" not in played.sentence
+
+
+@needs_fakes
+def test_engines_of_other_tasks(tmp_path: Path, play: Play) -> None:
+    """Told before anything else of the sidecar is read: what those of detectors will say is not known here."""
+    path = write_engine(tmp_path)
+    sidecar = sidecar_path(path)
+    document = json.loads(sidecar.read_text())
+    document["manifest"]["task"], document["profiles"] = "detection", {"by": "size"}
+    sidecar.write_text(json.dumps(document))
+    done = play(path)
+    assert done.status == "LIT_NOT_SUPPORTED"
+    assert "for the task 'detection', this library runs engines of classifiers alone; open the .onnx" in done.sentence
 
 
 @needs_fakes

@@ -323,7 +323,7 @@ def test_a_run_that_fails(tmp_path: Path) -> None:
 
     with opened(micro(tmp_path / "micro.onnx", change=change)) as model, model.context() as context:
         for _ in range(2):
-            assert_refused("LIT_RUN_FAILED", "another number of scores", lambda: context.run(FLOATS + CLASSES - 1))
+            assert_refused("LIT_RUN_FAILED", "results of another size", lambda: context.run(FLOATS + CLASSES - 1))
             assert context.run(FLOATS + CLASSES)["logits"].shape == (2, CLASSES)
 
 

@@ -65,7 +65,7 @@ def test_another_rank_than_declared(tmp_path: Path) -> None:
         )
 
     with opened(micro(tmp_path / "micro.onnx", change=change)) as model, model.context() as context:
-        with pytest.raises(Failure, match="another number of scores") as failure:
+        with pytest.raises(Failure, match="results of another size") as failure:
             context.run(np.zeros((2, 3, 4, 4), np.float32))
         assert failure.value.status == "LIT_RUN_FAILED"
 

@@ -101,7 +101,7 @@ def test_a_graph_with_other_shapes_than_it_declares(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ([1, -1], "returned another number of scores than its manifest promises"),
+        ([1, -1], "returned results of another size than its manifest promises"),
         ([1, 48], "failed while it ran .*shape"),
     ],
 )

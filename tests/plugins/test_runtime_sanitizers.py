@@ -12,18 +12,21 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 from support.exported import export_of
 from support.fake_tensorrt import write_engine
+from support.micro_dense import found, micro_dense, micro_dense_manifest
 from support.native_build import GENERATOR, needs_cmake, needs_compiler, run_tool
 from support.runtime_library import ROOT
 from support.runtime_models import UINT8, micro, micro_manifest, needs_onnxruntime
 
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.artifacts.sidecar import sidecar_path
+from lit_deploy.core.specs import TaskName
 from lit_deploy.machine.native import find_onnxruntime_library
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 
@@ -125,9 +128,16 @@ def test_a_thousand_lives_leave_nothing(address: Path, small: Path) -> None:
     assert late - early < 900 * 100, "more than ONNX Runtime's own 60 bytes per session"
 
 
-def test_every_allocation_may_fail(address: Path, small: Path) -> None:
+@pytest.mark.parametrize("task", get_args(TaskName))
+def test_every_allocation_may_fail(task: TaskName, address: Path, small: Path, tmp_path: Path) -> None:
     """One after the other, alone and with all that follow: a status each time, nothing leaks, the process goes on."""
-    done = called(address / "lit_deploy_runtime_memory", small)
+    path = small
+    if task != "classification":
+        manifest = micro_dense_manifest(task, 4)
+        masks = task == "instance_segmentation"
+        said = None if task == "semantic_segmentation" else found(4, 4, (57, 91), masks=masks)
+        path = micro_dense(tmp_path / f"{task}.onnx", manifest, said)
+    done = called(address / "lit_deploy_runtime_memory", path)
     assert done.returncode == 0, done.stdout
     assert min(map(int, re.findall(r"\d+", done.stdout))) > 100
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_ssize_t, c_uint8, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,17 @@ class ModelInfo(ctypes.Structure):
         ("num_classes", c_int32),
         ("min_batch", c_int32),
         ("max_batch", c_int32),
+        ("longest", c_int32),
+        ("max_detections", c_int32),
+        ("score_threshold", c_float),
+        ("mask_size", c_int32),
     )
+
+
+class Category(ctypes.Structure):
+    """``lit_category``."""
+
+    _fields_ = (("label", c_char_p), ("id", c_int64), ("colour", c_uint8 * 3))
 
 
 class Picture(ctypes.Structure):
@@ -119,6 +129,56 @@ class Prediction(ctypes.Structure):
     _fields_ = (("class_index", c_int64), ("probability", c_float), ("label", c_char_p))
 
 
+class Detections(ctypes.Structure):
+    """``lit_detections``."""
+
+    _fields_ = (
+        ("boxes", POINTER(c_float)),
+        ("scores", POINTER(c_float)),
+        ("labels", POINTER(c_int32)),
+        ("count", c_int64),
+        ("width", c_int32),
+        ("height", c_int32),
+    )
+
+
+class Prepared(ctypes.Structure):
+    """``lit_prepared``; ``pixels`` is an address."""
+
+    _fields_ = (
+        ("pixels", c_void_p),
+        ("width", c_int32),
+        ("height", c_int32),
+        ("original_width", c_int32),
+        ("original_height", c_int32),
+    )
+
+
+class Mask(ctypes.Structure):
+    """``lit_mask``."""
+
+    _fields_ = (
+        ("pixels", POINTER(c_uint8)),
+        ("left", c_int32),
+        ("top", c_int32),
+        ("width", c_int32),
+        ("height", c_int32),
+        ("area", c_int64),
+    )
+
+
+class Rle(ctypes.Structure):
+    """``lit_rle``."""
+
+    _fields_ = (("counts", c_char_p), ("width", c_int32), ("height", c_int32), ("area", c_int64))
+
+
+class LabelMap(ctypes.Structure):
+    """``lit_label_map``."""
+
+    _fields_ = (("labels", POINTER(c_uint8)), ("width", c_int32), ("height", c_int32))
+
+
 # Models and contexts are opaque: addresses. Result first, then the arguments.
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "lit_abi_version": (c_int32,),
@@ -130,12 +190,22 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "lit_model_close": (None, c_void_p),
     "lit_model_get_info": (POINTER(ModelInfo), c_void_p),
     "lit_model_label": (c_char_p, c_void_p, c_int64),
+    "lit_model_category": (c_int, c_void_p, c_int64, POINTER(Category)),
     "lit_check_size": (c_int, POINTER(Input), c_int32, c_int32),
     "lit_preprocess": (c_int, POINTER(Input), POINTER(Picture), c_void_p),
+    "lit_prepared_size": (c_int, c_void_p, c_int32, c_int32, POINTER(c_int32), POINTER(c_int32)),
+    "lit_prepare": (c_int, c_void_p, POINTER(Picture), c_void_p),
     "lit_context_create": (c_int, c_void_p, POINTER(c_void_p)),
     "lit_context_destroy": (None, c_void_p),
     "lit_run": (c_int, c_void_p, POINTER(Tensor), POINTER(Output)),
     "lit_run_images": (c_int, c_void_p, POINTER(Picture), c_size_t, POINTER(Output)),
+    "lit_detect": (c_int, c_void_p, POINTER(Picture), POINTER(Detections)),
+    "lit_detect_prepared": (c_int, c_void_p, POINTER(Prepared), POINTER(Detections)),
+    "lit_paste_mask": (c_int, c_void_p, c_int64, POINTER(Mask)),
+    "lit_encode_mask": (c_int, c_void_p, c_int64, POINTER(Rle)),
+    "lit_encode_label": (c_int, c_void_p, c_int64, POINTER(Rle)),
+    "lit_segment": (c_int, c_void_p, POINTER(Picture), POINTER(LabelMap)),
+    "lit_segment_prepared": (c_int, c_void_p, POINTER(Prepared), POINTER(LabelMap)),
     "lit_top_k": (
         c_int, c_void_p, POINTER(Output), c_int64, c_size_t, POINTER(Prediction), POINTER(c_size_t)
     ),

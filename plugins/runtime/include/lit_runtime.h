@@ -13,6 +13,10 @@
  *     lit_context_destroy(context);
  *     lit_model_close(model);
  *
+ * Tasks. lit_model_info.task says what a file is for, and with it which function asks it: lit_run(), lit_run_images()
+ * and lit_top_k() of classifiers, lit_detect() of detectors and instance segmentation networks, lit_segment() of
+ * semantic segmentation networks.
+ *
  * Models and contexts. A model is a loaded file: it never changes, and any number of threads may use it at once. A
  * context is what one run needs besides: buffers, and on a GPU a stream. Make one per thread; a context serves one
  * thread at a time, and several contexts of a model run side by side.
@@ -153,27 +157,34 @@ enum {
 };
 
 typedef int32_t lit_interpolation;
-enum { LIT_BICUBIC = 0, LIT_BILINEAR = 1 };
+enum {
+  LIT_BICUBIC = 0,
+  LIT_BILINEAR = 1,
+  LIT_BILINEAR_OPENCV = 2 /* not antialiased, as OpenCV resizes 8 bits; of detectors and segmentation networks */
+};
 
 typedef int32_t lit_output_kind;
 enum {
   LIT_LOGITS = 0,        /* one score per class, before softmax */
   LIT_PROBABILITIES = 1, /* one per class, they sum up to 1 */
-  LIT_TOP5 = 2           /* probabilities and indices of the five best classes, best first */
+  LIT_TOP5 = 2,          /* probabilities and indices of the five best classes, best first */
+  LIT_RESULTS = 3        /* of detectors and segmentation networks: boxes, boxes and masks, or labels of pixels */
 };
 
-/* What a model takes, and the rule that makes it of a picture. */
+/* What a model takes, and the rule that makes it of a picture: of a classifier all of it (lit_preprocess() follows it);
+ * of the other tasks what lit_prepare() follows is in lit_model_info, too. */
 typedef struct lit_input_spec {
   lit_type type;                   /* of the file's own input; lit_run() takes LIT_UINT8 for every file */
-  int32_t height, width;           /* pixels */
-  int32_t resize;                  /* shorter side after resizing, before the centre crop; pixels */
-  lit_interpolation interpolation; /* always antialiased */
+  int32_t height, width;           /* pixels; 0 where a detector or segmentation network takes any */
+  int32_t resize;                  /* shorter side after resizing, before the centre crop; pixels. The most that it may
+                                      have, for LIT_BILINEAR_OPENCV */
+  lit_interpolation interpolation; /* antialiased, but for LIT_BILINEAR_OPENCV */
   float mean[3], std[3];           /* of R, G and B, for pixels scaled to 0..1 */
 } lit_input_spec;
 
 typedef struct lit_model_info {
   size_t struct_size;      /* of the library; fields beyond it are not there */
-  const char* task;        /* "classification" */
+  const char* task;        /* "classification", "detection", "instance_segmentation", "semantic_segmentation" */
   const char* name;        /* "lit_s", "custom", ... */
   const char* precision;   /* "fp32", "fp16", "bf16", "int8" or "fp8" */
   const char* backend;     /* one line: back end, version, device, and what of lit-deploy it uses */
@@ -182,6 +193,11 @@ typedef struct lit_model_info {
   lit_output_kind output;
   int32_t num_classes;
   int32_t min_batch, max_batch; /* what lit_run() takes; the same twice where the batch is fixed */
+  /* Of detectors and segmentation networks; 0 for classifiers. */
+  int32_t longest;         /* what the longer side of a resized picture may have at most; pixels */
+  int32_t max_detections;  /* most objects of a picture */
+  float score_threshold;   /* objects score above it */
+  int32_t mask_size;       /* rows and columns of the network's mask of an object; 0 where it gives none */
 } lit_model_info;
 
 /* What is known about a model. Valid, like all text in it, until lit_model_close(). NULL for NULL. Any thread. */
@@ -189,6 +205,17 @@ LIT_API const lit_model_info* lit_model_get_info(const lit_model* model);
 
 /* Name of a class, UTF-8; NULL for an index outside 0..num_classes-1. Valid until lit_model_close(). Any thread. */
 LIT_API const char* lit_model_label(const lit_model* model, int64_t class_index);
+
+/* What a data set says of a class. */
+typedef struct lit_category {
+  const char* label;  /* as lit_model_label() */
+  int64_t id;         /* its number there, for example COCO's, which have gaps */
+  uint8_t colour[3];  /* R, G, B to draw it with */
+} lit_category;
+
+/* Looks a class of a detector or segmentation network up.
+ * LIT_INVALID_ARGUMENT: NULL, a classifier, an index outside 0..num_classes-1. Any thread. */
+LIT_API lit_status lit_model_category(const lit_model* model, int64_t class_index, lit_category* category);
 
 /* ------------------------------------------------------------------------------------------------- preprocessing */
 
@@ -205,11 +232,27 @@ typedef struct lit_image {
 LIT_API lit_status lit_check_size(const lit_input_spec* spec, int32_t width, int32_t height);
 
 /* Resizes a picture and cuts the centre out of it, to the bit as `lit-deploy` (Pillow) does.
- *   spec    of lit_model_get_info()
+ *   spec    of a classifier's lit_model_get_info()
  *   pixels  receives spec->height * spec->width * 3 bytes, RGB: one image of what lit_run() takes
  * LIT_INVALID_ARGUMENT: NULL, sizes below 1, a stride too short, or a picture that has, or would have after resizing,
  * more than 2^27 pixels. LIT_OUT_OF_MEMORY. Any thread. */
 LIT_API lit_status lit_preprocess(const lit_input_spec* spec, const lit_image* image, uint8_t* pixels);
+
+/* Tells to which size lit_prepare() resizes a picture, and whether it takes one of this size: to be asked when a
+ * decoder has read the header. Of any task.
+ *   prepared_width, prepared_height  receive the size in pixels; of a classifier that of its lit_input_spec
+ * LIT_INVALID_ARGUMENT: NULL, sizes below 1, a picture that lit_preprocess() refuses; of detectors one of more than
+ * 2^26 pixels, of semantic segmentation of more than 2^24, or so narrow that less than 32 pixels would be left of a
+ * side where the network needs them. Any thread. */
+LIT_API lit_status lit_prepared_size(const lit_model* model, int32_t width, int32_t height, int32_t* prepared_width,
+                                     int32_t* prepared_height);
+
+/* Makes of a picture what a model takes, to the bit as `lit-deploy` does: of a classifier as lit_preprocess(); of the
+ * other tasks resized by the largest factor that `resize` and `longest` allow (to a fixed size where the file has one),
+ * and not padded. lit_detect() and lit_segment() do so themselves.
+ *   pixels  receives prepared_height rows of prepared_width R, G, B triples, as lit_prepared_size() tells them
+ * As lit_prepared_size(), and: a stride too short. LIT_OUT_OF_MEMORY. Any thread. */
+LIT_API lit_status lit_prepare(const lit_model* model, const lit_image* image, uint8_t* pixels);
 
 /* ---------------------------------------------------------------------------------------------------------- runs */
 
@@ -267,6 +310,80 @@ typedef struct lit_prediction {
  * LIT_INVALID_ARGUMENT, LIT_OUT_OF_MEMORY. Any thread, while the output is valid. */
 LIT_API lit_status lit_top_k(const lit_model* model, const lit_output* output, int64_t image, size_t k,
                              lit_prediction* predictions, size_t* count);
+
+/* ------------------------------------------------------------------------------- detection, instance segmentation */
+
+/* The objects of a picture, best first: those that score above the file's score_threshold. */
+typedef struct lit_detections {
+  const float* boxes;    /* [count, 4]: x1, y1, x2, y2 in pixels of the picture that was given */
+  const float* scores;   /* [count], 0..1, descending */
+  const int32_t* labels; /* [count]; for lit_model_label() and lit_model_category() */
+  int64_t count;         /* 0..max_detections */
+  int32_t width, height; /* of the picture that was given; pixels */
+} lit_detections;
+
+/* Prepares a picture of any size (upright: nothing is known of EXIF here), runs it and waits for it. What `detections`
+ * points to belongs to the context and is valid until its next run or its end.
+ * LIT_INVALID_ARGUMENT: NULL, a model of another task, a picture that lit_prepare() refuses. LIT_RUN_FAILED (also for
+ * numbers that are not finite, and labels that do not exist), LIT_OUT_OF_MEMORY. The context stays usable. One
+ * thread at a time per context. */
+LIT_API lit_status lit_detect(lit_context* context, const lit_image* image, lit_detections* detections);
+
+/* A picture that lit_prepare() has made, for a program that prepares pictures in other threads than it runs them. */
+typedef struct lit_prepared {
+  const uint8_t* pixels;                   /* `height` dense rows of `width` R, G, B triples */
+  int32_t width, height;                   /* as lit_prepared_size() tells them for the original; pixels */
+  int32_t original_width, original_height; /* of the picture that it was made of: where results are; pixels */
+} lit_prepared;
+
+/* lit_detect() behind its preparation; LIT_INVALID_ARGUMENT also for another size than lit_prepared_size() tells. */
+LIT_API lit_status lit_detect_prepared(lit_context* context, const lit_prepared* picture, lit_detections* detections);
+
+/* The pixels of one object: a window of the picture, outside which there are none. */
+typedef struct lit_mask {
+  const uint8_t* pixels;             /* [height, width]: 1 for the object's pixels, else 0 */
+  int32_t left, top, width, height;  /* of the window, in pixels of the picture; width and height may be 0 */
+  int64_t area;                      /* pixels of the object */
+} lit_mask;
+
+/* Pastes the mask of one object of the context's last lit_detect() into the picture. What `mask` points to belongs to
+ * the context and is valid until the next mask, run or end of it: masks of a large picture are large, so that there is
+ * one at a time.
+ *   index  0..count-1
+ * LIT_INVALID_ARGUMENT: NULL, a detector without masks, an index that no object has. LIT_OUT_OF_MEMORY. One thread at a
+ * time per context. */
+LIT_API lit_status lit_paste_mask(lit_context* context, int64_t index, lit_mask* mask);
+
+/* The pixels of one object as COCO writes them into JSON: "segmentation": {"size": [height, width], "counts": ...}. */
+typedef struct lit_rle {
+  const char* counts;    /* compressed run lengths; ASCII, of which JSON has to escape the backslash */
+  int32_t width, height; /* of the picture; pixels */
+  int64_t area;          /* pixels of the object */
+} lit_rle;
+
+/* The same as run lengths, which are small. Everything else as lit_paste_mask(). */
+LIT_API lit_status lit_encode_mask(lit_context* context, int64_t index, lit_rle* rle);
+
+/* -------------------------------------------------------------------------------------------- semantic segmentation */
+
+/* A class for every pixel of the picture that was given. */
+typedef struct lit_label_map {
+  const uint8_t* labels; /* [height, width]; for lit_model_label() and lit_model_category() */
+  int32_t width, height; /* pixels */
+} lit_label_map;
+
+/* As lit_detect(), of a semantic segmentation network; of a file that returns logits, the best class of every pixel. */
+LIT_API lit_status lit_segment(lit_context* context, const lit_image* image, lit_label_map* map);
+
+/* Writes the pixels of one label of the context's last lit_segment() as COCO's run lengths, which belong to the context
+ * and are valid until the next ones, its next run or its end. A label that no pixel has is an area of 0.
+ *   label  0..num_classes-1
+ * LIT_INVALID_ARGUMENT: NULL, a model of another task, another label, or no lit_segment() before. LIT_OUT_OF_MEMORY.
+ * One thread at a time per context. */
+LIT_API lit_status lit_encode_label(lit_context* context, int64_t label, lit_rle* rle);
+
+/* lit_segment() behind its preparation; as lit_detect_prepared(). */
+LIT_API lit_status lit_segment_prepared(lit_context* context, const lit_prepared* picture, lit_label_map* map);
 
 #ifdef __cplusplus
 }

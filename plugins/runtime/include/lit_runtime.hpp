@@ -5,6 +5,8 @@
 //     for (const lit::Prediction& best : context.classify({pixels, width, height, 0}, 5))
 //       std::printf("%5.1f %% %s\n", 100 * best.probability, best.label);
 //
+// Of detectors and instance segmentation networks context.detect(), of semantic segmentation context.segment().
+//
 // Threads, ownership and back ends: as in lit_runtime.h. A function that fails throws lit::Error.
 #ifndef LIT_RUNTIME_HPP_
 #define LIT_RUNTIME_HPP_
@@ -20,9 +22,15 @@
 
 namespace lit {
 
+using Category = lit_category;
+using Detections = lit_detections;
 using Image = lit_image;
+using LabelMap = lit_label_map;
+using Mask = lit_mask;
 using Output = lit_output;
 using Prediction = lit_prediction;
+using Prepared = lit_prepared;
+using Rle = lit_rle;
 using Tensor = lit_tensor;
 
 // A call that failed; what() is its sentence.
@@ -74,17 +82,29 @@ class Model {
     return text;
   }
 
-  // Throws where preprocess() would not take a picture of this size: ask before decoding it.
-  void check_size(std::int32_t width, std::int32_t height) const {
-    check(lit_check_size(&info().input, width, height));
+  // What the data set says of a class; its label lives as long as the Model. Not of classifiers.
+  Category category(std::int64_t class_index) const {
+    Category found{};
+    check(lit_model_category(model_.get(), class_index, &found));
+    return found;
   }
 
-  // One picture as the network takes it: height * width * 3 bytes.
+  // Throws where preprocess() would not take a picture of this size: ask before decoding it.
+  void check_size(std::int32_t width, std::int32_t height) const { prepared_size(width, height); }
+
+  // Width and height of what preprocess() makes of a picture of this size; throws as check_size().
+  std::pair<std::int32_t, std::int32_t> prepared_size(std::int32_t width, std::int32_t height) const {
+    std::pair<std::int32_t, std::int32_t> size;
+    check(lit_prepared_size(model_.get(), width, height, &size.first, &size.second));
+    return size;
+  }
+
+  // One picture as the network takes it: height * width * 3 bytes of prepared_size().
   std::vector<std::uint8_t> preprocess(const Image& image) const {
-    const lit_input_spec& spec = info().input;
-    std::vector<std::uint8_t> pixels(std::size_t{3} * static_cast<std::size_t>(spec.height) *
-                                     static_cast<std::size_t>(spec.width));
-    check(lit_preprocess(&spec, &image, pixels.data()));
+    const auto [width, height] = prepared_size(image.width, image.height);
+    std::vector<std::uint8_t> pixels(std::size_t{3} * static_cast<std::size_t>(height) *
+                                     static_cast<std::size_t>(width));
+    check(lit_prepare(model_.get(), &image, pixels.data()));
     return pixels;
   }
 
@@ -130,6 +150,55 @@ class Context {
   // Names one picture.
   std::vector<Prediction> classify(const Image& image, std::size_t k = 5) {
     return model_.top_k(run(std::vector<Image>{image}), 0, k);
+  }
+
+  // The objects of one picture; valid until the next run or the end of the context.
+  Detections detect(const Image& image) {
+    Detections found{};
+    check(lit_detect(context_.get(), &image, &found));
+    return found;
+  }
+
+  // The same of what Model::preprocess() made.
+  Detections detect_prepared(const Prepared& picture) {
+    Detections found{};
+    check(lit_detect_prepared(context_.get(), &picture, &found));
+    return found;
+  }
+
+  // The pixels of one object of the last detect(); valid until the next mask, run or end of the context.
+  Mask paste_mask(std::int64_t index) {
+    Mask mask{};
+    check(lit_paste_mask(context_.get(), index, &mask));
+    return mask;
+  }
+
+  // The same as COCO's run lengths.
+  Rle encode_mask(std::int64_t index) {
+    Rle rle{};
+    check(lit_encode_mask(context_.get(), index, &rle));
+    return rle;
+  }
+
+  // A class for every pixel of one picture; valid until the next run or the end of the context.
+  LabelMap segment(const Image& image) {
+    LabelMap map{};
+    check(lit_segment(context_.get(), &image, &map));
+    return map;
+  }
+
+  // The same of what Model::preprocess() made.
+  LabelMap segment_prepared(const Prepared& picture) {
+    LabelMap map{};
+    check(lit_segment_prepared(context_.get(), &picture, &map));
+    return map;
+  }
+
+  // COCO's run lengths of one label of the last segment(); valid until the next ones, run or end of the context.
+  Rle encode_label(std::int64_t label) {
+    Rle rle{};
+    check(lit_encode_label(context_.get(), label, &rle));
+    return rle;
   }
 
   const Model& model() const noexcept { return model_; }
