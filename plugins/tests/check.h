@@ -35,6 +35,7 @@ void test_roi_align();
 void test_cpu_isa();
 void test_cuda();
 void test_cuda_roi_align();
+void test_cuda_attention();
 void test_golden(const char* path);
 
 #endif  // LIT_DEPLOY_TESTS_CHECK_H_

@@ -30,8 +30,8 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)  # machine code
 PTX = (80, 120)  # for what lies between, and for what comes later
 
 SOURCES = sorted(KERNELS.glob("*/cuda_*.cu"))
-ENTRIES = {"deformable_token_merging": 2, "multi_level_roi_align": 1}
-"""Kernels that a source has; of the merging the path of 16-byte accesses, and the other one."""
+ENTRIES = {"deformable_token_merging": 2, "multi_level_roi_align": 1, "relative_position_attention": 3}
+"""Kernels that a source has: of the merging with and without vectors, of attention for three widths of heads."""
 
 Launch = Callable[..., int]
 
