@@ -12,9 +12,10 @@ namespace lit_deploy::contract {
 inline constexpr int64_t kAbiVersion = 1;
 inline constexpr int64_t kMaxThreads = 1024;
 
-// The operator, and TensorRT's plugin of the same name.
+// The operators, and TensorRT's plugins of the same names.
 inline constexpr const char* kDomain = "lit_deploy";
 inline constexpr const char* kOpType = "DeformableTokenMerging";
+inline constexpr const char* kRoiAlignOpType = "MultiLevelRoiAlign";
 inline constexpr int64_t kOpVersion = 1;
 inline constexpr const char* kOpVersionText = "1";
 

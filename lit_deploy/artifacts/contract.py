@@ -48,6 +48,7 @@ from lit_deploy.images.keep_ratio import MAX_DETECTION_PIXELS, MAX_SEGMENTATION_
 from lit_deploy.machine.tensorrt import RTX_TARGETS, BackendName
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 from lit_deploy.ops.domain import CUDA_DEVICE, DEVICE_ENTRY
+from lit_deploy.ops.multi_level_roi_align.schema import OP_TYPE as ROI_ALIGN
 
 ABI_VERSION = 1
 """Version of the C API; ``lit_runtime.h`` says when it grows, and holds the same number."""
@@ -57,8 +58,14 @@ Value = int | float | str | tuple[str, ...] | tuple[float, ...]
 _CONSTANTS: tuple[tuple[str, dict[str, Value]], ...] = (
     ("The C API.", {"kAbiVersion": ABI_VERSION, "kMaxThreads": MAX_THREADS}),
     (
-        "The operator, and TensorRT's plugin of the same name.",
-        {"kDomain": DOMAIN, "kOpType": OP_TYPE, "kOpVersion": OP_VERSION, "kOpVersionText": str(OP_VERSION)},
+        "The operators, and TensorRT's plugins of the same names.",
+        {
+            "kDomain": DOMAIN,
+            "kOpType": OP_TYPE,
+            "kRoiAlignOpType": ROI_ALIGN,
+            "kOpVersion": OP_VERSION,
+            "kOpVersionText": str(OP_VERSION),
+        },
     ),
     (
         "The custom-op library of ONNX Runtime.",

@@ -27,12 +27,13 @@ Compatibility = Literal["none", "ampere+"]
 
 @dataclass(frozen=True)
 class EnginePlugin:
-    """The plugin that an engine calls.
+    """The plugin library that an engine calls.
 
     Attributes:
-        name, version, namespace: under which TensorRT finds its creator.
+        name, version, namespace: under which TensorRT finds the creator.
         library: file name of the shared library; ``sha256``: its hash.
         embedded: the library lies inside the engine, and loading the engine runs code from it.
+        others: names of further plugins of the library that the engine calls, of the same version and namespace.
     """
 
     name: str
@@ -41,6 +42,12 @@ class EnginePlugin:
     library: str
     sha256: str
     embedded: bool
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all plugins that the engine calls."""
+        return (self.name, *self.others)
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ class TensorRTSession(BackEnd):
             library = native.find_plugin()
             if plugin is not None and not plugin.embedded and library is not None:
                 registry = self._runtime.get_plugin_registry()
-                trt.load_plugin(registry, library, plugin.name, plugin.version, plugin.namespace)
+                trt.load_plugin(registry, library, plugin.names, plugin.version, plugin.namespace)
             engine = self._runtime.deserialize_cuda_engine(self._path.read_bytes())
         if engine is None:
             raise ArtifactError(

@@ -63,9 +63,15 @@ def built(
     options: EngineOptions,
     sizes: SizeProfile | None,
     library: Path | None,
+    plugins: tuple[str, ...],
     progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
-    """Run the builder process; return the engine and what the process reported."""
+    """Run the builder process; return the engine and what the process reported.
+
+    Args:
+        model, manifest, options, progress: see ``tensorrt.engine_from_onnx``; ``sizes``: ``engine_sizes`` of them.
+        library: of the plugins, None to leave them out; ``plugins``: names of those that the network has.
+    """
     backend = options.backend
     assert backend is not None
     cache, task = options.timing_cache, task_of(manifest)
@@ -79,6 +85,7 @@ def built(
             "engine": engine_fd,
             "cache": cache_fd if cache is not None else None,
             "library": str(library) if library else None,
+            "plugins": plugins,
             "profile": shapes_of(manifest, options, sizes),
             "dims": {spec.name: spec.shape for spec in (*task.input_specs(manifest), *task.output_specs(manifest))},
             "embed_plugin": options.embed_plugin,

@@ -21,11 +21,14 @@ from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import EIGHT_BIT, OP_VERSION, PrecisionName, TensorSpec
 from lit_deploy.exporters.engine_options import DEFAULT_PROFILE, EngineOptions, engine_sizes
 from lit_deploy.exporters.engine_process import built
+from lit_deploy.exporters.fixed_rows import with_fixed_rows
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import Gpu, find_gpu, require_gpu
 from lit_deploy.machine.tensorrt import BACKENDS, RTX_TARGETS, BackendName
-from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
+from lit_deploy.ops.deformable_token_merging.schema import OP_TYPE as MERGING
+from lit_deploy.ops.domain import DOMAIN
+from lit_deploy.ops.multi_level_roi_align.schema import OP_TYPE as ROI_ALIGN
 from lit_deploy.ops.nms.matrix_form import MatrixForm, in_matrix_form
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION
 from lit_deploy.ops.relative_position_attention.small_maps import decomposed
@@ -58,13 +61,17 @@ def engine_from_onnx(
     """
     if manifest.batch and options.profile is not None:
         raise UsageError(f"the ONNX file is for batches of {manifest.batch} only, so it takes no profile; drop --batch")
+    check_plugin(manifest, options)
     sizes = engine_sizes(manifest, options)
     options, version, gpu, library = ready_to_build(options, portable=manifest.portable, precision=manifest.precision)
     backend = options.backend
     assert backend is not None
     title = BACKENDS[backend].title
     progress(Step(f"start {title} {version}", 0.0))
-    engine, facts = built(_as_built(model, manifest, options), manifest, options, sizes, library, progress)
+    plugins = plugins_of(manifest)
+    engine, facts = built(
+        _as_built(model, manifest, options), manifest, options, sizes, library, tuple(plugins), progress
+    )
     inspections = msgspec.convert(facts["inspections"], tuple[Inspection, ...])
     for inspection in inspections:
         _check_inspection(inspection, manifest, library is not None)
@@ -80,7 +87,7 @@ def engine_from_onnx(
         sizes=sizes,
         inputs=msgspec.convert(facts["inputs"], tuple[TensorSpec, ...]),
         outputs=msgspec.convert(facts["outputs"], tuple[TensorSpec, ...]),
-        plugin=_described_plugin(library, options),
+        plugin=_described_plugin(library, tuple(plugins), options),
         inspections=inspections,
         parity=None,
         manifest=manifest,
@@ -93,10 +100,15 @@ def _as_built(model: bytes, manifest: Manifest, options: EngineOptions) -> bytes
 
     It has no kernel for attention, and knows how to fuse the products of one; and TensorRT-RTX has no suppression. Over
     large maps, products in a half type are made in one pass, as the fused ones are; those in float32 stay in blocks.
+    No size may depend on what was found: a mask is computed for every row of the result, whether it counts or not.
     """
     import onnx
 
-    proto = in_matrix_form(decomposed(onnx.load_from_string(model)), MatrixForm(options.nms_candidates))
+    proto = decomposed(onnx.load_from_string(model))
+    if manifest.task == "instance_segmentation":
+        assert manifest.dense is not None
+        proto = with_fixed_rows(proto, manifest.dense.max_detections)
+    proto = in_matrix_form(proto, MatrixForm(options.nms_candidates))
     for function in proto.functions:
         if function.name == ATTENTION and manifest.base != "fp32":
             function.CopyFrom(attention_function(proto.graph, one_pass=True))
@@ -172,6 +184,36 @@ def _check_backend(backend: BackendName, options: EngineOptions) -> None:
             raise UsageError(f"{BACKENDS[backend].title} does not take {option}: {reason}")
 
 
+def plugins_of(manifest: Manifest) -> dict[str, int]:
+    """The layers of a network that our plugins compute where their library is: names and counts."""
+    plugins = {MERGING: manifest.model.mergings}
+    if manifest.task == "instance_segmentation":
+        plugins[ROI_ALIGN] = 2  # of the box head and of the mask head
+    return plugins
+
+
+def check_plugin(manifest: Manifest, options: EngineOptions) -> None:
+    """Refuse a network that needs our plugins where they are not to be had, before any work is done.
+
+    RoIAlign in standard operators is none for an engine: TensorRT-RTX does not build it, and TensorRT's own computes
+    positions in the maps' type and divides by an unguarded number of samples.
+
+    Raises:
+        UsageError: the plugin is left out, or the file holds the operators inlined. MissingDependency: no library.
+    """
+    if ROI_ALIGN not in plugins_of(manifest):
+        return
+    needed = f"an engine of Mask R-CNN needs the plugin {ROI_ALIGN}, as TensorRT has no such operator"
+    if manifest.portable or options.plugin is False:
+        raise UsageError(f"{needed}; drop {'--portable' if manifest.portable else '--no-plugin'}")
+    if _plugin_library(manifest.portable, options) is None:
+        searched = ", ".join(map(str, native.searched_plugin_paths()))
+        raise MissingDependency(
+            f"{needed}, and the plugin library was not found (searched {searched}); build it: "
+            f"{native.PLUGIN_BUILD_COMMAND}, or leave out --format trt and run the .onnx file"
+        )
+
+
 def _plugin_library(portable: bool, options: EngineOptions) -> Path | None:
     """The library to build with, or None for the function in the file."""
     wanted = options.plugin or options.embed_plugin
@@ -209,11 +251,12 @@ def _described(backend: BackendName, version: str, gpu: Gpu | None, options: Eng
     )
 
 
-def _described_plugin(library: Path | None, options: EngineOptions) -> EnginePlugin | None:
+def _described_plugin(library: Path | None, plugins: tuple[str, ...], options: EngineOptions) -> EnginePlugin | None:
     if library is None:
         return None
     return EnginePlugin(
-        name=OP_TYPE,
+        name=plugins[0],
+        others=plugins[1:],
         version=str(OP_VERSION),
         namespace=DOMAIN,
         library=library.name,
@@ -239,7 +282,7 @@ def _check_inspection(inspection: Inspection, manifest: Manifest, plugin: bool) 
             )
     elif inspection.products.keys() != {asked}:
         raise ExportError(f"{manifest.precision} was asked for, but the matrix products of the network are: {found}")
-    wanted = manifest.model.mergings if plugin else 0
+    wanted = sum(plugins_of(manifest).values()) if plugin else 0
     if inspection.plugin_layers != wanted:
         raise ExportError(
             f"the network has {inspection.plugin_layers} plugin layers, expected {wanted}; "

@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ from lit_deploy.core.specs import OP_VERSION
 from lit_deploy.core.text import first_line
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import find_gpu
-from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
+from lit_deploy.ops.domain import DOMAIN
 
 ONLY_RESHAPE = ("SHUFFLE", "UNSQUEEZE")
 """Layers by which a parser gives a dequantised weight as many dimensions as what it is multiplied with."""
@@ -106,7 +107,8 @@ def build(request: dict[str, Any], say: Any) -> dict[str, Any]:
 
 def _load_plugin(owner: Any, request: dict[str, Any]) -> None:
     """Load the plugin library into the registry of a builder or a runtime; each has its own."""
-    trt.load_plugin(owner.get_plugin_registry(), Path(request["library"]), OP_TYPE, str(OP_VERSION), DOMAIN)
+    library, names = Path(request["library"]), request["plugins"]
+    trt.load_plugin(owner.get_plugin_registry(), library, names, str(OP_VERSION), DOMAIN)
 
 
 def _model(request: dict[str, Any]) -> bytes:
@@ -164,7 +166,7 @@ def _configure(module: Any, builder: Any, config: Any, network: Any, request: di
 
 
 def inspect_network(network: Any, float32_prefixes: tuple[str, ...]) -> dict[str, Any]:
-    """Count, in the network as it is parsed, matrix products by type and layers that call our plugin.
+    """Count, in the network as it is parsed, matrix products by type and layers that call our plugins.
 
     Products of layers whose names begin with one of ``float32_prefixes`` are left out: those of the patch embedding
     (see ``models.lowering``) and of a suppression in matrix form are float32 in every precision.
@@ -209,16 +211,16 @@ def inspect_engine(module: Any, logger: Any, request: dict[str, Any], engine: me
         return []
     inspector = loaded.create_engine_inspector()
     described = json.loads(inspector.get_engine_information(module.LayerInformationFormat.JSON))
-    return [summary_of(described.get("Layers", []))]
+    return [summary_of(described.get("Layers", []), request["plugins"])]
 
 
-def summary_of(layers: list[Any]) -> dict[str, Any]:
-    """Summarise the inspector's layers: outputs of layers by type, and layers that call our plugin."""
+def summary_of(layers: list[Any], names: Sequence[str]) -> dict[str, Any]:
+    """Summarise the inspector's layers: outputs of layers by type, and layers that call plugins of these names."""
     types: Counter[str] = Counter()
     plugins = 0
     for layer in layers:
         text = json.dumps(layer)
-        plugins += OP_TYPE in text and "plugin" in text.lower()
+        plugins += any(name in text for name in names) and "plugin" in text.lower()
         for output in layer.get("Outputs", []) if isinstance(layer, dict) else []:
             described = str(output.get("Format/Datatype", output.get("Datatype", ""))).lower()  # RTX: the latter
             kinds = (kind for kind, words in INSPECTED_TYPES.items() if re.search(words, described))
@@ -227,7 +229,7 @@ def summary_of(layers: list[Any]) -> dict[str, Any]:
 
 
 def _plugin_calls(library: str | None) -> int:
-    """How often the builder configured our plugin, by the plugin's own record."""
+    """How often the builder configured our plugins, by the library's own record."""
     if library is None:
         return 0
     loaded = ctypes.CDLL(library)  # the copy that the registry has loaded

@@ -14,7 +14,7 @@ import importlib.util
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -232,20 +232,21 @@ def make_logger(module: Any, sink: Callable[[Severity, str], None]) -> Any:
     return Logger()
 
 
-def load_plugin(registry: Any, library: Path, name: str, version: str, namespace: str) -> None:
-    """Register the plugin library with a TensorRT registry; does nothing when its creator is there already.
+def load_plugin(registry: Any, library: Path, names: Iterable[str], version: str, namespace: str) -> None:
+    """Register the plugin library with a TensorRT registry; does nothing when its creators are there already.
 
     Raises:
-        UsageError: the file is no TensorRT plugin library, or lacks the creator.
+        UsageError: the file is no TensorRT plugin library, or lacks one of the creators.
     """
 
-    def known() -> bool:  # get_creator would log an error where there is none
-        wanted = (name, version, namespace)
-        return any((c.name, c.plugin_version, c.plugin_namespace) == wanted for c in registry.all_creators)
+    def missing() -> list[str]:  # get_creator would log an error where there is none
+        known = {(c.name, c.plugin_version, c.plugin_namespace) for c in registry.all_creators}
+        return [name for name in names if (name, version, namespace) not in known]
 
-    if known():
+    names = tuple(names)
+    if not missing():
         return  # loading the same library twice is an error in TensorRT
     if registry.load_library(str(library)) is None:
         raise UsageError(f"TensorRT cannot load {library}: it is no plugin library, or was built for another machine")
-    if not known():
-        raise UsageError(f"{library} holds no plugin {namespace}::{name} version {version}; build it again")
+    if lacking := missing():
+        raise UsageError(f"{library} holds no plugin {namespace}::{lacking[0]} version {version}; build it again")

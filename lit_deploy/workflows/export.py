@@ -29,7 +29,7 @@ from lit_deploy.exporters.engine_options import EngineOptions
 from lit_deploy.exporters.onnx import onnx_from_checkpoint
 from lit_deploy.exporters.options import OnnxOptions, described
 from lit_deploy.exporters.qdq import check_precision
-from lit_deploy.exporters.tensorrt import ready_to_build
+from lit_deploy.exporters.tensorrt import check_plugin, ready_to_build
 from lit_deploy.machine import native
 from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import find_gpu
@@ -204,7 +204,7 @@ def export_engine(
         check_target(target)
     if given:
         made = Made(OnnxArtifact.read(Path(source)))
-        _for_engine(made.artifact.manifest)
+        check_plugin(made.artifact.manifest, engine)
         unchecked = f"{Path(source).name} was taken as it is"
     else:
         if options.batch is not None and engine.profile is not None:
@@ -221,7 +221,7 @@ def export_engine(
             progress=progress,
         )
         with scratch_folder() as scratch:
-            made = make(job, scratch / onnx_path(out).name, for_engine=True)
+            made = make(job, scratch / onnx_path(out).name, for_engine=engine)
         unchecked = "--no-verify"
     with written_engine(made.artifact, out, engine, progress) as (part, sidecar):
         report = None
@@ -299,20 +299,20 @@ class Made:
     gates: GateResult | None = None
 
 
-def make(job: Job, part: Path, *, for_engine: bool = False) -> Made:
+def make(job: Job, part: Path, *, for_engine: EngineOptions | None = None) -> Made:
     """Convert a checkpoint and prove what is asked for; ``part`` is then the finished ONNX file."""
     job.progress(Step("load checkpoint"))
     checkpoint = job.source if isinstance(job.source, Checkpoint) else load_checkpoint(job.source)
     if job.out.exists() and checkpoint.path.exists() and job.out.samefile(checkpoint.path):
         raise UsageError(f"the output {job.out} is the checkpoint itself; choose another name with --out")
-    if for_engine:
-        _for_engine(manifest_from_checkpoint(checkpoint))
+    if for_engine is not None:
+        check_plugin(replace(manifest_from_checkpoint(checkpoint), portable=job.options.portable), for_engine)
     gates = None
     if job.quantize is None:
         artifact = onnx_from_checkpoint(checkpoint, job.options, job.progress)
         artifact.write(part)
     else:
-        artifact, gates = _quantized(job, job.quantize, checkpoint, part, for_engine=for_engine)
+        artifact, gates = _quantized(job, job.quantize, checkpoint, part, for_engine=for_engine is not None)
     report = None
     if job.verify:
         job.progress(Step("verify against PyTorch"))
@@ -321,15 +321,6 @@ def make(job: Job, part: Path, *, for_engine: bool = False) -> Made:
         artifact = artifact.described(parity=report.summary())
     artifact.seal(part)
     return Made(artifact, checkpoint, report, gates)
-
-
-def _for_engine(manifest: Manifest) -> None:
-    """TensorRT-RTX has no RoiAlign, and our plugin has none yet."""
-    if manifest.task == "instance_segmentation":
-        raise UsageError(
-            "an engine of Mask R-CNN needs MultiLevelRoiAlign, which our plugin does not have; leave out --format trt "
-            "and run the .onnx file"
-        )
 
 
 def _quantized(

@@ -20,21 +20,29 @@ using contract::kDeviceEntry;
 
 // Every operator of the library, once for each provider: how many element types it comes in, what fills them in, and
 // whether sessions for CUDA get it. Those of which there is only a kernel for the CPU they do not get: ONNX Runtime would
-// run that, with copies to the host and back, and not the function in the file, on the GPU.
+// run that, with copies to the host and back, and not the function in the file, on the GPU. Of the others they get both:
+// a session for CUDA may turn out to have no such provider, and where an operator is known its function is not looked at.
 struct Entry {
   int types;
   void (*fill)(const OrtApi* api, Operator* ops);
   bool for_cuda;
 };
 
+#ifdef LIT_DEPLOY_HAS_CUDA
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
+
 constexpr Entry kOperators[] = {
     {kCpuOpCount, make_cpu_ops, true},
-    {kAttentionOpCount, make_attention_ops, false},
+    {kAttentionOpCount, make_attention_ops, kHasCuda},
     {kNmsOpCount, make_nms_ops, false},
     {kRoiAlignOpCount, make_roi_align_ops, false},
 #ifdef LIT_DEPLOY_HAS_CUDA
     // Whether this ONNX Runtime has the provider or not: where it has none, no node is ever assigned to these.
     {kCudaOpCount, make_cuda_ops, true},
+    {kAttentionOpCount, make_cuda_attention_ops, true},
 #endif
 };
 

@@ -107,8 +107,14 @@ Sidecar parse(Json& document, const std::string& path) {
   if (!fields.at("plugin").is_null()) {
     const Fields plugin(fields.at("plugin"), "plugin");
     plugin.text("library");
-    sidecar.plugin = EnginePlugin{plugin.text("name"), plugin.text("version"), plugin.text("namespace"),
+    sidecar.plugin = EnginePlugin{{plugin.text("name")}, plugin.text("version"), plugin.text("namespace"),
                                   plugin.text("sha256"), plugin.flag("embedded")};
+    // Sidecars of before an engine could call two plugins have none.
+    if (plugin.has("others")) {
+      for (const Json& name : plugin.list("others")) {
+        sidecar.plugin->names.push_back(Fields::text(name, "plugin.others[]"));
+      }
+    }
   }
   // Alone among the objects, an .onnx file's manifest says its format itself.
   if (!fields.at("manifest").is_object()) throw Damaged{"manifest is no object"};

@@ -14,8 +14,9 @@ namespace lit_deploy::runtime {
 
 // The plugin that an engine calls.
 struct EnginePlugin {
-  std::string name, version, name_space;
-  std::string sha256;  // of its library
+  std::vector<std::string> names;  // of all that the engine calls, which one library holds
+  std::string version, name_space;
+  std::string sha256;  // of the library
   bool embedded;  // the library lies inside the engine
 };
 

@@ -198,8 +198,9 @@ void Engine::load_plugin(const std::string& library) {
                     " cannot load (" + first_error() +
                     "): it is no plugin library, or was built for another machine; build it again");
   }
-  if (registry.getCreator(plugin.name.c_str(), plugin.version.c_str(), plugin.name_space.c_str()) == nullptr) {
-    throw Error(LIT_WRONG_VERSION, path_ + " needs the plugin " + plugin.name_space + "::" + plugin.name + " version " +
+  for (const std::string& name : plugin.names) {
+    if (registry.getCreator(name.c_str(), plugin.version.c_str(), plugin.name_space.c_str()) != nullptr) continue;
+    throw Error(LIT_WRONG_VERSION, path_ + " needs the plugin " + plugin.name_space + "::" + name + " version " +
                                        plugin.version + ", which " + library +
                                        " does not hold; use the library that the engine was built with");
   }

@@ -6,21 +6,12 @@
 
 #include <cstdint>
 
-#include "deformable_token_merging/cuda.h"
-
 namespace lit_deploy::trt {
 
-constexpr int32_t kInputs = 3;   // x, offset_weight, offset_bias
-constexpr int32_t kOutputs = 1;  // y
-
-// Sets `element` to the kernel's name for `type`; false for a type that the operator does not have.
-bool element_from_type(nvinfer1::DataType type, CudaElement& element) noexcept;
+constexpr int32_t kMergingInputs = 3;  // x, offset_weight, offset_bias
 
 // True if `types`, those of the inputs, are one and the same of float32, float16 and bfloat16.
 bool check_types(const nvinfer1::DataType* types) noexcept;
-
-// True if the tensors are as many as the operator has.
-bool check_counts(int32_t inputs, int32_t outputs) noexcept;
 
 // True if the sizes of the inputs can belong together: x [B, H, W, C] with H, W >= 2, offset_weight [8, 4*C],
 // offset_bias [8]. -1 stands for a size that is not known yet and fits anything.

@@ -6,15 +6,17 @@
 #include "deformable_token_merging_plugin.h"
 #include "diagnostics.h"
 #include "lit_deploy_tensorrt.h"
+#include "multi_level_roi_align_plugin.h"
 
 #define LIT_DEPLOY_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Called once by IPluginRegistry::loadLibrary(); the creators live as long as the library.
 LIT_DEPLOY_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
   lit_deploy::trt::record(lit_deploy::trt::Method::kGetCreators);
-  static lit_deploy::trt::DeformableTokenMergingCreator creator;
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&creator};
-  count = 1;
+  static lit_deploy::trt::DeformableTokenMergingCreator merging;
+  static lit_deploy::trt::MultiLevelRoiAlignCreator roi_align;
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&merging, &roi_align};
+  count = sizeof creators / sizeof creators[0];
   return creators;
 }
 

@@ -34,6 +34,8 @@ void test_nms();
 void test_roi_align();
 void test_cpu_isa();
 void test_cuda();
+void test_cuda_roi_align();
+void test_cuda_attention();
 void test_golden(const char* path);
 
 #endif  // LIT_DEPLOY_TESTS_CHECK_H_

@@ -17,6 +17,8 @@ int main(int argc, char** argv) {
     test_cpu_isa();
   } else if (std::strcmp(group, "cuda") == 0) {
     test_cuda();
+    test_cuda_roi_align();
+    test_cuda_attention();
   } else if (std::strcmp(group, "golden") == 0 && argc == 3) {
     test_golden(argv[2]);
   } else {

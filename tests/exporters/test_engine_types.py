@@ -76,10 +76,13 @@ def test_what_the_inspector_tells() -> None:
     }  # fmt: skip
     layers = [{"Outputs": [{"Format/Datatype": text}]} for words in texts.values() for text in words]
     counts = {kind: len(words) for kind, words in texts.items()}
-    assert summary_of(layers)["products"] == counts
+    assert summary_of(layers, ())["products"] == counts
     apart = [{"Outputs": [{"Datatype": text, "Format": "(Linear) Row major linear format"}]}
              for words in texts.values() for text in words]  # fmt: skip
-    assert summary_of(apart)["products"] == counts, "TensorRT-RTX tells type and format apart"
+    assert summary_of(apart, ())["products"] == counts, "TensorRT-RTX tells type and format apart"
+    names = ("DeformableTokenMerging", "MultiLevelRoiAlign")
+    calls = [{"Name": name, "LayerType": "PluginV3"} for name in (*names, "Another")]
+    assert summary_of([*layers, *calls], names)["plugin_layers"] == 2
 
 
 # ------------------------------------------------------------------------------------------------ which GPUs

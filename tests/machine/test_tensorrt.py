@@ -309,7 +309,7 @@ class Registry:
 
 
 def test_load_plugin(tmp_path: Path) -> None:
-    wanted = ("DeformableTokenMerging", "1", "ours")
+    wanted = (["DeformableTokenMerging"], "1", "ours")
     registry = Registry("1")
     library = tmp_path / "plugin.so"
     trt.load_plugin(registry, library, *wanted)
@@ -321,6 +321,8 @@ def test_load_plugin(tmp_path: Path) -> None:
         UsageError, match=r"plugin\.so holds no plugin ours::DeformableTokenMerging version 1; build it"
     ):
         trt.load_plugin(Registry("2"), library, *wanted)
+    with pytest.raises(UsageError, match=r"plugin\.so holds no plugin ours::MultiLevelRoiAlign version 1; build it"):
+        trt.load_plugin(Registry("1"), library, ["DeformableTokenMerging", "MultiLevelRoiAlign"], "1", "ours")
 
 
 @needs_rtx

@@ -24,11 +24,13 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
-from support.attention import assert_attention_equal, attention_expected, attention_inputs, attention_model  # noqa: E402
+from support.attention import attention_inputs, attention_model  # noqa: E402
+from support.detection import random_regions, roi_align_model  # noqa: E402
 
 from lit_deploy.ops.deformable_token_merging.reference import reference  # noqa: E402
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE  # noqa: E402
 from lit_deploy.ops.domain import DEVICE_ENTRY  # noqa: E402
+from lit_deploy.ops.multi_level_roi_align.schema import OP_TYPE as ROI_ALIGN  # noqa: E402
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION  # noqa: E402
 
 _FOUND = find_library()
@@ -216,11 +218,20 @@ def test_the_kernel_takes_precedence_over_the_function_in_the_file() -> None:
     assert_equals_reference(session(model(functions=[function])).run(None, feed)[0], feed)
 
 
-def test_sessions_for_cuda_get_no_operator_that_has_a_kernel_for_the_cpu_alone(tmp_path: Path) -> None:
-    """Told by their options; then the function in the file runs, on the GPU. Both kinds live side by side."""
-    feed = attention_inputs(1, 3, 5, 4, 8)
-    serialized = attention_model(3, 0.3).SerializeToString()
-    want = attention_expected(feed, 3, 0.3)
+@pytest.mark.parametrize("operator", [ATTENTION, ROI_ALIGN])
+def test_sessions_for_cuda_get_no_operator_that_has_a_kernel_for_the_cpu_alone(operator: str, tmp_path: Path) -> None:
+    """Told by their options; then the function in the file runs, on the GPU. Both kinds live side by side.
+
+    Of an operator that has a kernel for CUDA they get that for the CPU as well: here, where there is no such provider.
+    """
+    has_kernel = operator == ATTENTION and b"CUDAExecutionProvider" in Path(LIBRARY).read_bytes()
+    if operator == ATTENTION:
+        feed = attention_inputs(1, 3, 5, 4, 8)
+        proto, of_function = attention_model(3, 0.3), "Softmax"
+    else:
+        feed, proto, of_function = random_regions(1), roi_align_model(), "RoiAlign"
+    serialized = proto.SerializeToString()
+    want = ort.InferenceSession(serialized, providers=["CPUExecutionProvider"]).run(None, feed)[0]
     for turn, device in enumerate(("", "cuda", "cpu", "cuda", "")):
         options = ort.SessionOptions()
         options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / f"turn_{turn}")
@@ -228,10 +239,11 @@ def test_sessions_for_cuda_get_no_operator_that_has_a_kernel_for_the_cpu_alone(t
             options.add_session_config_entry(DEVICE_ENTRY, device)
         options.register_custom_ops_library(LIBRARY)
         run = ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
-        assert_attention_equal(run.run(None, feed)[0], want)
+        np.testing.assert_allclose(run.run(None, feed)[0], want, rtol=0, atol=2e-5)
         events = json.loads(Path(run.end_profiling()).read_text())
         ran = {event["args"]["op_name"] for event in events if event["name"].endswith("_kernel_time")}
-        assert ("Softmax" in ran, ATTENTION in ran) == (device == "cuda", device != "cuda"), device
+        expected = device != "cuda" or has_kernel
+        assert (of_function in ran, operator in ran) == (not expected, expected), device
 
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:

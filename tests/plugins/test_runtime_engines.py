@@ -295,10 +295,14 @@ def test_a_sidecar_does_not_choose_the_library(tmp_path: Path, play: Play) -> No
 def test_a_library_without_the_creator(tmp_path: Path, play: Play) -> None:
     library = tmp_path / "liblit_deploy_tensorrt.so"
     library.write_bytes(LIBRARY)
-    path = write_engine(tmp_path, plugin=replace(PLUGIN, version="2"))
-    played = play(path, options={"operator_library": str(library)})
-    assert played.status == "LIT_WRONG_VERSION"
-    assert f"needs the plugin lit_deploy::DeformableTokenMerging version 2, which {library} does" in played.sentence
+    for plugin, lacking in (
+        (replace(PLUGIN, version="2"), "DeformableTokenMerging version 2"),
+        (replace(PLUGIN, others=("MultiLevelRoiAlign",)), "MultiLevelRoiAlign version 1"),
+    ):
+        path = write_engine(tmp_path, plugin=plugin)
+        played = play(path, options={"operator_library": str(library)})
+        assert played.status == "LIT_WRONG_VERSION"
+        assert f"needs the plugin lit_deploy::{lacking}, which {library} does" in played.sentence
 
 
 @needs_fakes

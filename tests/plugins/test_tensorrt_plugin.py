@@ -131,7 +131,7 @@ def test_fetching_takes_the_pinned_commit_or_nothing(tmp_path: Path) -> None:
 def is_current(folder: Path) -> bool:
     """Are library and harness of a build folder newer than the sources that each of them is made of?"""
     sources = {
-        LIBRARY: [*PLUGINS.glob("kernels/deformable_token_merging/cuda*"), *PLUGINS.glob("tensorrt/*.[ch]*")],
+        LIBRARY: [*PLUGINS.glob("kernels/**/cuda*"), *PLUGINS.glob("tensorrt/*.[ch]*")],
         HARNESS: [*PLUGINS.glob("tests/tensorrt_*"), *PLUGINS.glob("tests/golden_file.*")],
     }
     return all(

@@ -29,18 +29,4 @@ cudaError_t deformable_token_merging_cuda(const MergingShape& shape, CudaElement
 
 cudaError_t check_deformable_token_merging_cuda() noexcept { return cuda::check_float32(); }
 
-bool is_cuda_mismatch(cudaError_t error) noexcept {
-  switch (error) {
-    case cudaErrorInsufficientDriver:
-    case cudaErrorCallRequiresNewerDriver:
-    case cudaErrorNoKernelImageForDevice:
-    case cudaErrorInvalidDeviceFunction:
-    case cudaErrorUnsupportedPtxVersion:
-    case cudaErrorJitCompilerNotFound:
-      return true;
-    default:
-      return false;
-  }
-}
-
 }  // namespace lit_deploy

@@ -8,11 +8,10 @@
 
 #include <cstdint>
 
+#include "cuda_types.h"
 #include "deformable_token_merging/kernel.h"
 
 namespace lit_deploy {
-
-enum class CudaElement : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 // Enqueues the whole operator on `stream` of the current device and returns what the launch returned; an error of the
 // kernel itself shows, as always in CUDA, at a later call. Never synchronises, allocates or prints.
@@ -31,10 +30,6 @@ cudaError_t deformable_token_merging_cuda(const MergingShape& shape, CudaElement
 // Whether the current device can run this build of the kernel: cudaSuccess, or what a launch would return. Loads the
 // kernel, which makes the device's context where there is none yet.
 cudaError_t check_deformable_token_merging_cuda() noexcept;
-
-// True for the errors that another driver, another build of this library or doing without it mends: the driver is too
-// old (or missing) for the CUDA runtime inside, or the library holds no code for this GPU.
-bool is_cuda_mismatch(cudaError_t error) noexcept;
 
 }  // namespace lit_deploy
 

@@ -1,17 +1,6 @@
 // The CUDA kernel, one thread's view of it.
 //
-// Written against a class Device of primitives, so that the same text is compiled by nvcc for the GPU
-// (cuda_device.cuh) and by any C++ compiler for the emulation test (tests/cuda_emulation.h).
-// Device offers, E being an Element below:
-//
-//   thread() threads() block()            indices and size, one-dimensional; threads() is a multiple of 64
-//   sync() sync_warp()                    barriers of the block and of the warp
-//   shuffle_xor(value, mask)              the float that lane (lane ^ mask) passes
-//   mma(E, sum, a, b)                     sum += a * b, the 16x8 by 16 product of mma.sync.m16n8k16 (16-bit elements)
-//   load16(p) store16(p, words)           16 aligned bytes; the store is not expected to be read again here
-//   multiply_high(a, b)                   the upper 32 bits of a * b, unsigned
-//   load(p)                               one element, read-only for the whole launch
-//   widen(E, word, pair) narrow(E, pair)  two 16-bit elements in a 32-bit word <-> two floats, rounded to nearest even
+// threads() is a multiple of 64; cuda_element.h says what else Device offers.
 //
 // A block takes one tile of 4 x 4 patches, in three phases. (1) Its warps share the sum over the patch's 4 * channels
 // elements and leave partial offsets in shared memory. (2) One thread per sample turns the offsets into four weights
@@ -28,29 +17,7 @@
 
 #include "deformable_token_merging/cuda_plan.h"
 
-#ifdef __CUDACC__
-#define LIT_DEVICE __device__ __forceinline__
-#define LIT_UNROLL _Pragma("unroll")
-#else
-#define LIT_DEVICE inline
-#define LIT_UNROLL
-#endif
-
 namespace lit_deploy::cuda {
-
-struct Float32 {
-  using Storage = float;
-};
-struct Float16 {
-  using Storage = uint16_t;
-};
-struct BFloat16 {
-  using Storage = uint16_t;
-};
-
-struct alignas(kVectorBytes) Words {
-  uint32_t word[4];
-};
 
 // One tap of one patch: what the third phase needs to know of it.
 template <typename T>
@@ -238,17 +205,6 @@ LIT_DEVICE void sum_offsets(Device& device, const Merging<T>& m, const Tile& til
 
 // --------------------------------------------------------------------------------------------------- (2) samples
 
-template <typename E, typename Device>
-LIT_DEVICE float load_float(Device& device, const typename E::Storage* p) {
-  if constexpr (sizeof(typename E::Storage) == sizeof(float)) {
-    return device.load(p);
-  } else {
-    float pair[2];
-    device.widen(E{}, device.load(p), pair);
-    return pair[0];
-  }
-}
-
 // `columns`: of the tile's patches that exist.
 template <typename E, typename Device, typename T>
 LIT_DEVICE void place_sample(Device& device, const Merging<T>& m, const Tile& tile, uint32_t columns, uint32_t sample,
@@ -326,16 +282,12 @@ LIT_DEVICE Words weighted_sum(Device& device, const Words (&neighbour)[4], const
 
 template <typename E, typename Device, typename T>
 LIT_DEVICE void gather_element(Device& device, const T* const (&from)[4], const float (&weight)[4], T* to) {
-  float sum[2] = {};
+  float sum = 0.0f;
   LIT_UNROLL
   for (int n = 0; n < 4; ++n) {
-    if (weight[n] != 0.0f) sum[0] += weight[n] * load_float<E>(device, from[n]);
+    if (weight[n] != 0.0f) sum += weight[n] * load_float<E>(device, from[n]);
   }
-  if constexpr (sizeof(T) == sizeof(float)) {
-    *to = sum[0];
-  } else {
-    *to = static_cast<T>(device.narrow(E{}, sum) & 0xffffu);
-  }
+  store_float<E>(device, to, sum);
 }
 
 // A thread copies two vectors (elements, where there are no vectors) of a sample at a time, half a sample apart: they

@@ -10,8 +10,3 @@ extern "C" __attribute__((visibility("default"))) int32_t lit_deploy_deformable_
       lit_deploy::MergingShape{batch, height, width, channels}, static_cast<lit_deploy::CudaElement>(element), x,
       offset_weight, offset_bias, y, static_cast<cudaStream_t>(stream));
 }
-
-// What such a number means, in English; never null.
-extern "C" __attribute__((visibility("default"))) const char* lit_deploy_cuda_error_string(int32_t error) {
-  return cudaGetErrorString(static_cast<cudaError_t>(error));
-}

@@ -6,14 +6,13 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "cuda_element.h"
 #include "deformable_token_merging/kernel.h"
 
 namespace lit_deploy::cuda {
 
 constexpr int kTaps = 4;
 constexpr int kOffsets = 2 * kTaps;
-constexpr int kWarpLanes = 32;
-constexpr int kVectorBytes = 16;  // the widest access of one thread
 constexpr int kTileSide = 4;      // a thread block works on 4 x 4 patches: neighbours share most of what they read
 constexpr int kTilePatches = kTileSide * kTileSide;  // 16: the rows of one tensor-core product
 constexpr int kTileSamples = kTilePatches * kTaps;
@@ -23,7 +22,6 @@ constexpr int kStepsAhead = 3;    // loads of tokens that a warp has in flight b
 constexpr int64_t kMaxChannels = int64_t{1} << 25;  // an index into offset_weight then fits int
 constexpr int64_t kMaxSide = int64_t{1} << 30;      // a row or column fits int; whole float32 positions end at 2^24
 constexpr int64_t kMaxElements = int64_t{1} << 60;
-constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;  // of CUDA's gridDim.x
 
 // Division by a number that the launch fixes, as a multiplication; quotient() does it.
 struct Divider {
@@ -83,14 +81,11 @@ inline bool make_plan(const MergingShape& shape, int element_size, const void* x
   const int64_t tiles = tiles_along(shape.output_height()) * tiles_along(shape.output_width());
   if (shape.batch > kMaxBlocks / tiles) return false;
   if (shape.batch == 0) return true;
-  const auto aligned = [](const void* p, int bytes) {
-    return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(bytes) == 0;
-  };
   for (const void* p : {x, offset_weight, offset_bias, y}) {
-    if (p == nullptr || !aligned(p, element_size)) return false;
+    if (p == nullptr || !is_aligned(p, element_size)) return false;
   }
-  plan.vectors = shape.channels * element_size % kVectorBytes == 0 && aligned(x, kVectorBytes) &&
-                 aligned(offset_weight, kVectorBytes) && aligned(y, kVectorBytes);
+  plan.vectors = shape.channels * element_size % kVectorBytes == 0 && is_aligned(x, kVectorBytes) &&
+                 is_aligned(offset_weight, kVectorBytes) && is_aligned(y, kVectorBytes);
   // A patch is two runs of 2 * channels elements, its upper and its lower two tokens; a warp consumes 64 bytes of a run
   // in one step. As many warps as keep kStepsAhead loads each busy: wide maps are short, and need them to hide latency.
   const int64_t steps = (2 * shape.channels * element_size + 4 * kVectorBytes - 1) / (4 * kVectorBytes);
