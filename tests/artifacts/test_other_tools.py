@@ -31,6 +31,12 @@ CheckpointFile = Callable[[str], Path]
 Tool = Callable[[Path, Path], object]
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of these tools leave files in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def session(path: Path, library: bool, settings: ort.SessionOptions | None = None) -> ort.InferenceSession:
     settings = settings or ort.SessionOptions()
     settings.log_severity_level = 4
