@@ -37,6 +37,7 @@ from lit_deploy.models.families import FAMILIES
 CheckpointFile = Callable[[str], Path]
 A100 = Gpu("NVIDIA A100", "8.0", "13.0")
 MODEL = b"an ONNX model"
+PLUGINS = ["DeformableTokenMerging"]
 PROFILE = {"images": [[batch, 64, 64, 3] for batch in (1, 8, 32)]}
 
 
@@ -51,6 +52,7 @@ class Request:
             "backend": "tensorrt", "library": None, "profile": PROFILE, "dims": {}, "embed_plugin": False,
             "hardware_compatible": False, "version_compatible": False, "targets": (), "workspace_mib": None,
             "optimization_level": None, "layers": False, "cache": None, "float32_prefixes": ["patch_embed."],
+            "plugins": PLUGINS,
         }  # fmt: skip
         self.fields = {**fields, **self.files, **changes}
 
@@ -293,17 +295,17 @@ INSPECTED = [
 
 
 def test_summary_of_the_inspectors_layers() -> None:
-    summary = summary_of(INSPECTED)
+    summary = summary_of(INSPECTED, PLUGINS)
     assert summary["products"] == {"float16": 3, "float32": 3, "bfloat16": 2, "other": 1}
     assert (summary["plugin_layers"], summary["layers"], summary["source"]) == (2, 8, "engine")
-    assert summary_of([]) == {"source": "engine", "products": {}, "plugin_layers": 0, "layers": 0}
+    assert summary_of([], PLUGINS) == {"source": "engine", "products": {}, "plugin_layers": 0, "layers": 0}
 
 
 def test_the_engine_is_inspected_where_a_gpu_is(builder: Any) -> None:
     behaviour = Behaviour(inspected=INSPECTED)
     facts, _, steps = builder(behaviour, A100)
     assert [found["source"] for found in facts["inspections"]] == ["network", "engine"]
-    assert facts["inspections"][1] == summary_of(INSPECTED)
+    assert facts["inspections"][1] == summary_of(INSPECTED, PLUGINS)
     assert behaviour.calls["deserialised"] == (fake_builder.ENGINE, True), "the code inside was put there just now"
     assert steps[-1] == "inspect the engine"
     facts, _, _ = builder(Behaviour(deserialises=False), A100)
