@@ -131,7 +131,7 @@ def test_refused_by_tensorrt(exported: Path, tmp_path: Path, fake_driver: FakeDr
     assert fake_driver.live == {}
     for change, reason in (
         (lambda s: replace(s, profiles=((1, 1, 1), (1, 8, 8))), "has 1 profiles"),
-        (lambda s: replace(s, outputs=(replace(s.outputs[0], name="answers"),)), "'answers'"),
+        (lambda s: replace(s, outputs=(replace(s.outputs[0], name="answers"),)), "answers"),
         (lambda s: replace(s, inputs=(replace(s.inputs[0], dtype="uint8"),)), "its sidecar promises"),
         (lambda s: replace(s, outputs=(*s.outputs, *s.outputs)), "has None, its sidecar promises"),
     ):

@@ -95,7 +95,7 @@ def test_command_refuses(fakes: Fakes, pictures: Path, truth: Path, tmp_path: Pa
 
 
 def test_a_classifier_refuses_what_is_for_detectors(exported: Path, labelled_photos: Path, run: Run) -> None:
-    for option in (["--annotations", "a.json"], ["--per-class"], ["--min-ap", 9], ["--results", "a.json"]):
+    for option in (["--annotations", "a.json"], ["--min-ap", 9], ["--results", "a.json"]):
         code, out, err = run("evaluate", exported, "--images", labelled_photos, *option)
         assert (code, out) == (2, "")
         assert re.fullmatch(rf"error: {option[0]} is for [a-z ]+, and tiny.onnx is made for classification\n", err), err

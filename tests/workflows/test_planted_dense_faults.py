@@ -42,15 +42,12 @@ def scale_major(anchors: NDArray, stride: int) -> NDArray:
 def level_off_by_one(model: onnx.ModelProto) -> None:
     """Regions go to the level below, as with another formula."""
     (function,) = (each for each in model.functions if each.name == "MultiLevelRoiAlign")
-    bounds = [
-        attribute
-        for node in function.node
-        for attribute in node.attribute
-        if node.op_type == "Constant" and attribute.name == "value_float" and attribute.f in (2.0, 4.0, 8.0)
-    ]
+    constants = [node.attribute[0].t for node in function.node if node.op_type == "Constant"]
+    values = [(tensor, onnx.numpy_helper.to_array(tensor)) for tensor in constants]
+    bounds = [(tensor, value) for tensor, value in values if value.dtype == np.float32 and value.tolist() in (2, 4, 8)]
     assert len(bounds) == 3
-    for attribute in bounds:
-        attribute.f /= 2
+    for tensor, value in bounds:
+        tensor.CopyFrom(onnx.numpy_helper.from_array((value / 2).astype(np.float32)))
 
 
 def first_resize_left_out(model: onnx.ModelProto) -> None:
