@@ -18,10 +18,11 @@ from lit_deploy.commands.options import (
     PrecisionHint,
     Sha256,
     Threads,
+    Workers,
 )
 from lit_deploy.commands.values import checkpoint_source, one_form, session_options, share
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH, MAX_IMAGES, MAX_THREADS
+from lit_deploy.core.specs import MAX_BATCH, MAX_IMAGES
 
 EVALUATE_IMAGES = "Images"
 MOST_NAMED = 100_000
@@ -100,16 +101,6 @@ Batch = Annotated[
         "take one image at a time.",
         min=1,
         max=MAX_BATCH,
-        show_default=False,
-        rich_help_panel="Run",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        help="Threads that decode and resize images; all cores when left out.",
-        min=1,
-        max=MAX_THREADS,
         show_default=False,
         rich_help_panel="Run",
     ),

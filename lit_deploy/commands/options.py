@@ -68,3 +68,13 @@ PrecisionHint = Annotated[
     ),
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.", rich_help_panel="Report")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads that decode and resize images; all cores when left out.",
+        min=1,
+        max=MAX_THREADS,
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lit_deploy.commands.options import Artifact, Backend, Device, EngineCode, Json, Library, PrecisionHint, Threads
+from lit_deploy.commands.options import (
+    Artifact,
+    Backend,
+    Device,
+    EngineCode,
+    Json,
+    Library,
+    PrecisionHint,
+    Threads,
+    Workers,
+)
 from lit_deploy.commands.values import session_options
 from lit_deploy.core.errors import ImagesLeftOut, UsageError
-from lit_deploy.core.specs import MAX_BATCH, MAX_THREADS, MAX_TOP
+from lit_deploy.core.specs import MAX_BATCH, MAX_TOP
 from lit_deploy.core.text import shown_name
 
 if TYPE_CHECKING:
@@ -66,16 +76,6 @@ Batch = Annotated[
         help="Images per run, 32 when left out; a file of a fixed batch gets its own number.",
         min=1,
         max=MAX_BATCH,
-        show_default=False,
-        rich_help_panel="Run",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        help="Threads that decode and resize images; all cores when left out.",
-        min=1,
-        max=MAX_THREADS,
         show_default=False,
         rich_help_panel="Run",
     ),

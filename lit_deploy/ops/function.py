@@ -6,7 +6,7 @@ some of them read another attribute as a number of double precision.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,6 +49,21 @@ def tensor_of(attribute: onnx.AttributeProto) -> onnx.TensorProto | None:
     value = onnx.helper.get_attribute_value(attribute)
     several = attribute.name.endswith("s")
     return onnx.helper.make_tensor("", kind, [len(value)] if several else [], value if several else [value])
+
+
+def inlined_as(name: str, body: onnx.FunctionProto, outer: Mapping[str, str]) -> list[onnx.NodeProto]:
+    """The nodes of a body for a graph: they and their values carry a name, as in ``name/MatMul`` and ``name/MatMul_1``.
+
+    Args:
+        outer: what values of the body that the graph has already are called there.
+    """
+    counts: dict[str, int] = {}
+    for node in body.node:
+        count = counts[node.op_type] = counts.get(node.op_type, -1) + 1
+        node.name = f"{name}/{node.op_type}_{count}" if count else f"{name}/{node.op_type}"
+        for values in (node.input, node.output):
+            values[:] = [outer.get(value, f"{name}/{value}") for value in values]
+    return list(body.node)
 
 
 def _tidy(nodes: Iterable[onnx.NodeProto]) -> None:

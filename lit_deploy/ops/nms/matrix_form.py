@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lit_deploy.ops.domain import DOMAIN
+from lit_deploy.ops.function import inlined_as
 from lit_deploy.ops.nms.schema import OP_TYPE, PADDING
 
 if TYPE_CHECKING:
@@ -98,13 +99,7 @@ def _written_out(node: onnx.NodeProto, boxes: int, form: MatrixForm) -> tuple[li
     body = onnx.parser.parse_function(_body(boxes, form, **attributes))
     name = NMS_PREFIX + node.output[0]
     outer = dict(zip(body.input, node.input, strict=True)) | {"indices": node.output[0]}
-    counts: dict[str, int] = {}
-    for inner in body.node:
-        count = counts[inner.op_type] = counts.get(inner.op_type, -1) + 1
-        inner.name = f"{name}/{inner.op_type}_{count}" if count else f"{name}/{inner.op_type}"
-        for values in (inner.input, inner.output):
-            values[:] = [outer.get(value, f"{name}/{value}") for value in values]
-    return list(body.node), f"{name}/{COMPLETE}"
+    return inlined_as(name, body, outer), f"{name}/{COMPLETE}"
 
 
 def _body(boxes: int, form: MatrixForm, iou_threshold: float, score_threshold: float, max_output: int) -> str:

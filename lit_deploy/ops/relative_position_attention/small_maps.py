@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.ops.domain import DOMAIN
-from lit_deploy.ops.function import parsed
+from lit_deploy.ops.function import inlined_as, parsed
 from lit_deploy.ops.relative_position_attention.onnx_function import OPSET
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE
 
@@ -122,13 +122,8 @@ def _written_out(
     body = parsed(f'<domain: "", opset_import: ["" : {OPSET}]> body (qkv, bias) => (y) {{{text}}}', "")
     name = node.name.rpartition("/")[0] or node.output[0]
     outer = {"qkv": node.input[0], "y": node.output[0]}
-    counts: dict[str, int] = {}
-    for inner in body.node:
-        count = counts[inner.op_type] = counts.get(inner.op_type, -1) + 1
-        inner.name = f"{name}/{inner.op_type}_{count}" if count else f"{name}/{inner.op_type}"
-        for values in (inner.input, inner.output):
-            values[:] = [outer.get(value, f"{name}/{value}") for value in values]
+    nodes = inlined_as(name, body, outer)
     if not biased:
-        return list(body.node), []
+        return nodes, []
     bias = bias_of(onnx.numpy_helper.to_array(table)).astype(onnx.helper.tensor_dtype_to_np_dtype(element))
-    return list(body.node), [onnx.numpy_helper.from_array(bias, f"{name}/bias")]
+    return nodes, [onnx.numpy_helper.from_array(bias, f"{name}/bias")]
