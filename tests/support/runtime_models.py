@@ -177,7 +177,8 @@ def opened(path: Path | str, **fields: Any) -> Iterator[Model]:
 def in_new_process(code: str, *arguments: object, **environment: str) -> str:
     """Run Python code that can import these modules, with other variables; its output. For what is once per process."""
     folders = os.pathsep.join(map(str, (ROOT / "tests", ROOT)))
-    kept = {k: v for k, v in os.environ.items() if k not in ("LIT_DEPLOY_ONNXRUNTIME", "LIT_DEPLOY_LIBRARY")}
+    searched = ("LIT_DEPLOY_ONNXRUNTIME", "LIT_DEPLOY_LIBRARY", "LD_LIBRARY_PATH")
+    kept = {name: value for name, value in os.environ.items() if name not in searched}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         env={**kept, "PYTHONPATH": folders, **environment},
