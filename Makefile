@@ -41,7 +41,7 @@ demo: $(LIBRARY)
 
 test: lint $(LIBRARY)
 	@# Two at a time: a test rarely keeps more than one core busy. A file stays with one worker, as its fixtures do.
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

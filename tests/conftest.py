@@ -16,6 +16,8 @@ from PIL import Image
 # PyTorch's threads and ONNX Runtime's take turns here: while one set works, the other would wait in a busy loop on the
 # same cores. Read when PyTorch is loaded, in this process and in those that it starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# On such a service typer colours all that it prints, whoever reads it.
+os.environ.pop("GITHUB_ACTIONS", None)
 
 from support.command import Outcome, Run
 from support.dense import dense_checkpoint, dense_file
@@ -24,6 +26,7 @@ from support.exported import change_initializer, edited, export_of
 from support.fake_cuda import FakeDriver
 from support.fake_tensorrt import IMAGES, FakeTensorRT, modules, write_engine
 from support.golden import TINY, TINY_TI, Golden, load_golden, normalised_input
+from support.shared import made_by_one, remove_large_files, shared_folder
 
 from lit_deploy import cli
 from lit_deploy.backends.open import open_session
@@ -33,6 +36,24 @@ from lit_deploy.machine.tensorrt import BACKENDS
 from lit_deploy.models.families import OFFICIAL_SPECS
 
 __all__ = ["dense_checkpoint", "dense_file"]
+
+LONGEST = (
+    "documentation/test_commands.py",
+    "workflows/test_export.py",
+    "plugins/test_kernels.py",
+    "test_distribution.py",
+)
+"""Files of few tests that take minutes: first, so that no worker is still at one when the others have nothing left."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # the process that started the workers: they have ended
+        remove_large_files(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
+
 
 # A tenth of the time of an export is the collector's, which looks through all of PyTorch again and again.
 gc.set_threshold(100_000, 50, 100)
@@ -52,20 +73,20 @@ def golden_input() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``checkpoint_file("lit_s")``: a .pth with seeded weights, written once per session.
+    """``checkpoint_file("lit_s")``: a .pth with seeded weights, written once in a test run.
 
     Also takes ``tiny`` and ``tiny_ti``, networks of a few thousand parameters. Files and not tensors are kept, so that
     no two big networks are in memory at once.
     """
-    folder = tmp_path_factory.mktemp("checkpoints")
+    folder = shared_folder(tmp_path_factory, "checkpoints")
     specs = {**OFFICIAL_SPECS, "tiny": TINY, "tiny_ti": TINY_TI}
 
     def write(name: str) -> Path:
         path = folder / f"{name}.pth"
-        if not path.exists():
-            save_checkpoint(
-                make_state(specs[name]), path, form="model+namespace" if name == "lit_ti" else "model+cfgnode"
-            )
+        with made_by_one(path) as mine:
+            if mine:
+                form = "model+namespace" if name == "lit_ti" else "model+cfgnode"
+                save_checkpoint(make_state(specs[name]), path, form=form)
         return path
 
     return write

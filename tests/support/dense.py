@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,8 +17,9 @@ from lit_deploy.exporters.onnx import portable
 from lit_deploy.exporters.options import OnnxOptions
 from lit_deploy.models.families import OFFICIAL_SPECS
 from lit_deploy.workflows.export import export_checkpoint
+from support.shared import made_by_one, shared_folder
 
-__all__ = ["FAMILY_OF", "DenseFile", "dense_checkpoint", "dense_file", "made_by_one", "shared_folder", "small"]
+__all__ = ["FAMILY_OF", "DenseFile", "dense_checkpoint", "dense_file", "small"]
 
 FAMILY_OF: dict[str, FamilyName] = {
     "detection": "retinanet_lit",
@@ -53,22 +51,6 @@ def small(family: str) -> ModelSpec:
         neck_channels=16,
         head_channels=16,
     )
-
-
-def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
-    """A folder that all workers of a run have in common: what is made of a network is made once."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@contextmanager
-def made_by_one(path: Path) -> Iterator[bool]:
-    """Whether it is for the caller to make a file: not where it is there, or another worker makes it meanwhile."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield not path.exists()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ Limits: ``data/README.md``. Detections are matched by label and nearest box, as 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -37,6 +36,7 @@ from lit_deploy.tasks.instance_segmentation.pasting import pasted
 from lit_deploy.tasks.table import task_of
 from support.exported import needs_extension, needs_library
 from support.golden import DATA, strided
+from support.shared import EVERYTHING, later
 
 PHOTO = Path(sklearn.datasets.__file__).parent / "images" / "flower.jpg"
 FEATURES = 5e-5
@@ -243,16 +243,13 @@ WAYS = [
 ]
 """The same, as parameters of a test."""
 
-EVERYTHING = os.environ.get("LIT_DEPLOY_GOLDENS") == "all"
-
-_LATER = pytest.mark.skipif(not EVERYTHING, reason="minutes: exported and run with LIT_DEPLOY_GOLDENS=all")
 _USUALLY_EXPORTED = ("retinanet_lit_s", "mask_rcnn_lit_ti", "sem_fpn_lit_ti")
 """Of each kind one, with either backbone: the conversion of one takes a minute."""
 
 
 def exported(names: tuple[str, ...]) -> list[Any]:
     """Networks as parameters of the tests of files; the others are checked in PyTorch alone in a usual run."""
-    return [pytest.param(name, marks=() if name in _USUALLY_EXPORTED else _LATER) for name in names]
+    return [pytest.param(name, marks=() if name in _USUALLY_EXPORTED else later) for name in names]
 
 
 def with_photo(name: str, way: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import platform
@@ -37,6 +36,7 @@ from lit_deploy.models.families import default_input
 from lit_deploy.workflows.export import export_engine
 from support.exported import export_of
 from support.golden import TINY
+from support.shared import made_by_one
 
 ROOT = Path(lit_deploy.__file__).parents[1]
 TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -69,11 +69,9 @@ def engine_of(checkpoint: Path, build: EngineOptions = PORTABLE, **options: Any)
     changed = (field.name for field in fields(build) if getattr(build, field.name) != getattr(PORTABLE, field.name))
     words += (f"{name}-{getattr(build, name)}".replace("/", "-") for name in changed)
     path = checkpoint.with_name("_".join(words) + ".engine")
-    if not path.exists():
-        export_engine(export_of(checkpoint, **options), path, None, build)
-        if path.stat().st_size > 50e6:  # pytest keeps the folders of three runs
-            for written in family(path):
-                atexit.register(written.unlink, missing_ok=True)
+    with made_by_one(path) as mine:
+        if mine:
+            export_engine(export_of(checkpoint, **options), path, None, build)
     return path
 
 

@@ -1,8 +1,7 @@
-"""Exported files that several test modules share: each is written once per test session, next to its checkpoint."""
+"""Exported files that several test modules share: each is written once in a test run, next to its checkpoint."""
 
 from __future__ import annotations
 
-import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from lit_deploy.exporters.onnx import OnnxOptions
 from lit_deploy.machine.facts import computes_bf16, cpu_flags
 from lit_deploy.machine.native import BUILD_COMMAND, find_extension, find_library
 from lit_deploy.workflows.export import export_checkpoint
+from support.shared import made_by_one
 
 needs_library = pytest.mark.skipif(
     find_library() is None, reason=f"the custom-op library is not built: {BUILD_COMMAND}"
@@ -45,10 +45,9 @@ def export_of(checkpoint: Path, **options: Any) -> Path:
     options = {key: value for key, value in options.items() if value != getattr(default, key)}
     words = [checkpoint.stem, *(f"{key}-{value}" for key, value in sorted(options.items()))]
     path = checkpoint.with_name("_".join(words) + ".onnx")
-    if not path.exists():
-        export_checkpoint(checkpoint, path, OnnxOptions(**options), verify=False)
-        if path.stat().st_size > 10e6:  # pytest keeps the folders of three runs
-            atexit.register(path.unlink, missing_ok=True)
+    with made_by_one(path) as mine:
+        if mine:
+            export_checkpoint(checkpoint, path, OnnxOptions(**options), verify=False)
     return path
 
 
