@@ -67,7 +67,8 @@ def test_compiles_for_every_architecture_without_warnings_or_spills(source: Path
     if tuple(map(int, release.groups())) < (12, 8):
         pytest.skip(f"CUDA {release[1]}.{release[2]} does not know compute capability 12.0; 12.8 or newer does")
     # The long ones for one of a generation each: the build itself compiles them for all.
-    architectures = (80, 90, 120) if source.parent.name == "relative_position_attention" else ARCHITECTURES
+    long = source.parent.name in ("nms", "relative_position_attention")
+    architectures = (80, 90, 120) if long else ARCHITECTURES
     command = ["nvcc", "-std=c++17", "-O3", "-Xcompiler", "-Wall,-Wextra", "--Werror", "all-warnings", "-Xptxas", "-v"]
     command += [f"-gencode=arch=compute_{number},code=sm_{number}" for number in architectures]
     command += [f"-gencode=arch=compute_{number},code=compute_{number}" for number in PTX]
