@@ -1,8 +1,9 @@
-"""Sections of the GPU suite about the CUDA kernel itself: build, parity, bandwidth, sanitizer, plugin harness."""
+"""Sections of the GPU suite about the CUDA kernels: build, parity, bandwidth, operators, sanitizer, plugin harness."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -71,19 +72,25 @@ def bandwidth(suite: Suite) -> Values:
     return _measured(suite, "gpu_bandwidth.py", "contenders_apart", 240, *(["--quick"] if suite.quick else []))
 
 
+def operators(suite: Suite) -> Values:
+    """Attention, RoIAlign and suppression against their references, PyTorch's and torchvision's."""
+    return _measured(suite, "gpu_operators.py", "failures", 120, *(["--quick"] if suite.quick else []))
+
+
 def sanitizer(suite: Suite) -> Values:
-    """compute-sanitizer over small parity cases that take every path through the kernel."""
+    """compute-sanitizer over small parity cases that take every path through the kernels."""
     launcher = suite.built(LAUNCHER)
     need("torch", "numpy")
     tool = find_tool("compute-sanitizer")
     if tool is None:
         raise Skip("compute-sanitizer is not installed (it comes with the CUDA toolkit)")
-    program = [sys.executable, Path(__file__).parent / "gpu_parity.py", "--launcher", launcher, "--small"]
     # Each tensor in an allocation of its own: inside PyTorch's big blocks a stray access would go unseen.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     checks: dict[str, str] = {}
     suite.values["checks"] = checks
-    for check in ("memcheck",) if suite.quick else ("memcheck", "racecheck", "synccheck"):
+    tools = ("memcheck",) if suite.quick else ("memcheck", "racecheck", "synccheck")
+    for check, script in itertools.product(tools, ("gpu_parity.py", "gpu_operators.py")):
+        program = [sys.executable, Path(__file__).parent / script, "--launcher", launcher, "--small"]
         command = [tool, "--tool", check, "--error-exitcode", str(SANITIZER_FAILED)]
         if check == "memcheck":  # PyTorch probes for features with calls that are allowed to fail
             command += ["--report-api-errors", "no"]
@@ -93,10 +100,11 @@ def sanitizer(suite: Suite) -> Values:
         if code == 0 and SKIPPED in output:
             raise Skip(output.split(SKIPPED, 1)[1].splitlines()[0])
         summary = re.findall(r"SUMMARY: .*", output)
-        checks[check] = summary[-1] if summary else last_lines(output, 1)
-        if code != 0 or not checks[check].startswith("SUMMARY: 0 "):  # without a summary, it watched nothing
+        name = f"{check}, {script}"
+        checks[name] = summary[-1] if summary else last_lines(output, 1)
+        if code != 0 or not checks[name].startswith("SUMMARY: 0 "):  # without a summary, it watched nothing
             print(last_lines(output), flush=True)
-            raise SectionFailed(f"{check} ended with exit code {code} ({checks[check]})")
+            raise SectionFailed(f"{name} ended with exit code {code} ({checks[name]})")
     return {}
 
 
@@ -131,6 +139,7 @@ SECTIONS = (
     Section("build", "native libraries for this GPU's architecture", build, 60),
     Section("parity", "the CUDA kernel against the reference and the golden cases", parity, 30),
     Section("bandwidth", "the CUDA kernel against a copy, torchvision and PyTorch", bandwidth, 40),
+    Section("operators", "attention, RoIAlign and suppression against PyTorch and torchvision", operators, 30),
     Section("harness", "the TensorRT plugin's enqueue without TensorRT", harness, 10),
 )
 SANITIZER = Section("sanitizer", "compute-sanitizer over the CUDA kernel", sanitizer, 30)

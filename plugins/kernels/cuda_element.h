@@ -11,6 +11,7 @@
 //   load16(p) store16(p, words)           16 aligned bytes; the store is not expected to be read again here
 //   multiply_high(a, b)                   the upper 32 bits of a * b, unsigned
 //   product(a, b)                         a * b in float32, rounded: never fused with the sum that it goes into
+//   atomic_max(p, value) atomic_or(p, v)  *p becomes the larger of both (32 bits), or both together (64 bits), in one step
 //   load(p)                               one element, read-only for the whole launch
 //   widen(E, word, pair) narrow(E, pair)  two 16-bit elements in a 32-bit word <-> two floats, rounded to nearest even
 #ifndef LIT_DEPLOY_KERNELS_CUDA_ELEMENT_H_

@@ -38,6 +38,11 @@ struct GpuDevice {
 
   LIT_DEVICE float product(float a, float b) const { return __fmul_rn(a, b); }
 
+  LIT_DEVICE void atomic_max(uint32_t* p, uint32_t value) const { atomicMax(p, value); }
+  LIT_DEVICE void atomic_or(uint64_t* p, uint64_t value) const {
+    atomicOr(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value));
+  }
+
   template <typename T>
   LIT_DEVICE T load(const T* p) const {
     return __ldg(p);

@@ -37,12 +37,13 @@ constexpr bool kHasCuda = false;
 constexpr Entry kOperators[] = {
     {kCpuOpCount, make_cpu_ops, true},
     {kAttentionOpCount, make_attention_ops, kHasCuda},
-    {kNmsOpCount, make_nms_ops, false},
+    {kNmsOpCount, make_nms_ops, kHasCuda},
     {kRoiAlignOpCount, make_roi_align_ops, false},
 #ifdef LIT_DEPLOY_HAS_CUDA
     // Whether this ONNX Runtime has the provider or not: where it has none, no node is ever assigned to these.
     {kCudaOpCount, make_cuda_ops, true},
     {kAttentionOpCount, make_cuda_attention_ops, true},
+    {kNmsOpCount, make_cuda_nms_ops, true},
 #endif
 };
 

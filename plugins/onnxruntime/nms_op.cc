@@ -1,22 +1,14 @@
-// lit_deploy::Nms on the CPU execution provider.
-#include "nms/kernel.h"
-
+// What the nodes of lit_deploy::Nms share on every provider; and the operator on the CPU execution provider.
 #include <cstdio>
 #include <new>
 
-#include "detection_ops.h"
+#include "nms_op.h"
 
 namespace lit_deploy::ort {
 namespace {
 
-constexpr const char* kNms = "Nms";
 constexpr size_t kInputCount = 3;
 constexpr const char* kInputNames[kInputCount] = {"boxes", "scores", "classes"};
-
-struct NmsKernel {
-  const OrtApi* api;
-  NmsOptions options;
-};
 
 // Unknown dimensions (-1) pass.
 OrtStatus* check_nms_dims(const OrtApi* api, const Dims& boxes, const Dims& scores, const Dims& classes) {
@@ -74,28 +66,32 @@ OrtStatus* ORT_API_CALL create_nms(const OrtCustomOp*, const OrtApi* api, const 
 
 OrtStatus* ORT_API_CALL run_nms(void* kernel, OrtKernelContext* context) {
   const NmsKernel& self = *static_cast<const NmsKernel*>(kernel);
-  const OrtApi* api = self.api;
+  NmsCall call{};
+  LIT_RETURN_IF_ERROR(read_nms(self, context, call));
+  const bool done = nms(self.options, call.count, call.boxes, call.scores, call.classes, call.indices);
+  return done ? nullptr : self.api->CreateStatus(ORT_FAIL, "lit_deploy::Nms: out of memory");
+}
+
+}  // namespace
+
+OrtStatus* read_nms(const NmsKernel& node, OrtKernelContext* context, NmsCall& call) {
+  const OrtApi* api = node.api;
   const void* data[kInputCount];
   Dims dims[kInputCount];
   for (size_t i = 0; i < kInputCount; ++i) LIT_RETURN_IF_ERROR(read_input(api, context, i, data[i], dims[i]));
   LIT_RETURN_IF_ERROR(check_nms_dims(api, dims[0], dims[1], dims[2]));
   OrtValue* output = nullptr;
-  LIT_RETURN_IF_ERROR(api->KernelContext_GetOutput(context, 0, &self.options.max_output, 1, &output));
+  LIT_RETURN_IF_ERROR(api->KernelContext_GetOutput(context, 0, &node.options.max_output, 1, &output));
   void* indices = nullptr;
   LIT_RETURN_IF_ERROR(api->GetTensorMutableData(output, &indices));
-  const bool done = nms(self.options, dims[0].size[0], static_cast<const float*>(data[0]),
-                        static_cast<const float*>(data[1]), static_cast<const int64_t*>(data[2]),
-                        static_cast<int64_t*>(indices));
-  return done ? nullptr : api->CreateStatus(ORT_FAIL, "lit_deploy::Nms: out of memory");
+  call = NmsCall{dims[0].size[0], static_cast<const float*>(data[0]), static_cast<const float*>(data[1]),
+                 static_cast<const int64_t*>(data[2]), static_cast<int64_t*>(indices)};
+  return nullptr;
 }
 
-}  // namespace
-
-void make_nms_ops(const OrtApi* api, Operator* ops) {
-  Operator& op = ops[0];
+void fill_nms(const OrtApi* api, Operator& op) {
   fill_common(api, op);
   op.GetName = [](const OrtCustomOp*) { return kNms; };
-  op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
   op.GetInputTypeCount = tensor_count<kInputCount>;
   op.GetInputType = [](const OrtCustomOp*, size_t index) {
     return index < 2 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
@@ -105,7 +101,12 @@ void make_nms_ops(const OrtApi* api, Operator* ops) {
   op.InferOutputShapeFn = infer_nms_shape;
   op.CreateKernelV2 = create_nms;
   op.KernelDestroy = [](void* kernel) { delete static_cast<NmsKernel*>(kernel); };
-  op.KernelComputeV2 = run_nms;
+}
+
+void make_nms_ops(const OrtApi* api, Operator* ops) {
+  fill_nms(api, ops[0]);
+  ops[0].GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
+  ops[0].KernelComputeV2 = run_nms;
 }
 
 }  // namespace lit_deploy::ort

@@ -7,6 +7,7 @@
 #include "diagnostics.h"
 #include "lit_deploy_tensorrt.h"
 #include "multi_level_roi_align_plugin.h"
+#include "relative_position_attention_plugin.h"
 
 #define LIT_DEPLOY_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -15,7 +16,8 @@ LIT_DEPLOY_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t&
   lit_deploy::trt::record(lit_deploy::trt::Method::kGetCreators);
   static lit_deploy::trt::DeformableTokenMergingCreator merging;
   static lit_deploy::trt::MultiLevelRoiAlignCreator roi_align;
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&merging, &roi_align};
+  static lit_deploy::trt::RelativePositionAttentionCreator attention;
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&merging, &roi_align, &attention};
   count = sizeof creators / sizeof creators[0];
   return creators;
 }

@@ -36,6 +36,7 @@ void test_cpu_isa();
 void test_cuda();
 void test_cuda_roi_align();
 void test_cuda_attention();
+void test_cuda_nms();
 void test_golden(const char* path);
 
 #endif  // LIT_DEPLOY_TESTS_CHECK_H_

@@ -247,6 +247,10 @@ class EmulatedDevice {
     return rounded;
   }
 
+  // One fiber runs at a time, so that any step is one.
+  void atomic_max(uint32_t* p, uint32_t value) { *p = std::max(*p, value); }
+  void atomic_or(uint64_t* p, uint64_t value) { *p |= value; }
+
   template <typename T>
   T load(const T* p) {
     check_aligned(p, sizeof(T));

@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
     test_cuda();
     test_cuda_roi_align();
     test_cuda_attention();
+    test_cuda_nms();
   } else if (std::strcmp(group, "golden") == 0 && argc == 3) {
     test_golden(argv[2]);
   } else {

@@ -314,10 +314,11 @@ int main(int argc, char** argv) {
   set_logger_finder(&finder);
   int32_t count = 0;
   IPluginCreatorInterface* const* creators = get_creators(count);
-  CHECK(creators != nullptr && count == 2 && calls("getCreators") == 1, "%d creators", count);
+  CHECK(creators != nullptr && count == 3 && calls("getCreators") == 1, "%d creators", count);
   if (counts().failed > 0) return 1;
   const Library library{static_cast<IPluginCreatorV3One*>(creators[0]), calls};
   const Library roi_align{static_cast<IPluginCreatorV3One*>(creators[1]), calls};
+  const Library attention{static_cast<IPluginCreatorV3One*>(creators[2]), calls};
 
   test_creator(library);
   {
@@ -332,8 +333,10 @@ int main(int argc, char** argv) {
   test_life(library);
   test_threads(library);
   test_roi_align(roi_align);
+  test_attention_plugin(attention);
   CHECK(calls("enqueue") == 0, "the builder's part reached enqueue()");
   test_roi_align_enqueue(roi_align);
+  test_attention_plugin_enqueue(attention);
   test_enqueue(library, argv[2]);
   std::printf("tensorrt_plugin: %d passed, %d failed\n", counts().passed, counts().failed);
   // Not closed: what the library keeps until exit (its own copy of the C++ runtime) would look like a leak.

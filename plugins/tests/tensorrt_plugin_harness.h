@@ -42,6 +42,10 @@ Tensors tensors(nvinfer1::DataType type, int64_t batch, int64_t height, int64_t 
 void test_roi_align(const Library& library);
 void test_roi_align_enqueue(const Library& library);
 
+// RelativePositionAttention: the same.
+void test_attention_plugin(const Library& library);
+void test_attention_plugin_enqueue(const Library& library);
+
 // Runs enqueue() on the golden cases in every type where there is a CUDA device; prints one line that begins with
 // SKIPPED where there is none.
 void test_enqueue(const Library& library, const char* golden_path);

@@ -15,7 +15,7 @@ def suite(tmp_path: Path) -> Any:
     return make_suite(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["parity", "bandwidth", "sanitizer", "harness"])
+@pytest.mark.parametrize("name", ["parity", "bandwidth", "operators", "sanitizer", "harness"])
 def test_sections_skip_what_was_not_built(suite: Any, name: str) -> None:
     (section,) = (section for section in gpu.SECTIONS if section.name == name)
     outcome = gpu_suite.run_section(section, suite)
@@ -68,9 +68,9 @@ def test_build_does_without_a_download(suite: Any, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_parity_and_bandwidth_without_a_device(suite: Any) -> None:
+def test_measurements_without_a_device(suite: Any) -> None:
     (suite.native / kernel_sections.LAUNCHER).touch()
-    for section in (kernel_sections.parity, kernel_sections.bandwidth):
+    for section in (kernel_sections.parity, kernel_sections.bandwidth, kernel_sections.operators):
         with pytest.raises(Skip, match="sees no CUDA device"):
             section(suite)
 
@@ -79,7 +79,7 @@ def test_parity_and_bandwidth_without_a_device(suite: Any) -> None:
     ("text", "status", "words"),
     [
         ('echo "ERROR SUMMARY: 0 errors"', "run", None),
-        ('echo "ERROR SUMMARY: 2 errors"; exit 66', "failed", "memcheck ended with exit code 66"),
+        ('echo "ERROR SUMMARY: 2 errors"; exit 66', "failed", "memcheck, gpu_parity.py ended with exit code 66"),
         ('echo "ERROR SUMMARY: 1 error"', "failed", "SUMMARY: 1 error"),
         ('echo "33 cases, 0 failed"', "failed", "33 cases"),
         ('echo "SKIPPED: no CUDA device"; echo "ERROR SUMMARY: 0 errors"', "skipped", "no CUDA device"),
@@ -96,7 +96,8 @@ def test_sanitizer(
     assert outcome.status == status
     assert outcome.reason is None if words is None else words in outcome.reason
     if status == "run":
-        assert set(outcome.values["checks"]) == {"memcheck", "racecheck", "synccheck"}
+        tools, scripts = ("memcheck", "racecheck", "synccheck"), ("gpu_parity.py", "gpu_operators.py")
+        assert set(outcome.values["checks"]) == {f"{check}, {script}" for check in tools for script in scripts}
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_the_driver_is_asked_where_nvidia_smi_does_not_tell(
     assert gpu.find_gpu() == gpu_suite.Gpu("NVIDIA H200", "not known", "not known", "9.0")
 
 
-@pytest.mark.parametrize("script", ["gpu_parity.py", "gpu_bandwidth.py"])
+@pytest.mark.parametrize("script", ["gpu_parity.py", "gpu_bandwidth.py", "gpu_operators.py"])
 def test_the_scripts_start_alone(script: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, ROOT / "benchmarks" / script, "--help"]
@@ -217,7 +217,7 @@ def test_a_spent_budget_skips_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (
             ["--only", "parity,bandwith"],
-            "'bandwith', which is no section; expected some of parity, bandwidth, harness",
+            "'bandwith', which is no section; expected some of parity, bandwidth, operators, harness",
         ),
         (["--native", "/no/such/folder"], "/no/such/folder, which is no folder"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from lit_deploy.exporters import engine_process
 from lit_deploy.exporters import tensorrt as exporter
 from lit_deploy.exporters.tensorrt import engine_from_onnx
 from lit_deploy.machine import native
+from lit_deploy.machine import tensorrt as trt
 from lit_deploy.machine.cuda import find_gpu
 from lit_deploy.workflows.export import export_engine
 
@@ -57,6 +59,45 @@ def test_the_plugin_is_used_where_it_is_found(checkpoint_file: CheckpointFile, t
     result = export_engine(source, tmp_path / "a.engine", None, replace(PLUGIN, plugin=None))
     assert result.sidecar is not None
     assert result.sidecar.plugin is not None
+
+
+ATTENTION = """
+import sys
+import tensorrt_rtx_bindings as trt
+from onnx import TensorProto, helper
+tensor, half = helper.make_tensor_value_info, TensorProto.FLOAT16
+names = {"plugin_namespace": "lit_deploy", "plugin_version": "1"}
+node = helper.make_node(
+    "RelativePositionAttention", ["qkv", "table"], ["y"], domain="lit_deploy", num_heads=3, scale=0.25, **names
+)
+inputs = [tensor("qkv", half, [1, "N", 288]), tensor("table", TensorProto.FLOAT, [3, "R", "C"])]
+graph = helper.make_graph([node], "attention", inputs, [tensor("y", half, None)])
+opsets = [helper.make_opsetid("", 20), helper.make_opsetid("lit_deploy", 1)]
+builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
+builder.get_plugin_registry().load_library(sys.argv[1])
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+assert trt.OnnxParser(network, builder.logger).parse(model.SerializeToString())
+profile = builder.create_optimization_profile()
+profile.set_shape("qkv", (1, 24, 288), (1, 3800, 288), (1, 3800, 288))
+profile.set_shape("table", (3, 7, 11), (3, 99, 151), (3, 99, 151))
+config = builder.create_builder_config()
+config.add_optimization_profile(profile)
+engine = builder.build_serialized_network(network, config)
+output = network.get_output(0)
+print([network.get_layer(i).type.name for i in range(network.num_layers)], output.dtype.name, tuple(output.shape))
+print("built" if engine is not None else "refused")
+"""
+
+
+@needs_plugin
+def test_attention_builds_as_a_plugin_over_maps_of_any_size() -> None:
+    """Engines are given its products; the plugin is there for those who want the kernel."""
+    environment = {**os.environ, **trt.process_environment("tensorrt_rtx")}
+    command = [sys.executable, "-c", ATTENTION, str(native.find_plugin())]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["['PLUGIN_V3'] HALF (1, -1, 96)", "built"], done.stdout + done.stderr
 
 
 RECORD = """

@@ -31,8 +31,9 @@ PTX = (80, 120)  # for what lies between, and for what comes later
 
 SOURCES = sorted(KERNELS.glob("*/cuda_*.cu"))
 EVERYTHING = os.environ.get("LIT_DEPLOY_TESTS") == "all"  # benchmarks/gpu.py runs this file without tests/support
-ENTRIES = {"deformable_token_merging": 2, "multi_level_roi_align": 1, "relative_position_attention": 3}
-"""Kernels that a source has: of the merging with and without vectors, of attention for three widths of heads."""
+ENTRIES = {"deformable_token_merging": 2, "multi_level_roi_align": 1, "nms": 3, "relative_position_attention": 3}
+"""Kernels that a source has: of the merging with and without vectors, of attention for three widths of heads, but two
+on tensor cores. CUB's, in nms/sort.cu, are its own business."""
 
 Launch = Callable[..., int]
 
@@ -77,7 +78,8 @@ def test_compiles_for_every_architecture_without_warnings_or_spills(source: Path
     assert result.returncode == 0, result.stdout + result.stderr
     assert device_code(target) == {*(("elf", number) for number in architectures), *(("ptx", number) for number in PTX)}
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", result.stdout + result.stderr)
-    assert len(spills) == ENTRIES[source.parent.name] * len(architectures), result.stderr
+    entries = 2 if "tensor" in source.stem else ENTRIES[source.parent.name]
+    assert len(spills) == entries * len(architectures), result.stderr
     assert set(spills) == {("0", "0")}, result.stderr
 
 

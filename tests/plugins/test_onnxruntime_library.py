@@ -25,12 +25,13 @@ ort = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper  # noqa: E402
 from support.attention import attention_inputs, attention_model  # noqa: E402
-from support.detection import random_regions, roi_align_model  # noqa: E402
+from support.detection import nms_model, random_boxes, random_regions, roi_align_model  # noqa: E402
 
 from lit_deploy.ops.deformable_token_merging.reference import reference  # noqa: E402
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE  # noqa: E402
 from lit_deploy.ops.domain import DEVICE_ENTRY  # noqa: E402
 from lit_deploy.ops.multi_level_roi_align.schema import OP_TYPE as ROI_ALIGN  # noqa: E402
+from lit_deploy.ops.nms.schema import OP_TYPE as NMS  # noqa: E402
 from lit_deploy.ops.relative_position_attention.schema import OP_TYPE as ATTENTION  # noqa: E402
 
 _FOUND = find_library()
@@ -218,16 +219,18 @@ def test_the_kernel_takes_precedence_over_the_function_in_the_file() -> None:
     assert_equals_reference(session(model(functions=[function])).run(None, feed)[0], feed)
 
 
-@pytest.mark.parametrize("operator", [ATTENTION, ROI_ALIGN])
+@pytest.mark.parametrize("operator", [ATTENTION, NMS, ROI_ALIGN])
 def test_sessions_for_cuda_get_no_operator_that_has_a_kernel_for_the_cpu_alone(operator: str, tmp_path: Path) -> None:
     """Told by their options; then the function in the file runs, on the GPU. Both kinds live side by side.
 
     Of an operator that has a kernel for CUDA they get that for the CPU as well: here, where there is no such provider.
     """
-    has_kernel = operator == ATTENTION and b"CUDAExecutionProvider" in Path(LIBRARY).read_bytes()
+    has_kernel = operator != ROI_ALIGN and b"CUDAExecutionProvider" in Path(LIBRARY).read_bytes()
     if operator == ATTENTION:
         feed = attention_inputs(1, 3, 5, 4, 8)
         proto, of_function = attention_model(3, 0.3), "Softmax"
+    elif operator == NMS:
+        feed, proto, of_function = random_boxes(1), nms_model(), "NonMaxSuppression"
     else:
         feed, proto, of_function = random_regions(1), roi_align_model(), "RoiAlign"
     serialized = proto.SerializeToString()

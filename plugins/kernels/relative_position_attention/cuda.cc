@@ -18,6 +18,10 @@ cudaError_t relative_position_attention_cuda(const AttentionShape& shape, CudaEl
   const auto attention = [&](auto zero) {
     return cuda::make_attention<decltype(zero)>(shape, cut, scale, qkv, table, y);
   };
+  if (cut.tensor_cores) {
+    return element == CudaElement::kFloat16 ? cuda::launch_tensor_float16(cut, attention(uint16_t{}), stream)
+                                            : cuda::launch_tensor_bfloat16(cut, attention(uint16_t{}), stream);
+  }
   switch (element) {
     case CudaElement::kFloat16:
       return cuda::launch_float16(cut, attention(uint16_t{}), stream);

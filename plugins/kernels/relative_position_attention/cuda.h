@@ -19,7 +19,9 @@ constexpr int64_t kMaxCudaAttentionHeadDim = 128;
 // beside the arrays, whatever the number of tokens.
 //
 // Shapes and layout are those of relative_position_attention(): qkv and y of `element`, which is widened, computed in
-// float32 and rounded once; the table float32 whatever it is, and null where shape.rows is 0. All pointers are device
+// float32 and rounded once; the table float32 whatever it is, and null where shape.rows is 0. Of half types with heads of
+// 32 or 64, in arrays aligned to 16 bytes, the products are of the tensor cores: exact, summed up in float32, with each
+// weight rounded to the element first. All pointers are device
 // memory, aligned to one element; y must not overlap the inputs. No images or no tokens are no work: pointers may then
 // be null.
 //

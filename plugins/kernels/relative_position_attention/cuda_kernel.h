@@ -7,7 +7,7 @@
 // tokens by tokens exists. The bias is read from the table where query and key put it: neighbouring queries read
 // neighbouring elements.
 //
-// Products are of float32 whatever the element is, not of the tensor cores.
+// Products are of float32 whatever the element is; cuda_tensor_kernel.h has the kernel for the tensor cores.
 #ifndef LIT_DEPLOY_KERNELS_RELATIVE_POSITION_ATTENTION_CUDA_KERNEL_H_
 #define LIT_DEPLOY_KERNELS_RELATIVE_POSITION_ATTENTION_CUDA_KERNEL_H_
 
@@ -40,6 +40,22 @@ LIT_DEVICE int64_t packed_at(const Attention<T>& a, uint32_t image, uint32_t hea
   return ((int64_t{image} * a.tokens + token) * 3 + which) * width + int64_t{head} * a.head_dim;
 }
 
+// What a key takes from its query's index into the table; 0 behind the last token.
+template <typename T>
+LIT_DEVICE int32_t place_in_table(const Attention<T>& a, uint32_t key) {
+  if (a.rows == 0 || key >= a.tokens) return 0;
+  const uint32_t row = key / a.columns;
+  return static_cast<int32_t>(row * (2 * a.columns - 1) + (key - row * a.columns));
+}
+
+// The bias of a query and the map's first token; null without a table.
+template <typename T>
+LIT_DEVICE const float* bias_of(const Attention<T>& a, uint32_t head, uint32_t query) {
+  if (a.rows == 0) return nullptr;
+  const uint32_t row = query / a.columns, column = query - row * a.columns, width = 2 * a.columns - 1;
+  return a.table + int64_t{head} * (2 * a.rows - 1) * width + (row + a.rows - 1) * width + column + a.columns - 1;
+}
+
 // Keys and values from `first` on; what lies behind the last token or dim is 0.
 template <typename E, int kSlices, typename Device, typename T>
 LIT_DEVICE void load_tile(Device& device, const Attention<T>& a, uint32_t image, uint32_t head, uint32_t first,
@@ -56,15 +72,7 @@ LIT_DEVICE void load_tile(Device& device, const Attention<T>& a, uint32_t image,
     shared.keys[key][slice][within / 4].value[within % 4] = k;
     shared.values[key][slice][within / 4].value[within % 4] = v;
   }
-  if (device.thread() < kTileKeys) {
-    const uint32_t key = first + device.thread();
-    int32_t place = 0;
-    if (a.rows > 0 && key < a.tokens) {
-      const uint32_t row = key / a.columns;
-      place = static_cast<int32_t>(row * (2 * a.columns - 1) + (key - row * a.columns));
-    }
-    shared.place[device.thread()] = place;
-  }
+  if (device.thread() < kTileKeys) shared.place[device.thread()] = place_in_table(a, first + device.thread());
 }
 
 template <typename E, int kSlices, typename Device, typename T>
@@ -81,11 +89,7 @@ LIT_DEVICE void attend(Device& device, const Attention<T>& a, AttentionShared<kS
   for (uint32_t d = 0; d < kSliceDims; ++d) {
     q[d] = first_dim + d < a.head_dim ? load_float<E>(device, from + first_dim + d) : 0.0f;
   }
-  const float* bias = nullptr;  // of this query and the map's first token
-  if (a.rows > 0) {
-    const uint32_t row = query / a.columns, column = query - row * a.columns, width = 2 * a.columns - 1;
-    bias = a.table + int64_t{head} * (2 * a.rows - 1) * width + (row + a.rows - 1) * width + column + a.columns - 1;
-  }
+  const float* const bias = bias_of(a, head, query);
 
   float most = -3.402823466e38f, total = 0.0f;
   for (uint32_t first = 0; first < a.tokens; first += kTileKeys) {

@@ -15,6 +15,7 @@ constexpr int kSliceDims = 32;  // of a head, which one thread works on
 constexpr int kMaxSlices = 4;   // 1, 2 or 4 neighbouring threads share a query
 constexpr int kTileKeys = 32;   // keys that lie in shared memory at a time
 constexpr int kChunkKeys = 4;   // keys between two looks at the running maximum
+constexpr int kTensorRows = 64;  // on tensor cores, queries of a block and keys of a tile
 
 // Queries, keys and values as the device sees them. T is the storage of one element.
 template <typename T>
@@ -33,6 +34,7 @@ struct Attention {
 
 struct AttentionCut {
   int slices;
+  bool tensor_cores;  // cuda_tensor_kernel.h has the kernel, else cuda_kernel.h
   int64_t query_blocks;
   int64_t blocks;  // 0: nothing to do
 };
@@ -55,7 +57,10 @@ inline bool cut_attention(const AttentionShape& shape, int element_size, const v
   }
   cut.slices = 1;
   while (cut.slices * kSliceDims < shape.head_dim) cut.slices *= 2;
-  const int64_t queries = kAttentionThreads / cut.slices;
+  // Heads of 32 (LIT-S, M, B) and 64 (Ti), in rows that are whole vectors.
+  cut.tensor_cores = element_size == 2 && (shape.head_dim == 32 || shape.head_dim == 64) &&
+                     is_aligned(qkv, kVectorBytes) && is_aligned(y, kVectorBytes);
+  const int64_t queries = cut.tensor_cores ? kTensorRows : kAttentionThreads / cut.slices;
   cut.query_blocks = (shape.tokens + queries - 1) / queries;
   if (shape.batch == 0 || shape.tokens == 0) return true;
   if (cut.query_blocks > kMaxBlocks / shape.heads || shape.batch > kMaxBlocks / (cut.query_blocks * shape.heads)) {
