@@ -72,6 +72,14 @@ Device = Annotated[
         rich_help_panel=SERVING,
     ),
 ]
+Backend = Annotated[
+    Literal["onnxruntime", "openvino"] | None,
+    typer.Option(
+        help="What runs an .onnx file, onnxruntime when left out; openvino takes portable files, on the CPU.",
+        show_default=False,
+        rich_help_panel=SERVING,
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -128,6 +136,7 @@ def package(
     max_delay_us: MaxDelay = 500,
     instances: Instances = 1,
     device: Device = None,
+    backend: Backend = None,
     threads: Threads = None,
     workers: Workers = 2,
     library: Library = None,
@@ -150,6 +159,7 @@ def package(
         threads=threads,
         workers=workers,
         device=device,
+        backend=backend,
         library=library,
         ensemble=ensemble,
         release=triton,

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_deploy.core.specs import IMAGES
+from lit_deploy.core.specs import IMAGES, TaskName
 
 REGISTRY_IMAGE = "nvcr.io/nvidia/tritonserver"
 SUPPORT_MATRIX = "https://docs.nvidia.com/deeplearning/frameworks/support-matrix/index.html"
@@ -26,13 +26,14 @@ class Serving:
         name: of the model that clients ask for; ``repository``: name of the folder of models.
         release: of Triton's containers, e.g. ``26.06``; ``image``: that Kubernetes pulls, None for the default's name.
         device: where the network runs; ``ensemble``: whether images are decoded by the server.
-        fixed_batch: images of every request where the file fixes their number, otherwise 0.
+        fixed_batch: images of a request where Triton puts no batches together, otherwise 0.
         library: file name of the library that lies beside, or None; ``arguments``: of tritonserver, further ones.
         pillow: version that the crops are bit-equal with.
         cpus: cores that a server wants; ``memory_mib``: memory;
             ``shared_memory_mib``: of /dev/shm, where the python back end hands over its tensors.
-        outputs: names of the outputs; ``labelled``: the first can be asked for by label.
+        outputs: names of the outputs that the client prints; ``labelled``: the first can be asked for by label.
         notes: sentences on what to know before it is started.
+        task: what the network does with an image.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Serving:
     outputs: tuple[str, ...]
     labelled: bool
     notes: tuple[str, ...]
+    task: TaskName = "classification"
 
     @property
     def base_image(self) -> str:
@@ -146,7 +148,16 @@ def _block(language: str, *lines: str) -> str:
 def _client(serving: Serving) -> list[str]:
     """A request by tritonclient: pip install 'tritonclient[http]'."""
     lines = ["import numpy as np", "import tritonclient.http as triton", ""]
-    if serving.ensemble:
+    if not serving.ensemble and serving.task != "classification":
+        rules = f"lit_deploy.tasks.{serving.task}"
+        lines += [
+            f'# feed: what {rules}.feed({rules}.pictures(["photo.jpg"], manifest), manifest) gives',
+            "inputs = []",
+            "for name, values in feed.items():",
+            "    inputs.append(triton.InferInput(name, values.shape, triton.np_to_triton_dtype(values.dtype)))",
+            "    inputs[-1].set_data_from_numpy(values)",
+        ]
+    elif serving.ensemble:
         shape = f"({serving.fixed_batch},)" if serving.fixed_batch else "(1, 1)"
         lines += [
             f'image = triton.InferInput("image", {shape}, "BYTES")',
@@ -159,10 +170,12 @@ def _client(serving: Serving) -> list[str]:
             "image.set_data_from_numpy(batch)",
         ]
     wanted = f'[triton.InferRequestedOutput("{serving.outputs[0]}", class_count=5)]' if serving.labelled else "None"
-    lines += [
-        f'answer = triton.InferenceServerClient("{_URL}").infer("{serving.name}", [image], outputs={wanted})',
-        *(f'print(answer.as_numpy("{name}"))' for name in serving.outputs),
-    ]
+    inputs = "[image]" if serving.ensemble or serving.task == "classification" else "inputs"
+    lines.append(f'answer = triton.InferenceServerClient("{_URL}").infer("{serving.name}", {inputs}, outputs={wanted})')
+    if serving.ensemble and serving.task != "classification":
+        columns = ", ".join(f'answer.as_numpy("{name}")' for name in serving.outputs)
+        return [*lines, f"for found in zip({columns}):", "    print(*found)  # " + ", ".join(serving.outputs)]
+    lines += [f'print(answer.as_numpy("{name}"))' for name in serving.outputs]
     if serving.labelled:
         lines[-1] += "  # b'score:index:label' of the five best; without class_count, one value per class"
     return lines

@@ -23,7 +23,7 @@ from lit_deploy.machine.native import LIBRARY_NAME
 from lit_deploy.packaging.options import RELEASE, TritonOptions
 from lit_deploy.packaging.package import package_triton
 from lit_deploy.packaging.serving import Serving, deployment, dockerfile, kserve, kubernetes_name, start_text
-from lit_deploy.packaging.triton_configs import MAX_PIXELS
+from lit_deploy.packaging.triton_steps import MAX_PIXELS
 
 CheckpointFile = Callable[[str], Path]
 KUBERNETES = "1.30"

@@ -45,8 +45,9 @@ class TritonPythonModel:
     def execute(self, requests):
         answers = []
         for request in requests:
-            images = triton.get_input_tensor_by_name(request, "images").as_numpy()
-            values = self.session.run(self.names, {{"images": images}})
+            names = [value.name for value in self.session.get_inputs()]
+            given = {{name: triton.get_input_tensor_by_name(request, name).as_numpy() for name in names}}
+            values = self.session.run(self.names, given)
             answers.append(triton.InferenceResponse([triton.Tensor(*pair) for pair in zip(self.names, values)]))
         return answers
 """
