@@ -15,6 +15,7 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import PACKAGE
 from lit_deploy.core.specs import ORIGINAL_SIZE
+from lit_deploy.packaging import kubernetes
 from lit_deploy.packaging import serving as texts
 from lit_deploy.packaging.triton_configs import LABELS_FILE, MARK, OPENVINO_FILE, Network
 
@@ -61,8 +62,11 @@ def write_start(folder: Path, serving: texts.Serving, library: Path | None) -> N
     """
     written = {
         "START.md": texts.start_text(serving),
-        "deployment.yaml": texts.deployment(serving),
-        "kserve.yaml": texts.kserve(serving),
+        "deployment.yaml": kubernetes.deployment(serving),
+        "autoscaling.yaml": kubernetes.autoscaler(serving),
+        "autoscaling-rule.yaml": kubernetes.adapter_rule(),
+        "kserve.yaml": kubernetes.kserve(serving),
+        "autoscaling-kserve.yaml": kubernetes.kserve_autoscaled(serving),
     }
     if serving.own_image:
         written["Dockerfile"] = texts.dockerfile(serving)

@@ -104,7 +104,7 @@ def package_triton(source: str | Path, repository: str | Path, options: TritonOp
     composed = tuple(f"{name}_{part}" for part in parts) if options.ensemble else ()
     models = (*composed, name)
     replaced = files.check_place(out, name, models, options.force)
-    serving = _serving(described, name, out.name, options)
+    serving = _serving(described, name, out.name, options, composed)
 
     def build(folder: Path) -> None:
         inner = composed[1] if composed else name
@@ -134,7 +134,7 @@ def package_triton(source: str | Path, repository: str | Path, options: TritonOp
     )
 
 
-def _serving(source: Source, name: str, repository: str, options: TritonOptions) -> Serving:
+def _serving(source: Source, name: str, repository: str, options: TritonOptions, parts: tuple[str, ...]) -> Serving:
     """What the start file and the manifests say of a source."""
     network, library, manifest = source.network, source.library, source.manifest
     workers, steps, dense = options.workers if options.ensemble else 0, STEPS[manifest.task], bool(manifest.dense)
@@ -164,6 +164,7 @@ def _serving(source: Source, name: str, repository: str, options: TritonOptions)
         shared_memory_mib=shared,
         outputs=(options.ensemble and steps.rows) or tuple(spec.name for spec in network.outputs),
         task=manifest.task,
+        parts=parts,
         labelled=bool(network.labelled),
         notes=source.notes,
     )

@@ -156,7 +156,7 @@ def test_bare_network(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     assert not config.HasField("model_operations")
     assert "intra_op_thread_count" not in config.parameters
     names = {"config.pbtxt", "labels.txt", "1/model.onnx", "1/manifest.json", "START.md", "deployment.yaml",
-             "kserve.yaml"}  # fmt: skip
+             "kserve.yaml", "autoscaling.yaml", "autoscaling-rule.yaml", "autoscaling-kserve.yaml"}  # fmt: skip
     assert set(tree(tmp_path / "repo" / "tiny")) == names
 
 
