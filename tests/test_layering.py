@@ -15,6 +15,7 @@ import pytest
 
 import lit_deploy
 from lit_deploy.packaging.triton_steps import STEPS
+from lit_deploy.tasks.table import TASKS
 
 PACKAGE = Path(lit_deploy.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -219,6 +220,7 @@ def test_back_ends_are_reached_by_their_table() -> None:
 
 def test_what_is_shipped_to_servers_is_whole() -> None:
     """Python models and the modules beside them, once imported, need nothing of ours but each other."""
+    assert STEPS.keys() == TASKS.keys()
     foreign = HEAVY | {"msgspec", "rich", "typer"}
     for steps in STEPS.values():
         for model, files in (("preprocessing", steps.preprocessing), ("postprocessing", steps.postprocessing)):

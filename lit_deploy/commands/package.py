@@ -92,7 +92,13 @@ Threads = Annotated[
 ]
 Workers = Annotated[
     int,
-    typer.Option(help="Processes that decode and resize images.", min=1, max=MAX_COPIES, rich_help_panel=SERVING),
+    typer.Option(
+        help="Processes that decode and resize images; for detectors and segmentation networks as many again make "
+        "answers of what is found.",
+        min=1,
+        max=MAX_COPIES,
+        rich_help_panel=SERVING,
+    ),
 ]
 Library = Annotated[
     bool | None,

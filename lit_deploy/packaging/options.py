@@ -45,7 +45,7 @@ class TritonOptions:
         max_delay_us: microseconds that a request may wait for others to share a batch with.
         instances: copies that run at the same time: per GPU, or on the CPU.
         threads: of one inference on the CPU; None for all cores.
-        workers: processes that decode and resize images.
+        workers: processes that decode and resize images, and as many that make answers of a dense network's outputs.
         device: where ONNX files run, the CPU when None; engines run on a GPU.
         backend: Triton's back end for ONNX files, onnxruntime when None; openvino takes portable ones, on the CPU.
         library: custom-op library: True requires it, False leaves it out, None ships it where it is found.

@@ -43,7 +43,7 @@ class TritonPackage:
     Attributes:
         repository: folder of the model repository; ``model``: what clients ask for; ``models``: all that were written.
         command: what starts the server; ``start``: the file that says more.
-        max_batch: images per batch at most, 0 where the file's own is fixed.
+        max_batch: images per batch at most, 0 where Triton puts none together.
         library: file name of the library beside the model, or None.
         notes: sentences on what to know before it is started.
     """

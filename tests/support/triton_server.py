@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -55,9 +56,10 @@ class TritonPythonModel:
 
 def with_stand_in(model: Path, library: str | None) -> None:
     """Let the python back end run a packaged ONNX file by ONNX Runtime; everything else of its configuration stays."""
-    config = (model / "config.pbtxt").read_text()
-    assert 'backend: "onnxruntime"' in config
-    (model / "config.pbtxt").write_text(config.replace('backend: "onnxruntime"', 'backend: "python"'))
+    config, count = re.subn('^backend: "(onnxruntime|openvino)"$', 'backend: "python"',
+                            (model / "config.pbtxt").read_text(), flags=re.MULTILINE)  # fmt: skip
+    assert count == 1
+    (model / "config.pbtxt").write_text(re.sub("^default_model_filename: .*\n", "", config, flags=re.MULTILINE))
     (model / "1" / "model.py").write_text(STAND_IN.format(library=library))
 
 
