@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import lit_deploy
-from lit_deploy.packaging.files import SHIPPED
+from lit_deploy.packaging.triton_steps import STEPS
+from lit_deploy.tasks.table import TASKS
 
 PACKAGE = Path(lit_deploy.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -218,11 +219,16 @@ def test_back_ends_are_reached_by_their_table() -> None:
 
 
 def test_what_is_shipped_to_servers_is_whole() -> None:
-    """The preprocessing model and the modules beside it import nothing of ours but each other."""
-    shipped = {module_name(PACKAGE / name) for name in SHIPPED}
-    for name in (*shipped, "packaging.triton_preprocessing"):
-        assert own(ALL[name]) <= shipped, name
-        assert not {entry.module.partition(".")[0] for entry in ALL[name]} & (HEAVY | {"msgspec", "rich", "typer"})
+    """Python models and the modules beside them, once imported, need nothing of ours but each other."""
+    assert STEPS.keys() == TASKS.keys()
+    foreign = HEAVY | {"msgspec", "rich", "typer"}
+    for steps in STEPS.values():
+        for model, files in (("preprocessing", steps.preprocessing), ("postprocessing", steps.postprocessing)):
+            shipped = {module_name(PACKAGE / name) for name in files}
+            for name in (*shipped, f"packaging.triton_{model}") if files else ():
+                eager = [entry for entry in ALL[name] if entry.eager]
+                assert own(eager) <= shipped, name
+                assert not {entry.module.partition(".")[0] for entry in eager} & foreign
 
 
 def test_one_back_end_runs_the_models() -> None:

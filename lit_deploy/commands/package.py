@@ -72,6 +72,14 @@ Device = Annotated[
         rich_help_panel=SERVING,
     ),
 ]
+Backend = Annotated[
+    Literal["onnxruntime", "openvino"] | None,
+    typer.Option(
+        help="What runs an .onnx file, onnxruntime when left out; openvino takes portable files, on the CPU.",
+        show_default=False,
+        rich_help_panel=SERVING,
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -84,7 +92,13 @@ Threads = Annotated[
 ]
 Workers = Annotated[
     int,
-    typer.Option(help="Processes that decode and resize images.", min=1, max=MAX_COPIES, rich_help_panel=SERVING),
+    typer.Option(
+        help="Processes that decode and resize images; for detectors and segmentation networks as many again make "
+        "answers of what is found.",
+        min=1,
+        max=MAX_COPIES,
+        rich_help_panel=SERVING,
+    ),
 ]
 Library = Annotated[
     bool | None,
@@ -128,6 +142,7 @@ def package(
     max_delay_us: MaxDelay = 500,
     instances: Instances = 1,
     device: Device = None,
+    backend: Backend = None,
     threads: Threads = None,
     workers: Workers = 2,
     library: Library = None,
@@ -150,6 +165,7 @@ def package(
         threads=threads,
         workers=workers,
         device=device,
+        backend=backend,
         library=library,
         ensemble=ensemble,
         release=triton,

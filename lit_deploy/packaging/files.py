@@ -7,40 +7,43 @@ import os
 import re
 import secrets
 import shutil
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import PACKAGE
+from lit_deploy.core.specs import ORIGINAL_SIZE
+from lit_deploy.packaging import kubernetes
 from lit_deploy.packaging import serving as texts
-from lit_deploy.packaging.triton_configs import LABELS_FILE, MARK
+from lit_deploy.packaging.triton_configs import LABELS_FILE, MARK, OPENVINO_FILE, Network
 
-SHIPPED = (
-    "__init__.py", "core/__init__.py", "core/errors.py", "core/specs.py", "images/__init__.py",
-    "images/containers.py", "images/decoding.py", "images/picture.py", "images/preprocessing.py",
-)  # fmt: skip
-"""Our modules that the preprocessing model imports; they import nothing of ours but each other."""
+PARTS = ("preprocessing", "network", "postprocessing")
+"""What an ensemble consists of, as the ends of their names; the last of detectors and segmentation networks only."""
 
 _STEP = re.compile(r'^ *model_name: "(.*)"$', re.MULTILINE)
 """A model that an ensemble consists of, as ``ensemble_config`` writes it."""
 
-_MODEL_FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+_MODEL_FILES = {"onnxruntime": "model.onnx", "openvino": OPENVINO_FILE, "tensorrt": "model.plan"}
 """What Triton's back ends call the file in a version's folder."""
 
 
-def write_network(folder: Path, config: str, source: Path, backend: str, manifest: Manifest) -> None:
+def write_network(folder: Path, config: str, source: Path, network: Network, manifest: Manifest) -> None:
     """The exported file as version 1 of a model, with its labels."""
     _write_model(folder, config, manifest)
-    shutil.copyfile(source, folder / "1" / _MODEL_FILES[backend])
+    shutil.copyfile(source, folder / "1" / _MODEL_FILES[network.backend])
     _write_labels(folder, manifest)
+    if network.sample is not None:
+        (folder / "warmup").mkdir()  # the one folder beside versions that Triton knows
+        (folder / "warmup" / ORIGINAL_SIZE).write_bytes(struct.pack("<2q", *network.sample.original))
 
 
-def write_preprocessing(folder: Path, config: str, manifest: Manifest) -> None:
-    """The python model, with a copy of the modules that are the rule."""
+def write_python(folder: Path, config: str, manifest: Manifest, model: str, modules: Sequence[str]) -> None:
+    """A python model, with a copy of those of our modules that it imports."""
     _write_model(folder, config, manifest)
-    shutil.copyfile(PACKAGE / "packaging" / "triton_preprocessing.py", folder / "1" / "model.py")
-    for name in SHIPPED:
+    shutil.copyfile(PACKAGE / "packaging" / model, folder / "1" / "model.py")
+    for name in modules:
         copy = folder / "1" / "lit_deploy" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / name, copy)
@@ -59,8 +62,11 @@ def write_start(folder: Path, serving: texts.Serving, library: Path | None) -> N
     """
     written = {
         "START.md": texts.start_text(serving),
-        "deployment.yaml": texts.deployment(serving),
-        "kserve.yaml": texts.kserve(serving),
+        "deployment.yaml": kubernetes.deployment(serving),
+        "autoscaling.yaml": kubernetes.autoscaler(serving),
+        "autoscaling-rule.yaml": kubernetes.adapter_rule(),
+        "kserve.yaml": kubernetes.kserve(serving),
+        "autoscaling-kserve.yaml": kubernetes.kserve_autoscaled(serving),
     }
     if serving.own_image:
         written["Dockerfile"] = texts.dockerfile(serving)
@@ -105,7 +111,7 @@ def check_place(repository: Path, name: str, models: Sequence[str], force: bool)
             f"cannot write {repository}: it is a mount point, into which whole models cannot be moved; write to a "
             "folder inside it, or elsewhere and copy the models"
         )
-    parts = _steps(repository / name) & {f"{name}_network", f"{name}_preprocessing"}
+    parts = _steps(repository / name) & {f"{name}_{part}" for part in PARTS}
     wanted = dict.fromkeys((name, *models, *sorted(parts)))
     for other in sorted(repository.glob("*/config.pbtxt")):
         shared = [m for m in wanted if m in _steps(other.parent)]

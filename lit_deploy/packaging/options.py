@@ -45,8 +45,9 @@ class TritonOptions:
         max_delay_us: microseconds that a request may wait for others to share a batch with.
         instances: copies that run at the same time: per GPU, or on the CPU.
         threads: of one inference on the CPU; None for all cores.
-        workers: processes that decode and resize images.
+        workers: processes that decode and resize images, and as many that make answers of a dense network's outputs.
         device: where ONNX files run, the CPU when None; engines run on a GPU.
+        backend: Triton's back end for ONNX files, onnxruntime when None; openvino takes portable ones, on the CPU.
         library: custom-op library: True requires it, False leaves it out, None ships it where it is found.
         ensemble: take encoded images (JPEG, PNG ...), preprocessed by the server; False for the bare network.
         release: of Triton's containers, as in ``26.06``; engines need the one with their TensorRT.
@@ -62,6 +63,7 @@ class TritonOptions:
     threads: int | None = None
     workers: int = 2
     device: Literal["cpu", "cuda"] | None = None
+    backend: Literal["onnxruntime", "openvino"] | None = None
     library: bool | None = None
     ensemble: bool = True
     release: str | None = None
@@ -80,6 +82,8 @@ class TritonOptions:
             value = getattr(self, field)
             if value is not None and not least <= value <= most:
                 raise UsageError(f"{field} is {value}, expected {least} to {most}")
+        if self.backend not in (None, "onnxruntime", "openvino"):
+            raise UsageError(f"backend is '{self.backend}', expected onnxruntime or openvino")
         if self.device not in (None, "cpu", "cuda"):
             raise UsageError(f"device is '{self.device}', expected cpu or cuda")
         if self.release is not None and not _CONTAINER_RELEASE.fullmatch(self.release):

@@ -10,15 +10,16 @@ from typing import Literal
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact, graph_tensors
 from lit_deploy.artifacts.preflight import target_of
-from lit_deploy.artifacts.sidecar import Sidecar, read_sidecar
+from lit_deploy.artifacts.sidecar import Sidecar, SizeProfile, read_sidecar
 from lit_deploy.core.errors import ArtifactError, MissingDependency, UsageError
 from lit_deploy.core.files import sha256_of
 from lit_deploy.core.specs import TensorSpec
+from lit_deploy.images.keep_ratio import keep_ratio_size
 from lit_deploy.machine import native
 from lit_deploy.machine.tensorrt import BACKENDS
 from lit_deploy.packaging.options import RELEASE, TritonOptions
 from lit_deploy.packaging.serving import REGISTRY_IMAGE, SUPPORT_MATRIX
-from lit_deploy.packaging.triton_configs import Network
+from lit_deploy.packaging.triton_configs import Network, Sample
 from lit_deploy.tasks.promises import check_graph
 from lit_deploy.tasks.table import task_of
 
@@ -42,6 +43,8 @@ def onnx_source(path: Path, options: TritonOptions) -> Source:
     """Read an ``.onnx`` file and choose how Triton's onnxruntime back end serves it; see ``package_triton``."""
     artifact = OnnxArtifact.read(path)
     manifest = artifact.manifest
+    if options.backend == "openvino":
+        return _openvino_source(path, artifact, options)
     if manifest.precision == "fp8":
         raise ArtifactError(f"{path} is of fp8, which ONNX Runtime does not run on Triton; build an engine of it")
     device = options.device or "cpu"
@@ -55,6 +58,8 @@ def onnx_source(path: Path, options: TritonOptions) -> Source:
         max_batch = options.max_batch or _DEFAULT_MAX_BATCH
     elif options.max_batch is None:
         max_batch = 0
+    elif manifest.dense is not None:
+        raise UsageError(f"{path} takes one picture a run, so Triton cannot batch requests; leave --max-batch out")
     else:
         raise UsageError(
             f"{path} has a fixed batch of {manifest.batch}, so Triton cannot batch requests; leave --max-batch out, or "
@@ -81,6 +86,7 @@ def onnx_source(path: Path, options: TritonOptions) -> Source:
         device=device,
         threads=options.threads if device == "cpu" else None,
         library=library.name if library is not None else None,
+        sample=_sample(manifest),
     )
     return Source(
         path=path,
@@ -93,17 +99,87 @@ def onnx_source(path: Path, options: TritonOptions) -> Source:
     )
 
 
+def _openvino_source(path: Path, artifact: OnnxArtifact, options: TritonOptions) -> Source:
+    """A portable file for Triton's OpenVINO back end.
+
+    Every request is a run of its own: batches that this back end is to put together, it fills up to the largest.
+    """
+    manifest = artifact.manifest
+    if not manifest.portable:
+        raise ArtifactError(
+            f"{path} has operators of our own, and their extension fits the OpenVINO that it was built against, not "
+            "the one in Triton's containers; export it with --portable"
+        )
+    if options.library:
+        raise UsageError(f"{path} is a portable file, which OpenVINO runs without a library; leave --library out")
+    if options.device == "cuda":
+        raise UsageError("Triton's OpenVINO back end runs on the CPU; leave --device out, or --backend openvino")
+    if manifest.precision == "fp8":
+        raise ArtifactError(f"{path} is of fp8, which OpenVINO does not run; build an engine of it")
+    if options.max_batch is not None:
+        raise UsageError(
+            "Triton's OpenVINO back end fills every batch up to the largest, so each request is run as it comes; leave "
+            "--max-batch out"
+        )
+    inputs, outputs = _graph_tensors(artifact, path)
+    notes = [
+        "OpenVINO takes all cores of the machine; in a container with fewer, package with --threads."
+    ] if options.threads is None else []  # fmt: skip
+    if manifest.base != "bf16":
+        notes.append(
+            "On CPUs with AMX or AVX512_BF16 (lscpu) OpenVINO computes in bfloat16 unless it is told otherwise, and "
+            "Triton's back end has no parameter that does: results are less exact there than `lit-deploy verify` saw."
+        )
+    network = Network(
+        backend="openvino",
+        inputs=inputs,
+        outputs=outputs,
+        max_batch=0,
+        max_delay_us=options.max_delay_us,
+        instances=options.instances,
+        device="cpu",
+        threads=options.threads,
+        library=None,
+        sample=_sample(manifest),
+        bf16=manifest.base == "bf16",
+    )
+    return Source(
+        path=path,
+        manifest=manifest,
+        network=network,
+        library=None,
+        arguments=(),
+        release=options.release or RELEASE,
+        notes=tuple(notes),
+    )
+
+
 def _graph_tensors(artifact: OnnxArtifact, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs as the graph has them; ArtifactError where its manifest promises others.
 
     Triton names them all, with every size but the batch.
     """
     check_graph(artifact, path)
+    task, manifest = task_of(artifact.manifest), artifact.manifest
     inputs, outputs = graph_tensors(artifact.graph)
-    promised = task_of(artifact.manifest).output_specs(artifact.manifest)
-    if len(outputs) != len(promised) or any(isinstance(n, str) for spec in (*inputs, *outputs) for n in spec.shape[1:]):
+    promised = {spec.name: spec for spec in (*task.input_specs(manifest), *task.output_specs(manifest))}
+    found = (*inputs, *outputs)
+    if len(found) != len(promised) or any(_open(spec, promised[spec.name]) for spec in found):
         raise ArtifactError(f"the graph of {path} is not what its manifest promises; export it again")
     return inputs, outputs
+
+
+def _open(spec: TensorSpec, promised: TensorSpec) -> bool:
+    """Whether a size behind the batch is left open that is promised."""
+    pairs = zip(spec.shape[1:], promised.shape[1:], strict=True)
+    return any(isinstance(size, str) and isinstance(wanted, int) for size, wanted in pairs)
+
+
+def _sample(manifest: Manifest) -> Sample | None:
+    """A photo of 640 x 480 pixels, for networks of any input size."""
+    if manifest.dense is None:
+        return None
+    return Sample(keep_ratio_size(480, 640, manifest.input), (480, 640))
 
 
 def _op_library(
@@ -148,6 +224,8 @@ def engine_source(path: Path, options: TritonOptions) -> Source:
         raise UsageError(f"{path} is an engine, which runs on a GPU; leave --device out, or package the .onnx file")
     if options.threads is not None:
         raise UsageError(f"{path} is an engine, which has no CPU threads; leave --threads out")
+    if options.backend is not None:
+        raise UsageError(f"{path} is an engine, which TensorRT runs; leave --backend out")
     carries = build.version_compatible or (sidecar.plugin is not None and sidecar.plugin.embedded)
     if carries and not options.allow_engine_code:
         raise ArtifactError(
@@ -169,6 +247,11 @@ def engine_source(path: Path, options: TritonOptions) -> Source:
         f"{SUPPORT_MATRIX} which container has which."
     ]
     notes += [_glibc_note(library)] if library is not None else []
+    if manifest.task == "semantic_segmentation":
+        raise ArtifactError(
+            f"{path} is an engine that makes label maps of any size, which has to be described to Triton in a way that "
+            "was never tried; package the .onnx file, e.g. with --device cuda"
+        )
     network = Network(
         backend="tensorrt",
         inputs=sidecar.inputs,
@@ -179,6 +262,7 @@ def engine_source(path: Path, options: TritonOptions) -> Source:
         device="cuda",
         threads=None,
         library=None,
+        sample=_sample(manifest) if sidecar.sizes is None else _best_sample(sidecar.sizes),
     )
     arguments = tuple(f"--backend-config=tensorrt,{setting}" for setting in settings)
     return Source(
@@ -190,6 +274,12 @@ def engine_source(path: Path, options: TritonOptions) -> Source:
         release=options.release,
         notes=tuple(notes),
     )
+
+
+def _best_sample(sizes: SizeProfile) -> Sample:
+    """A picture of the size that an engine is best at."""
+    original = sizes.original[1]
+    return Sample((sizes.height[1], sizes.width[1]), (original, original))
 
 
 def _engine_batch(path: Path, sidecar: Sidecar, wanted: int | None) -> int:

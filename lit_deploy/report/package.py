@@ -8,7 +8,7 @@ from lit_deploy.packaging.package import TritonPackage
 
 def package_summary(package: TritonPackage) -> str:
     """Plain text, so that the command can be copied as it is."""
-    batch = f"up to {package.max_batch}" if package.max_batch else "as the file fixes it"
+    batch = f"up to {package.max_batch}" if package.max_batch else "one request at a time"
     lines = [
         f"wrote    {package.model} into {package.repository} (models: {', '.join(package.models)})",
         f"batch    {batch}",

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.exported import export_of, needs_library, relabelled
+from support.triton_models import SERVER_PATHS, config_of
 from tritonclient.grpc import model_config_pb2 as triton
 
 import lit_deploy
@@ -29,10 +29,10 @@ from lit_deploy.checkpoints.seeded import synthetic_image
 from lit_deploy.core.errors import UsageError
 from lit_deploy.images.preprocessing import batch_from_images
 from lit_deploy.machine.native import LIBRARY_NAME, find_library
-from lit_deploy.packaging import files
 from lit_deploy.packaging.options import TritonOptions
 from lit_deploy.packaging.package import package_triton
 from lit_deploy.packaging.pbtxt import Name, message_text
+from lit_deploy.packaging.triton_steps import STEPS
 
 CheckpointFile = Callable[[str], Path]
 LIBRARY = LIBRARY_NAME if find_library() is not None else None
@@ -40,11 +40,6 @@ TYPES = {
     onnx.TensorProto.FLOAT: triton.TYPE_FP32, onnx.TensorProto.UINT8: triton.TYPE_UINT8,
     onnx.TensorProto.INT64: triton.TYPE_INT64,
 }  # fmt: skip
-
-
-def config_of(model: Path) -> Any:
-    """A model's configuration as Triton's own protobuf, which knows every field that may be there."""
-    return text_format.Parse((model / "config.pbtxt").read_text(), triton.ModelConfig())
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -143,9 +138,9 @@ def test_contents(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     for model in ("lit", "lit_network"):
         assert found[f"{model}/labels.txt"].decode().splitlines() == list(manifest.labels)
     house = Path(lit_deploy.__file__).parent
-    shipped = "lit_preprocessing/1/lit_deploy/"
-    assert sorted(name.removeprefix(shipped) for name in found if name.startswith(shipped)) == sorted(files.SHIPPED)
-    for name in files.SHIPPED:
+    shipped, modules = "lit_preprocessing/1/lit_deploy/", STEPS["classification"].preprocessing
+    assert sorted(name.removeprefix(shipped) for name in found if name.startswith(shipped)) == sorted(modules)
+    for name in modules:
         assert found[shipped + name] == (house / name).read_bytes()
     if LIBRARY is not None:
         assert found[f"lit/{LIBRARY}"] == (find_library() or Path()).read_bytes()
@@ -161,7 +156,7 @@ def test_bare_network(checkpoint_file: CheckpointFile, tmp_path: Path) -> None:
     assert not config.HasField("model_operations")
     assert "intra_op_thread_count" not in config.parameters
     names = {"config.pbtxt", "labels.txt", "1/model.onnx", "1/manifest.json", "START.md", "deployment.yaml",
-             "kserve.yaml"}  # fmt: skip
+             "kserve.yaml", "autoscaling.yaml", "autoscaling-rule.yaml", "autoscaling-kserve.yaml"}  # fmt: skip
     assert set(tree(tmp_path / "repo" / "tiny")) == names
 
 
@@ -206,20 +201,9 @@ def test_text_format(first: str, second: str, number: int) -> None:
 
 
 HARNESS = """
-import json, sys, types
+import json, sys
 import numpy as np
 
-class Tensor:
-    def __init__(self, name, array): self.name, self.array = name, array
-    def as_numpy(self): return self.array
-class TritonError(str):
-    INVALID_ARG = 3
-    def __new__(cls, text, code): return super().__new__(cls, f"{code}: {text}")
-class InferenceResponse:
-    def __init__(self, tensors=(), error=None): self.tensors, self.error = tensors, error
-names = {"Tensor": Tensor, "TritonError": TritonError, "InferenceResponse": InferenceResponse,
-         "get_input_tensor_by_name": lambda request, name: Tensor(name, request[name])}
-sys.modules["triton_python_backend_utils"] = types.SimpleNamespace(**names)
 folder, images = sys.argv[1], sys.argv[2:]
 sys.path.append(folder)
 import model
@@ -253,7 +237,7 @@ def test_preprocessing_model(kind: str, checkpoint_file: CheckpointFile, tmp_pat
     Image.new("RGB", (501, 400)).save(tmp_path / "large.png")
     folder = tmp_path / "repo" / "odd_preprocessing" / "1"
     # -S: no path hooks, by which an editable installation of lit-deploy would be found before every folder
-    script = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n{HARNESS}"
+    script = f"import sys; sys.path += {SERVER_PATHS!r}\n{HARNESS}"
     command = [sys.executable, "-S", "-c", script, str(folder), *map(str, images)]
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr.decode()

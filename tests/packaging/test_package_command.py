@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,10 +21,19 @@ from tritonclient.grpc import model_config_pb2 as triton
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.core.specs import Quantization
 from lit_deploy.machine.native import LIBRARY_NAME
+from lit_deploy.packaging.kubernetes import (
+    QUEUED,
+    WAITING,
+    adapter_rule,
+    autoscaler,
+    deployment,
+    kserve,
+    kserve_autoscaled,
+)
 from lit_deploy.packaging.options import RELEASE, TritonOptions
 from lit_deploy.packaging.package import package_triton
-from lit_deploy.packaging.serving import Serving, deployment, dockerfile, kserve, kubernetes_name, start_text
-from lit_deploy.packaging.triton_configs import MAX_PIXELS
+from lit_deploy.packaging.serving import Serving, dockerfile, kubernetes_name, start_text
+from lit_deploy.packaging.triton_steps import MAX_PIXELS
 
 CheckpointFile = Callable[[str], Path]
 KUBERNETES = "1.30"
@@ -186,7 +196,7 @@ def test_kubernetes(serving: Serving) -> None:
     assert "--exit-timeout-secs=30" in container["args"]
     if serving.device == "cpu":
         assert documents[2]["spec"]["scaleTargetRef"]["name"] == documents[0]["metadata"]["name"]
-        assert "replicas" not in spec, "it would undo what the autoscaler has set, whenever it is applied"
+    assert "replicas" not in spec, "it would undo what an autoscaler has set, whenever it is applied"
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate({**documents[0], "speck": {}}, KUBERNETES, strict=True)
 
@@ -211,6 +221,38 @@ def test_kserve(serving: Serving) -> None:
     assert predictor["runtime"] == runtime["metadata"]["name"]
     assert predictor["modelFormat"] in runtime["spec"]["supportedModelFormats"]
     assert predictor["protocolVersion"] in runtime["spec"]["protocolVersions"]
+
+
+@pytest.mark.parametrize("serving", [SERVING, GPU], ids=["cpu", "cuda"])
+def test_autoscaling_by_waiting_requests(serving: Serving) -> None:
+    """The autoscaler asks for what the rule makes of Triton's counter, of the models that have a queue."""
+    serving = replace(serving, parts=("a.b_preprocessing", "a.b_network") if serving.ensemble else ())
+    document, target = yaml.safe_load(autoscaler(serving)), next(yaml.safe_load_all(deployment(serving)))
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    reference = {key: target[key] for key in ("apiVersion", "kind")} | {"name": target["metadata"]["name"]}
+    assert document["spec"]["scaleTargetRef"] == reference
+    assert document["metadata"]["name"] == target["metadata"]["name"], "it takes the place of the one by CPU"
+    kinds = [metric["type"] for metric in document["spec"]["metrics"]]
+    assert kinds == (["Pods", "Resource"] if serving.device == "cpu" else ["Pods"])
+    metric = document["spec"]["metrics"][0]["pods"]["metric"]
+    (rule,) = yaml.safe_load(adapter_rule())["rules"]["custom"]
+    assert rule["name"]["as"] == metric["name"] == WAITING
+    (selected,) = metric["selector"]["matchExpressions"]
+    assert (selected["key"], tuple(selected["values"])) == ("model", serving.queued)
+    assert serving.queued == (serving.parts or (serving.name,))
+    longer = yaml.safe_load(autoscaler(replace(serving, parts=("a" * 64,))))
+    assert longer["spec"]["metrics"][0]["pods"]["metric"]["selector"] == {}, "no selector takes such a value"
+
+    plain, scaled = list(yaml.safe_load_all(kserve(serving)))[1], yaml.safe_load(kserve_autoscaled(serving))
+    assert scaled["spec"]["predictor"].pop("annotations")["prometheus.io/port"] == "8002"
+    (external,) = (entry["external"] for entry in scaled["spec"]["predictor"].pop("autoScaling")["metrics"])
+    assert scaled["metadata"].pop("annotations")["serving.kserve.io/autoscalerClass"] == "keda"
+    assert scaled == plain, "the same service but for what scales it"
+    assert rule["seriesQuery"].startswith(QUEUED + "{")
+    (pattern,) = re.findall(QUEUED + r'{model=~"(.*?)"}', external["metric"]["query"])
+    assert [bool(re.fullmatch(pattern, name)) for name in (*serving.queued, "aXb_network", "other")] == [
+        *(True for _ in serving.queued), False, False,
+    ]  # fmt: skip
 
 
 def test_names_for_kubernetes() -> None:

@@ -110,6 +110,7 @@ ENGINES: dict[str, tuple[Callable[[Path, Path], object], str, str]] = {
     "no-release": (write_engine, "--no-triton", "name the container release of Triton that has it with --triton"),
     "cpu": (write_engine, "--device cpu", "is an engine, which runs on a GPU"),
     "threads": (write_engine, "--threads 2", "has no CPU threads"),
+    "backend": (write_engine, "--backend openvino", "is an engine, which TensorRT runs"),
     "batch": (write_engine, "--max-batch 9", "--max-batch is 9, "),
     "profile": (lambda m, e: write_engine(m, e, ((2, 4, 8),)), "", "takes 2 to 8 images, Triton's batches begin with"),
     "library": (write_engine, "--library", "needs no library"),

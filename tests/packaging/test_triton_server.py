@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.dense import FAMILY_OF
 from support.exported import export_of
+from support.micro_dense import found, micro_dense, micro_dense_manifest
+from support.triton_models import assert_predicted, turned_photo
 from support.triton_server import FOLDER, needs_tritonserver, tritonserver, with_stand_in
 
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.backends.open import open_session
 from lit_deploy.checkpoints.seeded import synthetic_image
+from lit_deploy.core.specs import TaskName
 from lit_deploy.images.preprocessing import batch_from_images
 from lit_deploy.packaging.options import TritonOptions
 from lit_deploy.packaging.package import package_triton
@@ -32,7 +36,7 @@ HAS_ONNXRUNTIME = FOLDER is not None and (Path(FOLDER) / "backends" / "onnxrunti
 CheckpointFile = Callable[[str], Path]
 FILES: dict[str, dict[str, Any]] = {
     "float-logits": {}, "uint8-top5": {"input": "uint8", "output": "top5"}, "fixed-batch": {"batch": 3},
-    "batch-1": {"batch": 1},
+    "batch-1": {"batch": 1}, "openvino": {"portable": True},
 }  # fmt: skip
 
 
@@ -81,14 +85,15 @@ def test_served(options: dict[str, Any], checkpoint_file: CheckpointFile, tmp_pa
     file = export_of(checkpoint_file("tiny"), **options)
     manifest = read_manifest(file)
     paths = images_in(tmp_path)[: manifest.batch]
-    result = package_triton(file, tmp_path / "repo", TritonOptions("net", threads=1))
-    if not HAS_ONNXRUNTIME:
+    backend: Any = "openvino" if manifest.portable else "onnxruntime"
+    result = package_triton(file, tmp_path / "repo", TritonOptions("net", threads=1, backend=backend))
+    if not HAS_ONNXRUNTIME or manifest.portable:  # OpenVINO may compute in bfloat16
         with_stand_in(tmp_path / "repo" / "net_network", result.library)
     crops = batch_from_images(paths, manifest.input)
     with open_session(file) as session:
         expected = session.run({"images": crops})
     kind = "UINT8" if manifest.input.kind == "uint8" else "FP32"
-    fixed = manifest.batch is not None
+    fixed = result.max_batch == 0
     with tritonserver(tmp_path / "repo", tmp_path, tmp_path / "repo" / "net") as server:
         assert "failed to load" not in server.log, server.log
         prepared = ask(server, "net_preprocessing", "image", encoded(paths, fixed), "BYTES")
@@ -99,7 +104,7 @@ def test_served(options: dict[str, Any], checkpoint_file: CheckpointFile, tmp_pa
             assert answer.keys() == expected.keys()
             for name, value in expected.items():
                 np.testing.assert_allclose(answer[name], value, rtol=0, atol=1e-5)
-        labelled = manifest.output == "logits" and manifest.batch in (None, 1)
+        labelled = manifest.output == "logits" and (not fixed or manifest.batch == 1)
         if labelled:
             best = ask(server, "net", "image", encoded(paths, fixed), "BYTES", classes=2)["logits"]
             names = [[entry.decode().split(":")[2] for entry in row] for row in best.reshape(-1, 2)]
@@ -112,6 +117,30 @@ def test_served(options: dict[str, Any], checkpoint_file: CheckpointFile, tmp_pa
         with pytest.raises(InferenceServerException, match=f"image {len(paths) - 1} is not an image"):
             ask(server, "net", "image", broken, "BYTES")
         assert ask(server, "net", "image", encoded(paths, fixed), "BYTES").keys() == expected.keys()
+
+
+@pytest.mark.parametrize("task", FAMILY_OF)
+def test_dense_models_served(task: TaskName, tmp_path: Path) -> None:
+    """From a picture's bytes to what ``predict`` says, with objects and without any; no image is one error."""
+    from tritonclient.utils import InferenceServerException
+
+    photo, files = turned_photo(tmp_path / "photo.jpg"), {}
+    for count in (9, 0):
+        told = None if task == "semantic_segmentation" else found(count, 10, (210, 150), masks="instance" in task)
+        files[f"net{count}"] = micro_dense(tmp_path / f"net{count}.onnx", micro_dense_manifest(task), told)
+    for name, file in files.items():
+        package_triton(file, tmp_path / "repo", TritonOptions(name, library=False, workers=1))
+        if not HAS_ONNXRUNTIME:
+            with_stand_in(tmp_path / "repo" / f"{name}_network", None)
+    image = np.array([photo.read_bytes()], dtype=object)
+    with tritonserver(tmp_path / "repo", tmp_path) as server:
+        assert "failed to load" not in server.log, server.log
+        for name, file in files.items():
+            assert_predicted(ask(server, name, "image", image, "BYTES"), file, photo)
+        printed = first_answer(tmp_path / "repo" / "net9" / "START.md", photo, server)
+        assert len(printed.splitlines()) == (3 if task == "semantic_segmentation" else 9), printed
+        with pytest.raises(InferenceServerException, match="the image is not an image"):
+            ask(server, "net9", "image", np.array([b"none"], dtype=object), "BYTES")
 
 
 @pytest.mark.skipif(HAS_ONNXRUNTIME, reason="this server has the onnxruntime back end; test_served runs on it")

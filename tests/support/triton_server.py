@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -45,8 +46,9 @@ class TritonPythonModel:
     def execute(self, requests):
         answers = []
         for request in requests:
-            images = triton.get_input_tensor_by_name(request, "images").as_numpy()
-            values = self.session.run(self.names, {{"images": images}})
+            names = [value.name for value in self.session.get_inputs()]
+            given = {{name: triton.get_input_tensor_by_name(request, name).as_numpy() for name in names}}
+            values = self.session.run(self.names, given)
             answers.append(triton.InferenceResponse([triton.Tensor(*pair) for pair in zip(self.names, values)]))
         return answers
 """
@@ -54,9 +56,10 @@ class TritonPythonModel:
 
 def with_stand_in(model: Path, library: str | None) -> None:
     """Let the python back end run a packaged ONNX file by ONNX Runtime; everything else of its configuration stays."""
-    config = (model / "config.pbtxt").read_text()
-    assert 'backend: "onnxruntime"' in config
-    (model / "config.pbtxt").write_text(config.replace('backend: "onnxruntime"', 'backend: "python"'))
+    config, count = re.subn('^backend: "(onnxruntime|openvino)"$', 'backend: "python"',
+                            (model / "config.pbtxt").read_text(), flags=re.MULTILINE)  # fmt: skip
+    assert count == 1
+    (model / "config.pbtxt").write_text(re.sub("^default_model_filename: .*\n", "", config, flags=re.MULTILINE))
     (model / "1" / "model.py").write_text(STAND_IN.format(library=library))
 
 

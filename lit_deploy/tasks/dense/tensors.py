@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.core.specs import IMAGE, ORIGINAL_SIZE, DenseSpec, TensorSpec
 from lit_deploy.images.keep_ratio import keep_ratio_picture
 from lit_deploy.images.picture import Picture
@@ -18,6 +17,8 @@ from lit_deploy.tasks.arrays import Arrays
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from lit_deploy.artifacts.manifest import Manifest
 
 SEEDED_SIZES = ((147, 201), (160, 96), (96, 288))
 """Heights and widths in pixels of the pictures that a file of any size is verified with: odd, tall and wide."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.detection.results import Detections, detections_of
 from lit_deploy.tasks.unusable import unusable
+
+if TYPE_CHECKING:
+    from lit_deploy.artifacts.manifest import Manifest
 
 Bbox = tuple[float, float, float, float]
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
-from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.detection.predictions import FIELDS as OF_BOXES
 from lit_deploy.tasks.detection.predictions import Detection, best_of, described, record_of, row_of
 from lit_deploy.tasks.instance_segmentation.pasting import pasted
 from lit_deploy.tasks.instance_segmentation.rle import Rle, encoded
+
+if TYPE_CHECKING:
+    from lit_deploy.artifacts.manifest import Manifest
 
 FIELDS: Mapping[str, type] = {**OF_BOXES, "area": int, "rle_counts": str}
 """Names and types of the values of an object; the last are COCO's compressed run lengths of its mask."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.unusable import unusable
+
+if TYPE_CHECKING:
+    from lit_deploy.artifacts.manifest import Manifest
 
 Labels = NDArray[np.uint8]
 
