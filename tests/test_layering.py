@@ -28,7 +28,7 @@ ROOMS = (
     ("checkpoints",),
     ("exporters", "backends"),
     ("packaging",),
-    ("bench", "evaluate"),
+    ("bench", "evaluate", "score"),
     ("quantize",),
     ("workflows",),
     ("report",),
