@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,12 +18,18 @@ from lit_deploy.commands.options import (
     Threads,
 )
 from lit_deploy.commands.predict import Batch, ScoreThreshold, Top
-from lit_deploy.commands.values import session_options
-from lit_deploy.core.errors import ImagesLeftOut
-from lit_deploy.core.specs import MAX_SHARD_SIZE, MAX_THREADS, SHARD_SIZE
+from lit_deploy.commands.values import session_options, worker_range
+from lit_deploy.core.errors import ImagesLeftOut, UsageError
+from lit_deploy.core.specs import MAX_SHARD_SIZE, SHARD_SIZE
+
+if TYPE_CHECKING:
+    from lit_deploy.score.engine import Opened
 
 MOST_NAMED = 20
 """Pictures that cannot be used of which every one is named on stderr; results name all."""
+
+MAX_GPUS = 64
+"""Most GPUs of a session; more is a typing mistake."""
 
 Sources = Annotated[
     list[str],
@@ -57,12 +63,35 @@ RetryErrors = Annotated[
     typer.Option("--retry-errors", help="Also score files of results again in which images could not be used."),
 ]
 Workers = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        help="Processes that read and decode images; as many as there are cores when left out.",
-        min=1,
-        max=MAX_THREADS,
+        help="Engine local: processes that read and decode images; as many as there are cores when left out. Engine "
+        "ray: sessions, as many as are needed between two numbers; from one to one a machine, or one a GPU, when left "
+        "out.",
+        metavar="N|MIN:MAX",
         show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+EngineName = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Where it runs: on this machine, or on a Ray cluster.", rich_help_panel="Run"),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Engine ray: the cluster; one that starts here for this run when left out.",
+        metavar="auto|HOST:PORT",
+        show_default=False,
+        rich_help_panel="Run",
+    ),
+]
+GpusPerWorker = Annotated[
+    float,
+    typer.Option(
+        help="Engine ray: GPUs of a session; a part of one where several share it.",
+        min=0,
+        max=MAX_GPUS,
         rich_help_panel="Run",
     ),
 ]
@@ -79,7 +108,10 @@ def score(
     retry_errors: RetryErrors = False,
     json: Json = False,
     batch: Batch = None,
+    engine: EngineName = "local",
+    address: Address = None,
     workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = 0.0,
     device: Device = "cpu",
     threads: Threads = None,
     library: Library = None,
@@ -94,14 +126,14 @@ def score(
     from lit_deploy.core.text import shown_name
     from lit_deploy.report.score import score_text
     from lit_deploy.report.terminal import as_json, show, steps
-    from lit_deploy.score.engine import Wanted, local
-    from lit_deploy.score.plan import Job
+    from lit_deploy.score.job import Job, Wanted
     from lit_deploy.score.run import score as run
 
     options = session_options(
         [artifact], device=device, threads=threads, library=library, backend=backend, precision_hint=precision_hint,
         allow_engine_code=allow_engine_code,
     )  # fmt: skip
+    opened = _engine(engine, address, workers, gpus_per_worker)
     wanted = Wanted(top, score_threshold, batch)
     job = Job(artifact, tuple(sources), wanted, options, column, shard_size)
     named = 0
@@ -113,7 +145,7 @@ def score(
             show(f"left out: {shown_name(path)}: {shown_name(error)}", stderr=True)
 
     with steps() as progress:
-        summary = run(job, out, engine=local(workers), retry_errors=retry_errors, left_out=left_out, progress=progress)
+        summary = run(job, out, engine=opened, retry_errors=retry_errors, left_out=left_out, progress=progress)
     if named > MOST_NAMED:
         show(f"left out: {named - MOST_NAMED} more, which the column error names", stderr=True)
     show(as_json(summary) if json else score_text(summary))
@@ -121,3 +153,16 @@ def score(
         raise ImagesLeftOut(
             f"{summary.errors:,} of {summary.pictures:,} images could not be used; the column error says why"
         )
+
+
+def _engine(name: str, address: str | None, workers: str | None, gpus_per_worker: float) -> Opened:
+    """The engine that is meant; an option of the other one is refused."""
+    from lit_deploy.score.engine import local
+    from lit_deploy.score.on_ray import Cluster, on_ray
+
+    counts = None if workers is None else worker_range(workers, several=name == "ray")
+    if name == "ray":
+        return on_ray(Cluster(address, counts, gpus_per_worker))
+    if address is not None or gpus_per_worker:
+        raise UsageError("--address and --gpus-per-worker are for --engine ray; add it, or leave them out")
+    return local(None if counts is None else counts[1])

@@ -6,29 +6,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from lit_deploy.backends.open import open_session
-from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.score.inference import Facts, Scored, Scorer
+from lit_deploy.score.job import Job
+from lit_deploy.score.model import Model
 from lit_deploy.score.preparing import Prepared, preparing
 from lit_deploy.score.shards import Batch
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked of every picture.
-
-    Attributes:
-        top: most classes or detections; by default 5 classes of a classifier, and all that the others find.
-        score_threshold: hide detections that do not score above this; the file's own when None.
-        batch: pictures per run, 32 when None; a file of a fixed batch gets its own number.
-    """
-
-    top: int | None = None
-    score_threshold: float | None = None
-    batch: int | None = None
 
 
 class Engine(Protocol):
@@ -42,8 +27,8 @@ class Engine(Protocol):
         """The rows of batches, in any order; batches are asked for no faster than they can be done."""
 
 
-Opened = Callable[[str, Wanted, SessionOptions], AbstractContextManager[Engine]]
-"""Opens a source for an engine."""
+Opened = Callable[[Job, Model], AbstractContextManager[Engine]]
+"""Makes the network of a job ready."""
 
 
 class _Local:
@@ -60,9 +45,9 @@ def local(workers: int | None = None) -> Opened:
     count = workers or len(os.sched_getaffinity(0))
 
     @contextlib.contextmanager
-    def opened(source: str, wanted: Wanted, options: SessionOptions) -> Iterator[Engine]:
-        with open_session(source, options) as session:
-            scorer = Scorer(session, wanted.top, wanted.score_threshold, wanted.batch)
+    def opened(job: Job, model: Model) -> Iterator[Engine]:
+        with open_session(job.source, job.options) as session:
+            scorer = Scorer(session, job.wanted)
             with preparing(scorer.facts.manifest, count) as prepared:
                 yield _Local(scorer, prepared)
 

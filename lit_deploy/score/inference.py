@@ -13,6 +13,7 @@ from lit_deploy.backends.protocol import Session
 from lit_deploy.core.errors import ArtifactError
 from lit_deploy.core.specs import BEST_CLASSES, MAX_DETECTIONS
 from lit_deploy.images.picture import Picture
+from lit_deploy.score.job import Wanted
 from lit_deploy.score.preparing import Prepared
 from lit_deploy.score.shards import Batch
 from lit_deploy.tasks.arrays import Outputs
@@ -58,17 +59,15 @@ class Facts:
 class Scorer:
     """A session and what is asked of it."""
 
-    def __init__(
-        self, session: Session, top: int | None = None, score_threshold: float | None = None, batch: int | None = None
-    ) -> None:
-        manifest = with_threshold(session, score_threshold)
+    def __init__(self, session: Session, wanted: Wanted) -> None:
+        manifest = with_threshold(session, wanted.score_threshold)
         self._session, self._manifest, self._task = session, manifest, task_of(manifest)
         self._least, most = session.batch_range
         if manifest.dense is not None:
             most = 1
         usual = BEST_CLASSES if manifest.dense is None else MAX_DETECTIONS
-        self._top = usual if top is None else top
-        self.facts = Facts(manifest, session.description, max(self._least, min(batch or BATCH, most)))
+        self._top = usual if wanted.top is None else wanted.top
+        self.facts = Facts(manifest, session.description, max(self._least, min(wanted.batch or BATCH, most)))
 
     def __call__(self, batch: Batch, prepared: Prepared) -> Scored:
         """The rows of a batch, in the order of its pictures."""

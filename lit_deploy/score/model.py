@@ -31,6 +31,13 @@ class Model:
         """Its file's name, and its key."""
         return self.files[0].name + ("" if self.key is None else f"#{self.key}")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names under which the files find one another, in the order of ``files``."""
+        first = self.files[0]
+        beside = (weights_path if first.suffix.lower() == IR_SUFFIX else sidecar_path)(first)
+        return (first.name, beside.name)[: len(self.files)]
+
 
 def model_of(source: str | Path) -> Model:
     """Find the files of an exported file, engine or checkpoint, and hash them.

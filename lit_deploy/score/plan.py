@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.journal import Journal, Key, Kind, open_journal
-from lit_deploy.core.specs import MAX_SHARD_SIZE, SHARD_SIZE
 from lit_deploy.core.text import shown_path
-from lit_deploy.score.engine import Wanted
+from lit_deploy.score.job import Job
 from lit_deploy.score.model import Model
 
 FORMAT = "lit-deploy score 1"
@@ -26,35 +21,6 @@ FORMAT = "lit-deploy score 1"
 PLAN = "plan.jsonl"
 
 _KIND = Kind("plan", "scoring", "score", "give another --out")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is scored, and how.
-
-    Attributes:
-        source: an exported file, an engine or a checkpoint.
-        sources: pictures, see ``Sources``; ``column``: of tables.
-        wanted: what is asked of every picture; ``options``: device, threads, library.
-        shard_size: pictures a file of results.
-    """
-
-    source: str
-    sources: tuple[str, ...]
-    wanted: Wanted = field(default_factory=Wanted)
-    options: SessionOptions = field(default_factory=SessionOptions)
-    column: str | None = None
-    shard_size: int = SHARD_SIZE
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.shard_size <= MAX_SHARD_SIZE:
-            raise UsageError(f"the shard size is {self.shard_size}, expected 1 to {MAX_SHARD_SIZE}")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The options that decide rows. How many threads and processes there are, and of which engine, does not."""
-        how = {name: getattr(self.options, name) for name in ("device", "backend", "library", "precision_hint")}
-        return {**dataclasses.asdict(self.wanted), "column": self.column, "shard_size": self.shard_size, **how}
 
 
 class Plan:

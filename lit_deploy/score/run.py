@@ -20,8 +20,9 @@ from lit_deploy.machine.facts import this_machine
 from lit_deploy.machine.packages import require
 from lit_deploy.score.engine import Opened, local
 from lit_deploy.score.inference import LABEL_MAPS, Row, Scored
+from lit_deploy.score.job import Job
 from lit_deploy.score.model import Model, model_of
-from lit_deploy.score.plan import Job, Plan, open_plan
+from lit_deploy.score.plan import Plan, open_plan
 from lit_deploy.score.shards import SUFFIX, Batch, Listing, Shard, listed
 from lit_deploy.score.sources import Sources
 from lit_deploy.score.tables import errors_in, schema_of, write_rows
@@ -90,13 +91,13 @@ def score(
             scoring = time.monotonic()
             if todo:
                 (folder / SUMMARY).unlink(missing_ok=True)  # it is of a whole
-                with (engine or local())(job.source, job.wanted, job.options) as opened:
+                with (engine or local())(job, model) as opened:
                     plan.begin(opened.facts.description)
                     writer = _Writer(folder, schema_of(opened.facts.manifest), left_out)
                     tell = _Telling(listing, todo, progress)
                     for batch, scored in opened.scored(listing.batches(todo, opened.facts.batch)):
                         writer.take(batch, scored)
-                        tell(len(batch.entries))
+                        tell(len(scored.rows))
             now = sum(shard.count for shard in todo)
             ended = time.monotonic()
             summary = Summary(

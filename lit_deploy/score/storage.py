@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from lit_deploy.core.errors import LitDeployError, MissingDependency, UsageError, refuse_for_memory
 from lit_deploy.core.text import first_line
+from lit_deploy.machine.packages import require
 
 Kind = Literal["file", "folder", "absent"]
 
@@ -152,6 +153,8 @@ class _Remote:
         if scheme in _BY_PYARROW:
             self._fs, self._base = fs.FileSystem.from_uri(self._root + ("/" if scheme == "file" else ""))
             return
+        if scheme in ("https", "http"):
+            require(f"reading {scheme}://", "aiohttp", "fsspec")
         import fsspec
 
         inner, _ = fsspec.core.url_to_fs(self._root)

@@ -24,8 +24,8 @@ from support.scoring import BAD, ONE, PICTURES, inline, rows, write_pictures
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.core.errors import ImageError, OutOfMemory, UsageError
 from lit_deploy.core.files import sha256_of
-from lit_deploy.score.engine import Wanted, local
-from lit_deploy.score.plan import Job
+from lit_deploy.score.engine import local
+from lit_deploy.score.job import Job, Wanted
 from lit_deploy.score.preparing import AHEAD, preparing
 from lit_deploy.score.run import score
 from lit_deploy.score.shards import Batch, Shard
@@ -102,8 +102,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from lit_deploy import SessionOptions
-from lit_deploy.score.engine import Wanted, local
-from lit_deploy.score.plan import Job
+from lit_deploy.score.engine import local
+from lit_deploy.score.job import Job, Wanted
 from lit_deploy.score.run import score
 if __name__ == "__main__":
     model, pictures, out = sys.argv[1:]

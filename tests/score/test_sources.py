@@ -19,6 +19,7 @@ from support.scoring import picture
 
 from lit_deploy.core.errors import ImageError, LitDeployError, MissingDependency, UsageError
 from lit_deploy.images.folders import images_in, images_like
+from lit_deploy.machine import packages
 from lit_deploy.score.reading import Reader
 from lit_deploy.score.sources import Entry, Sources
 from lit_deploy.score.storage import is_url
@@ -141,11 +142,32 @@ def test_stores_are_read_as_folders_are(folder: Path) -> None:
     assert read(found) == CONTENT[:2]
 
 
+class Ranges(SimpleHTTPRequestHandler):
+    """Gives parts of files, as web servers but Python's do."""
+
+    def do_GET(self) -> None:
+        wanted, path = self.headers.get("Range"), Path(self.translate_path(self.path))
+        if wanted is None or not path.is_file():
+            super().do_GET()
+            return
+        first, last = map(int, wanted.removeprefix("bytes=").split("-"))
+        content = path.read_bytes()
+        part = content[first : last + 1]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def end_headers(self) -> None:
+        self.send_header("Accept-Ranges", "bytes")
+        super().end_headers()
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A web server of this machine."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
+    with HTTPServer(("127.0.0.1", 0), partial(Ranges, directory=str(tmp_path))) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -154,7 +176,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_web_addresses(server: str, tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("aiohttp", reason="the extra https is not installed")
     (tmp_path / "a b.png").write_bytes(CONTENT[0])
     archive(tmp_path / "shard.tar")
     found = entries(f"{server}/a%20b.png?size=*", f"{server}/shard.tar", f"{server}/absent.png")
@@ -190,10 +212,15 @@ def test_sources_that_are_refused(name: str, kind: type[LitDeployError], words: 
     assert "secret" not in str(caught.value)
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "words"), [("https", r"aiohttp, .*'lit-deploy\[https\]'"), ("az", "package .*needs adlfs")]
+)
+def test_a_package_that_is_missing_is_named(scheme: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(url: str) -> None:
-        raise ImportError("HTTPFileSystem requires aiohttp")
+        raise ImportError("it needs adlfs")
 
+    real = packages.installed_version
+    monkeypatch.setattr(packages, "installed_version", lambda name: None if name == "aiohttp" else real(name))
     monkeypatch.setattr(fsspec.core, "url_to_fs", absent)
-    with pytest.raises(MissingDependency, match=r"https:// needs a package .*aiohttp"):
-        read(entries("https://absent.invalid/x.png"))
+    with pytest.raises(MissingDependency, match=f"reading {scheme}:// needs .*{words}"):
+        read(entries(f"{scheme}://absent.invalid/x.png"))

@@ -14,8 +14,10 @@ from PIL import Image
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions
 from lit_deploy.images.synthetic import synthetic_image
-from lit_deploy.score.engine import Engine, Wanted
+from lit_deploy.score.engine import Engine
 from lit_deploy.score.inference import Scored, Scorer
+from lit_deploy.score.job import Job
+from lit_deploy.score.model import Model
 from lit_deploy.score.preparing import Preparer
 from lit_deploy.score.shards import Batch
 
@@ -55,7 +57,7 @@ class _Inline:
 
 
 @contextlib.contextmanager
-def inline(source: str, wanted: Wanted, options: SessionOptions) -> Iterator[Engine]:
+def inline(job: Job, model: Model) -> Iterator[Engine]:
     """An engine that does everything in this process, for what has nothing to do with processes."""
-    with open_session(source, options) as session:
-        yield _Inline(Scorer(session, wanted.top, wanted.score_threshold, wanted.batch))
+    with open_session(job.source, job.options) as session:
+        yield _Inline(Scorer(session, job.wanted))
