@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet cmake hatch-fancy-pypi-readme ninja scikit-build-core -c constraints.txt
 	@# The native library is built below, where a rebuild is incremental.
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -C wheel.cmake=false -C editable.mode=inplace -e '.[export,ort,openvino,rtx,plot,evaluate,parquet,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -C wheel.cmake=false -C editable.mode=inplace -e '.[export,ort,openvino,rtx,plot,evaluate,parquet,https,ray,test]'
 	@touch $@
 
 $(LIBRARY): $(VENV)/.installed $(NATIVE_SOURCES)
@@ -58,6 +58,7 @@ bench: $(LIBRARY)
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/embedding.py
 	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/score.py
 
 gpu:
 	$(PYTHON) benchmarks/gpu.py

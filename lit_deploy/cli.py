@@ -25,6 +25,7 @@ from lit_deploy.commands.models import models
 from lit_deploy.commands.package import package
 from lit_deploy.commands.predict import predict
 from lit_deploy.commands.quantize import quantize
+from lit_deploy.commands.score import score
 from lit_deploy.commands.verify import verify
 from lit_deploy.core.errors import LitDeployError, LitDeployWarning, MissingDependency, UsageError, refuse_for_memory
 from lit_deploy.core.signals import ended_by_signals
@@ -66,7 +67,7 @@ def _common(
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for command in (export, quantize, package, verify, bench, evaluate, predict, inspect, models, doctor):
+for command in (export, quantize, package, verify, bench, evaluate, predict, score, inspect, models, doctor):
     app.command()(command)
 
 
@@ -122,8 +123,8 @@ def _warn(
 def main() -> None:
     """Run the command line; errors of lit-deploy become one sentence and an exit code.
 
-    1 means that a gate failed, or that ``predict`` left out images, and nothing else, so a bug (with its traceback) and
-    a lost output end with 2 as well.
+    1 means that a gate failed, or that ``predict`` or ``score`` left out images, and nothing else, so a bug (with its
+    traceback) and a lost output end with 2 as well.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # something else that stands in for them

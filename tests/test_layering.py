@@ -29,7 +29,7 @@ ROOMS = (
     ("checkpoints",),
     ("exporters", "backends"),
     ("packaging",),
-    ("bench", "evaluate"),
+    ("bench", "evaluate", "score"),
     ("quantize",),
     ("workflows",),
     ("report",),

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.backends.protocol import Session, SessionOptions
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import MAX_BATCH, PrecisionName, TensorSpec
 from lit_deploy.tasks.table import task_of
@@ -116,6 +117,22 @@ class BackEnd:
 def filled(pictures: Sequence[T], least: int) -> list[T]:
     """Fill up a batch that is smaller than a session takes with its last picture."""
     return [*pictures, *[pictures[-1]] * (least - len(pictures))]
+
+
+def with_threshold(session: Session, score_threshold: float | None) -> Manifest:
+    """The manifest of a session with another score threshold, of which its task takes notice."""
+    manifest = session.manifest
+    if score_threshold is None:
+        return manifest
+    dense = manifest.dense
+    if dense is None or all(output.name != "scores" for output in session.outputs):
+        raise UsageError(f"the file's task is {manifest.task}, which knows no score threshold; leave it out")
+    if not dense.score_threshold <= score_threshold < 1:
+        raise UsageError(
+            f"the score threshold is {score_threshold}, expected {dense.score_threshold}, below which the file keeps "
+            "nothing, to 1; export with a lower --score-threshold for more"
+        )
+    return replace(manifest, dense=replace(dense, score_threshold=score_threshold))
 
 
 def check_feeds(feeds: Mapping[str, NDArray[np.generic]], inputs: tuple[TensorSpec, ...]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, CalibrationMethod
+from lit_deploy.core.specs import MAX_BATCH, MAX_SIDE, MAX_THREADS, CalibrationMethod
 
 if TYPE_CHECKING:
     from lit_deploy.backends.protocol import SessionOptions
@@ -126,6 +126,16 @@ def batch_size(option: str, text: str, expected: str) -> int:
     if not 1 <= _number(text) <= MAX_BATCH:
         raise UsageError(f"{option} is '{text}', expected {expected} (1 to {MAX_BATCH})")
     return int(text)
+
+
+def worker_range(text: str, *, several: bool) -> tuple[int, int]:
+    """``--workers`` of scoring: ``N``, or where there can be fewer and more of them ``MIN:MAX``."""
+    counts = [_number(part) for part in text.split(":")]
+    least, most = counts[0], counts[-1]
+    if len(counts) > (2 if several else 1) or not 1 <= least <= most <= MAX_THREADS:
+        expected = "a number or MIN:MAX" if several else "a number"
+        raise UsageError(f"--workers is '{text}', expected {expected} (1 to {MAX_THREADS})")
+    return least, most
 
 
 def height_width(option: str, text: str | None) -> tuple[int, int] | None:

@@ -44,6 +44,9 @@ MAX_THREADS = 1024
 MAX_IMAGES = 10_000_000
 """Most images that are taken from a folder."""
 
+SHARD_SIZE, MAX_SHARD_SIZE = 1024, 1 << 20
+"""Images a file of scores, when nothing is said and at most; their rows are in memory together."""
+
 MAX_CALIBRATION_IMAGES = 1 << 16
 """Most images that ranges are chosen with; they are in memory together."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 _CONTROL = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
@@ -42,3 +43,8 @@ def shown_key(key: str) -> str:
 def shown_name(name: str) -> str:
     """A file name as text on one line that can be printed and encoded, whatever its bytes are."""
     return printable(name)
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path as text that JSON can hold, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

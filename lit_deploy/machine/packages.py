@@ -55,6 +55,9 @@ PACKAGES: dict[str, Package] = {
         Package("matplotlib", "3.8", "plot", "draws --plot"),
         Package("hotcoco", "1.3", "evaluate", "scores detectors"),
         Package("pyarrow", "18.0", "parquet", "writes predictions to .parquet files"),
+        Package("aiohttp", "3.9", "https", "scores pictures of web servers"),
+        Package("fsspec", "2024.6", "https", "scores pictures of web servers and other stores"),
+        Package("ray", "2.60", "ray", "scores pictures on a cluster"),
     )
 }
 """By name, in the order in which ``doctor`` shows them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,18 @@ from lit_deploy.tasks.intervals import independent_count
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Arrays", "Change", "Findings", "Metric", "OutputAgreement", "Outputs", "Pair", "Prediction", "Task"]
+__all__ = [
+    "Arrays",
+    "Change",
+    "Findings",
+    "LabelledPixels",
+    "Metric",
+    "OutputAgreement",
+    "Outputs",
+    "Pair",
+    "Prediction",
+    "Task",
+]
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,14 @@ class Prediction(Protocol):
 
     def records(self) -> list[tuple[Any, ...]]:
         """The same as values, for files: those that the task's ``FIELDS`` name."""
+
+
+@runtime_checkable
+class LabelledPixels(Protocol):
+    """A prediction that says something of every pixel."""
+
+    def label_image(self, manifest: Manifest) -> Image.Image:
+        """The label of every pixel, as a palette image."""
 
 
 class Task(Protocol):

@@ -7,25 +7,24 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.backends.base import filled
+from lit_deploy.backends.base import filled, with_threshold
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import Session, SessionOptions, Source
 from lit_deploy.core.errors import ImageError, UsageError
 from lit_deploy.core.files import atomic_path
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import BEST_CLASSES, MAX_BATCH, MAX_DETECTIONS, MAX_THREADS
+from lit_deploy.core.text import shown_path
 from lit_deploy.images.ahead import Batch, prepared_ahead
 from lit_deploy.images.decoding import load_image
 from lit_deploy.images.folders import images_in
 from lit_deploy.images.picture import Picture
-from lit_deploy.tasks.protocol import Prediction
+from lit_deploy.tasks.protocol import LabelledPixels, Prediction
 from lit_deploy.tasks.table import task_of
 
 BATCH = 32
@@ -36,14 +35,6 @@ _COMPRESSION = 3  # of PNG: half the time of Pillow's 6, files a tenth larger
 
 LeftOut = Callable[[ImageError], None]
 """Told of every image that cannot be used."""
-
-
-@runtime_checkable
-class LabelledPixels(Protocol):
-    """A prediction that says something of every pixel."""
-
-    def label_image(self, manifest: Manifest) -> Image.Image:
-        """The label of every pixel, as a palette image."""
 
 
 def predict_images(
@@ -170,7 +161,7 @@ class Work:
     def __init__(self, session: Session, paths: Sequence[Path], folder: Path | None, wanted: Wanted) -> None:
         self.session, self.paths, self.folder = session, paths, folder
         self._names = _output_names(paths, folder)
-        self._manifest = _with_threshold(session, wanted.score_threshold)
+        self._manifest = with_threshold(session, wanted.score_threshold)
         self.task = task_of(self._manifest)
         self._least, most = session.batch_range
         self.size = max(self._least, min(wanted.batch or BATCH, most))
@@ -256,27 +247,6 @@ def image_files(images: Iterable[str | Path], out: str | Path | None = None) -> 
         else:
             found += (path for path in images_in(image) if drawn is None or drawn not in path.resolve().parents)
     return found
-
-
-def shown_path(path: Path) -> str:
-    """A path as text that JSON can hold, whatever its bytes are."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _with_threshold(session: Session, score_threshold: float | None) -> Manifest:
-    """The manifest of a session with another score threshold, of which its task takes notice."""
-    manifest = session.manifest
-    if score_threshold is None:
-        return manifest
-    dense = manifest.dense
-    if dense is None or all(output.name != "scores" for output in session.outputs):
-        raise UsageError(f"the file's task is {manifest.task}, which knows no score threshold; leave it out")
-    if not dense.score_threshold <= score_threshold < 1:
-        raise UsageError(
-            f"the score threshold is {score_threshold}, expected {dense.score_threshold}, below which the file keeps "
-            "nothing, to 1; export with a lower --score-threshold for more"
-        )
-    return replace(manifest, dense=replace(dense, score_threshold=score_threshold))
 
 
 def _made(out: Path) -> Path:

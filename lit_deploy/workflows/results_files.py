@@ -16,9 +16,10 @@ import msgspec
 
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.files import check_target
+from lit_deploy.core.text import shown_path
 from lit_deploy.machine.packages import require
 from lit_deploy.tasks.protocol import Prediction, Task
-from lit_deploy.workflows.predict import Drawn, shown_path
+from lit_deploy.workflows.predict import Drawn
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 """Endings of the names of such files."""
