@@ -92,13 +92,14 @@ class Service:
         self.url = address[0]
 
     def metrics(self) -> dict[str, float]:
-        """Samples by their names and labels, as they stand in the text."""
+        """Samples by their names and labels, as they stand in the text, but for the name of the one model."""
         try:
             with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
                 lines = answer.read().decode().splitlines()
         except (OSError, http.client.HTTPException) as failure:
             raise SystemExit(f"error: the service gives no metrics ({failure}); {self.state()}") from None
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+        samples = (line.rsplit(" ", 1) for line in lines if line[0] != "#")
+        return {re.sub(r'\{model="[^"]*"\}|model="[^"]*",', "", name): float(value) for name, value in samples}
 
     def stop(self) -> tuple[int, str, float]:
         """SIGTERM; exit code, what was printed, and how many seconds it took. Killed where it does not end."""

@@ -30,7 +30,7 @@ Answer internal_error(const char* what) {
 
 }  // namespace
 
-Pipeline::Pipeline(const lit::Model& model, const Options& options, Metrics& metrics)
+Pipeline::Pipeline(const lit::Model& model, const Options& options, ModelMetrics& metrics)
     : model_(model),
       options_(options),
       task_(task_of(model)),

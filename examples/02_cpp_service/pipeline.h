@@ -33,7 +33,7 @@ using Done = std::function<void(Answer)>;
 class Pipeline {
  public:
   // Starts the threads. Throws lit::Error when the model gives no context, std::runtime_error when threads are short.
-  Pipeline(const lit::Model& model, const Options& options, Metrics& metrics);
+  Pipeline(const lit::Model& model, const Options& options, ModelMetrics& metrics);
   Pipeline(const Pipeline&) = delete;
   Pipeline& operator=(const Pipeline&) = delete;
   ~Pipeline();  // answers what was accepted first
@@ -41,9 +41,6 @@ class Pipeline {
   // Takes a picture's file for the model's task, or returns false when the queue is full: `done` is never called then.
   // `form`: it may be a form with a file in it. Any thread; returns at once.
   bool submit(std::string file, size_t top, bool form, Done done);
-
-  // Of the model. Any thread.
-  Task task() const { return task_; }
 
   // From now on nothing waits for company: no more is to come. Any thread.
   void hurry();
@@ -77,7 +74,7 @@ class Pipeline {
   const Options options_;
   const Task task_;
   const size_t least_batch_, most_batch_;
-  Metrics& metrics_;
+  ModelMetrics& metrics_;
 
   std::mutex mutex_;
   std::condition_variable work_;   // for workers

@@ -12,7 +12,7 @@
 #include <boost/beast/http/verb.hpp>
 #include <boost/system/error_code.hpp>
 
-#include "task.h"
+#include "models.h"
 
 namespace lit_service {
 
@@ -25,15 +25,16 @@ struct Reply {
 };
 
 struct Route {
-  enum Kind { kPicture, kHealth, kMetrics, kRefused };
+  enum Kind { kPicture, kModels, kHealth, kMetrics, kRefused };
 
   Kind kind;
-  size_t top = 0;  // of kPicture: how many predictions
-  Reply refusal{}; // of kRefused
+  Served* model = nullptr;  // of kPicture: which is asked
+  size_t top = 0;           // of kPicture: how many predictions
+  Reply refusal{};          // of kRefused
 };
 
-// `target`: a path with its query, or a whole URL; `task`: that of the model.
-Route route_of(boost::beast::http::verb method, std::string_view target, Task task);
+// `target`: a path with its query, or a whole URL.
+Route route_of(boost::beast::http::verb method, std::string_view target, Models& models);
 
 using Fields = boost::beast::http::fields;
 

@@ -176,7 +176,7 @@ def test_what_is_found_is_what_lit_deploy_predict_finds(case: str, binary: Path,
             refused = running.ask("POST", other, JPEG)
             assert (refused.status, json.loads(refused.body)) == (
                 404,
-                {"error": f"the model here is for another task: POST to {own}"},
+                {"error": f"no model here is for this task: POST to {own}"},
             )
         assert running.ask("GET", own).status == 405
         narrow = running.ask("POST", own, NARROW_PNG)
@@ -191,6 +191,37 @@ def test_a_detector_that_counts_wrong_is_an_error_of_the_service(binary: Path, t
     with Service(binary, path) as running:
         assert running.ask("POST", "/v1/detect", JPEG).status == 500
     assert "it counts 21 objects" in "".join(running.log)
+
+
+def test_several_models_are_told_and_asked_by_their_names(binary: Path, tmp_path: Path) -> None:
+    """Each with a queue and counters of its own; without a name the first of the task answers."""
+    first, second = micro(tmp_path / "a b.onnx"), micro(tmp_path / "second=.onnx")
+    said = found(4, 20, (90, 120), masks=True)
+    masks = micro_dense(tmp_path / "masks.onnx", micro_dense_manifest("instance_segmentation", 20), said)
+    named = ("--model", f"other={first}", "--model", second, "--model", f"cut={masks}")
+    with Service(binary, first, *named) as running:
+        models = {model["name"]: model for model in json.loads(running.ask("GET", "/v1/models").body)["models"]}
+        assert list(models) == ["a_b", "other", "second_", "cut"]
+        assert models["other"] | {"backend": ""} == {
+            "name": "other", "network": "custom", "task": "classification", "precision": "fp32", "backend": "",
+            "path": "/v1/classify?model=other", "classes": 7, "input": {"height": 4, "width": 4},
+        }  # fmt: skip
+        assert models["cut"]["task"] == "instance_segmentation"
+        assert (models["cut"]["masks"], models["cut"]["max_detections"]) == (True, 20)
+        for path in ("/v1/classify", "/v1/classify?top=3&model=other", *(each["path"] for each in models.values())):
+            assert running.ask("POST", path, JPEG).status == 200
+        samples = running.ask("GET", "/metrics").body
+        for name, count in {"a_b": 2, "other": 2, "second_": 1, "cut": 1}.items():
+            assert f'lit_service_accepted_total{{model="{name}"}} {count}\n' in samples
+        for path, words in {
+            "/v1/classify?model=gone": "no model here has this name: there are a_b, other, second_, cut",
+            "/v1/classify?model=cut": "the model cut is for another task: POST to /v1/detect?model=cut",
+            "/v1/segment": "no model here is for this task: POST to /v1/classify, /v1/detect",
+        }.items():
+            refused = running.ask("POST", path, JPEG)
+            assert (refused.status, json.loads(refused.body)) == (404, {"error": words})
+        for query in ("model=", "model=cut&model=cut", "top=1&top=1", "&", "model=cut&k=1"):
+            assert running.ask("POST", f"/v1/detect?{query}", JPEG).status == 400
 
 
 def test_a_fixed_batch_of_raw_pixels_and_top5(
@@ -318,8 +349,8 @@ def test_names_are_printed_on_one_line(binary: Path, tmp_path: Path) -> None:
 
     with Service(binary, micro(tmp_path / "micro.onnx", change=change)) as running:
         info = next(line for line in running.ask("GET", "/metrics").body.splitlines() if "_info{" in line)
-        assert r'model="a \"b\" \\ \\x1b[31m\\x9b\\x0ac"' in info
-    assert r'lit_service: a "b" \ \x1b[31m\x9b\x0ac (fp32) on ONNX Runtime' in running.log[0]
+        assert r'model="micro",network="a \"b\" \\ \\x1b[31m\\x9b\\x0ac"' in info
+    assert r'?model=micro: a "b" \ \x1b[31m\x9b\x0ac (fp32) on ONNX Runtime' in running.log[0]
     command = [binary, "--model", tmp_path / "no\n\x1b[31mthing.onnx"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert re.fullmatch(r"error: [^\n\x1b]+no\\x0a\\x1b\[31mthing\.onnx[^\n\x1b]+\n", done.stderr), done.stderr
@@ -522,6 +553,9 @@ def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) 
         (["--model", "x.onnx", "--max-batch"], "--max-batch received ''"),
         (["--model", "x.onnx", "--device", "tpu"], "where cpu or cuda is expected"),
         (["--model", "x.onnx", "--backend", "tflite"], "where auto, onnxruntime, openvino or tensorrt is expected"),
+        (["--model", "a b=x.onnx"], "--model received 'a b=x.onnx' where NAME=FILE is expected"),
+        (["--model", "a="], "where [NAME=]FILE is expected: give the file"),
+        (["--model", "a/x.onnx", "--model", "x=b.onnx"], "two models are called x, a/x.onnx and b.onnx: give one"),
         (["--model", "x.onnx", "--backend", "tensorrt"], "x.onnx is an ONNX file, which TensorRT does not run"),
         (["--model", "MODEL", "--address", "localhost"], "where an IP address is expected"),
         (["--model", "MODEL", "--port", "BUSY"], "cannot listen on 127.0.0.1 port"),

@@ -113,11 +113,17 @@ class Service:
         return client
 
     def metrics(self) -> dict[tuple[str, str], float]:
-        """``{(sample, its one label's value or ""): value}``, read by Prometheus' own parser."""
+        """``{(sample, its one label's value or ""): value}``, of all models; read by Prometheus' own parser."""
         parser = pytest.importorskip("prometheus_client.parser", reason="no Prometheus: pip install prometheus-client")
         text = self.ask("GET", "/metrics").body
         samples = [s for family in parser.text_string_to_metric_families(text) for s in family.samples]
-        return {(s.name, "".join(s.labels.values())): s.value for s in samples if len(s.labels) < 2}
+        sums: dict[tuple[str, str], float] = {}
+        for sample in samples:
+            labels = [value for name, value in sample.labels.items() if name != "model"]
+            if len(labels) < 2:
+                key = sample.name, "".join(labels)
+                sums[key] = sums.get(key, 0) + sample.value
+        return sums
 
 
 def wait_for(running: Service, ready: Callable[[dict[tuple[str, str], float]], bool]) -> None:
