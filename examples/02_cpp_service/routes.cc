@@ -9,6 +9,7 @@
 #include <boost/beast/http/error.hpp>
 
 #include "json.h"
+#include "page.h"
 
 namespace lit_service {
 namespace {
@@ -116,13 +117,22 @@ Route route_of(http::verb method, std::string_view target, Models& models) {
     return refused(405, std::string(path) + " takes POST with a JPEG or PNG file", "POST");
   }
   constexpr std::pair<std::string_view, Route::Kind> kOthers[] = {
-      {"/v1/models", Route::kModels}, {"/healthz", Route::kHealth}, {"/metrics", Route::kMetrics}};
+      {"/", Route::kPage},
+      {"/v1/models", Route::kModels},
+      {"/healthz", Route::kHealth},
+      {"/metrics", Route::kMetrics}};
   for (const auto& [known, kind] : kOthers) {
     if (path != known) continue;
     if (method == http::verb::get || method == http::verb::head) return {kind};
     return refused(405, std::string(path) + " takes GET", "GET, HEAD");
   }
-  return refused(404, "there is no such path: " + models.paths() + ", /v1/models, /healthz and /metrics are known");
+  return refused(404, "there is no such path: " + models.paths() + ", /, /v1/models, /healthz and /metrics are known");
+}
+
+Reply page() {
+  Reply reply{200, std::string(kPage), "text/html; charset=utf-8"};
+  reply.policy = kPagePolicy;
+  return reply;
 }
 
 Reply reply_to(const boost::system::error_code& error, bool expired) {
@@ -144,6 +154,8 @@ http::response<http::string_body> response_from(Reply reply, unsigned version, b
   response.set(http::field::content_type, reply.type);
   if (reply.allow != nullptr) response.set(http::field::allow, reply.allow);
   if (reply.retry) response.set(http::field::retry_after, "1");
+  if (reply.took.count() >= 0) response.set("Server-Timing", "total;dur=" + std::to_string(reply.took.count()));
+  if (reply.policy != nullptr) response.set("Content-Security-Policy", reply.policy);
   response.keep_alive(keep_alive);
   response.body() = std::move(reply.body);
   response.prepare_payload();

@@ -2,6 +2,7 @@
 #ifndef LIT_SERVICE_ROUTES_H_
 #define LIT_SERVICE_ROUTES_H_
 
+#include <chrono>
 #include <cstddef>
 #include <string>
 #include <string_view>
@@ -22,10 +23,12 @@ struct Reply {
   const char* type = "application/json";
   const char* allow = nullptr;  // of 405: the methods that would do
   bool retry = false;           // soon: Retry-After
+  std::chrono::duration<double, std::milli> took{-1};  // of a picture's answer: Server-Timing
+  const char* policy = nullptr; // of a page: Content-Security-Policy, what a browser lets it do
 };
 
 struct Route {
-  enum Kind { kPicture, kModels, kHealth, kMetrics, kRefused };
+  enum Kind { kPicture, kPage, kModels, kHealth, kMetrics, kRefused };
 
   Kind kind;
   Served* model = nullptr;  // of kPicture: which is asked
@@ -45,6 +48,9 @@ const char* fault_of(unsigned version, const Fields& fields);
 // Whether the body is a form, as curl --form makes one, or came as such and lost what lines end with, as curl --data
 // drops it. (curl --data-binary calls its body a form as well.)
 bool is_form(const Fields& fields, std::string_view body);
+
+// The page of `GET /`.
+Reply page();
 
 // To a request that could not be received; `expired`: because it took too long.
 Reply reply_to(const boost::system::error_code& error, bool expired);

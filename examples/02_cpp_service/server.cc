@@ -275,8 +275,14 @@ class Server {
 
   asio::awaitable<Reply> answer(Connection& connection, const Route& route, Request& request) {
     switch (route.kind) {
-      case Route::kPicture:
-        co_return co_await ask(connection, route, request.body(), is_form(request, request.body()));
+      case Route::kPicture: {
+        const auto begin = std::chrono::steady_clock::now();
+        Reply reply = co_await ask(connection, route, request.body(), is_form(request, request.body()));
+        reply.took = std::chrono::steady_clock::now() - begin;
+        co_return reply;
+      }
+      case Route::kPage:
+        co_return page();
       case Route::kModels:
         co_return Reply{200, models_.json()};
       case Route::kHealth:

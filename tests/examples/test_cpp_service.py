@@ -9,7 +9,6 @@ import dataclasses
 import http.client
 import importlib
 import json
-import os
 import re
 import resource
 import shutil
@@ -26,7 +25,7 @@ import onnx
 import pytest
 from support.documentation import run_in_shell
 from support.exported import export_of
-from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, build, exchange, sanitized, wait_for
+from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, exchange, sanitized, wait_for
 from support.micro_dense import found, micro_dense, micro_dense_manifest
 from support.runtime_library import needs_runtime
 from support.runtime_models import micro
@@ -34,32 +33,12 @@ from support.runtime_openvino import find_openvino_library, needs_openvino
 from support.service_pictures import BAD_REQUESTS, BOMBS, JPEG, NARROW_PNG, PICTURES, PNG, big, slow
 
 from lit_deploy.core.specs import TaskName
-from lit_deploy.machine.native import find_onnxruntime_library
 from lit_deploy.tasks.instance_segmentation.rle import decoded
 from lit_deploy.workflows.predict import predict_images
 
 pytest.importorskip("onnxruntime", reason="the service runs on the wheel's libonnxruntime.so: pip install onnxruntime")
 
 pytestmark = needs_runtime
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the built service, where the README says it is."""
-    folder = tmp_path_factory.mktemp("service")
-    if other := os.environ.get("LIT_SERVICE_BINARY"):
-        (folder / BINARY).parent.mkdir(parents=True)
-        (folder / BINARY).symlink_to(other)
-    else:
-        build(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def binary(workspace: Path) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIT_DEPLOY_ONNXRUNTIME", str(find_onnxruntime_library()))
-        yield workspace / BINARY
 
 
 @pytest.fixture(scope="module")
