@@ -202,7 +202,7 @@ class Server {
       const char* const fault = error ? nullptr : fault_of(request.version(), request);
       Route route{};
       if (!error && fault == nullptr) {
-        route = route_of(request.method(), {request.target().data(), request.target().size()}, models_);
+        route = route_of(request.method(), {request.target().data(), request.target().size()}, request, models_);
         // The body of a request that is refused anyway is not waited for.
         if (route.kind != Route::kRefused) error = co_await receive_body(*connection, parser);
       }
@@ -231,7 +231,7 @@ class Server {
     const error_code error = co_await receive_header(*connection, parser, kLinger, kLinger);
     Route route{Route::kPicture};
     if (!error && fault_of(request.version(), request) == nullptr) {
-      route = route_of(request.method(), {request.target().data(), request.target().size()}, models_);
+      route = route_of(request.method(), {request.target().data(), request.target().size()}, request, models_);
     }
     const bool state = route.kind == Route::kHealth || route.kind == Route::kMetrics;
     Reply reply = unavailable("too many connections are open: try again");
@@ -299,12 +299,13 @@ class Server {
           auto resume = std::make_shared<decltype(handler)>(std::move(handler));
           const auto done = [this, resume](Answer answer) {
             asio::post(io_, [resume, answer = std::move(answer)]() mutable {
-              Reply reply{answer.status, std::move(answer.body)};
+              Reply reply{answer.status, std::move(answer.body), name_of(answer.media)};
               if (reply.status == 503) reply.retry = true;
               std::move (*resume)(std::move(reply));
             });
           };
-          connection.accepted = route.model->pipeline.submit(std::move(file), route.top, form, done);
+          connection.accepted =
+              route.model->pipeline.submit({std::move(file), route.top, route.media, form}, done);
           if (!connection.accepted) done({503, error_json("the queue is full: try again")});
         },
         asio::use_awaitable);
