@@ -126,13 +126,17 @@ Route route_of(http::verb method, std::string_view target, const Fields& fields,
     return refused(405, std::string(path) + " takes POST with a JPEG or PNG file", "POST");
   }
   constexpr std::pair<std::string_view, Route::Kind> kOthers[] = {
-      {"/v1/models", Route::kModels}, {"/healthz", Route::kHealth}, {"/metrics", Route::kMetrics}};
+      {"/v1/models", Route::kModels},
+      {"/openapi.json", Route::kOpenApi},
+      {"/healthz", Route::kHealth},
+      {"/metrics", Route::kMetrics}};
   for (const auto& [known, kind] : kOthers) {
     if (path != known) continue;
     if (method == http::verb::get || method == http::verb::head) return {kind};
     return refused(405, std::string(path) + " takes GET", "GET, HEAD");
   }
-  return refused(404, "there is no such path: " + models.paths() + ", /v1/models, /healthz and /metrics are known");
+  return refused(404, "there is no such path: " + models.paths() + ", /v1/models, /openapi.json, /healthz and " +
+                          "/metrics are known");
 }
 
 Reply reply_to(const boost::system::error_code& error, bool expired) {

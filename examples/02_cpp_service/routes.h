@@ -26,7 +26,7 @@ struct Reply {
 };
 
 struct Route {
-  enum Kind { kPicture, kModels, kHealth, kMetrics, kRefused };
+  enum Kind { kPicture, kModels, kOpenApi, kHealth, kMetrics, kRefused };
 
   Kind kind;
   Served* model = nullptr;  // of kPicture: which is asked

@@ -32,6 +32,7 @@
 
 #include "json.h"
 #include "log.h"
+#include "openapi.h"
 #include "routes.h"
 
 namespace lit_service {
@@ -279,6 +280,8 @@ class Server {
         co_return co_await ask(connection, route, request.body(), is_form(request, request.body()));
       case Route::kModels:
         co_return Reply{200, models_.json()};
+      case Route::kOpenApi:
+        co_return Reply{200, kOpenApi};
       case Route::kHealth:
         // Out of the load balancer first: 503 from the moment when no new connections are taken.
         co_return draining_ ? unavailable("the service is shutting down") : Reply{200, "{\"status\": \"ok\"}\n"};

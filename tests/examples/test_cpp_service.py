@@ -21,7 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -270,6 +272,60 @@ def test_only_pictures_of_a_bounded_size_are_drawn_into(binary: Path, tmp_path: 
         reply = running.ask("POST", "/v1/detect", large, Accept="image/png")
         assert (reply.status, "at most 16777216 are drawn into" in reply.body) == (413, True), reply
         assert running.ask("POST", "/v1/detect", large).status == 422
+
+
+OPENAPI = json.loads((EXAMPLE / "openapi.json").read_text())
+
+
+def test_the_openapi_document_is_valid() -> None:
+    openapi = pytest.importorskip("openapi_spec_validator", reason="pip install openapi-spec-validator")
+    openapi.validate(OPENAPI)
+
+
+def closed(document: Any) -> Any:
+    """Its schemas with no place for properties that they do not name."""
+    if isinstance(document, list):
+        return [closed(entry) for entry in document]
+    if not isinstance(document, dict):
+        return document
+    inner = {key: closed(value) for key, value in document.items()}
+    return inner | {"additionalProperties": False} if "properties" in inner else inner
+
+
+def check_described(path: str, reply: Reply) -> None:
+    """An answer of a path is what the OpenAPI document says of this path, status and type."""
+    (operation,) = OPENAPI["paths"][path].values()
+    answer = operation["responses"][str(reply.status)]
+    if "$ref" in answer:
+        answer = OPENAPI["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+    assert {name.lower() for name in answer.get("headers", ())} <= reply.headers.keys()
+    form = reply.headers["content-type"].partition(";")[0]
+    schema = closed({"components": OPENAPI["components"], **answer["content"][form]["schema"]})
+    jsonschema.Draft202012Validator(schema).validate(json.loads(reply.body) if form.endswith("json") else reply.body)
+
+
+def test_every_answer_is_as_the_openapi_document_says(binary: Path, tmp_path: Path) -> None:
+    names: list[object] = []
+    for case, (task, _) in DENSE.items():
+        said = None if case == "label map" else found(9, 20, (90, 120), masks=case == "masks")
+        names += ["--model", micro_dense(tmp_path / f"{task}.onnx", micro_dense_manifest(task, 20), said)]
+    with Service(binary, micro(tmp_path / "micro.onnx"), *names, "--max-body-mib", 1) as running:
+        assert json.loads(running.ask("GET", "/openapi.json").body) == OPENAPI
+        for path, operations in OPENAPI["paths"].items():
+            (method,) = (name.upper() for name in operations)
+            reply = running.ask(method, path, JPEG if method == "POST" else None)
+            assert reply.status == 200
+            check_described(path, reply)
+        told = running.ask("GET", "/v1/models")
+        for model in json.loads(told.body)["models"]:
+            path = model["path"].partition("?")[0]
+            check_described(path, running.ask("POST", model["path"], JPEG))
+            check_described(path, running.ask("POST", f"{path}?model=gone", JPEG))
+            check_described(path, running.ask("POST", path, JPEG, Accept="text/html"))
+        for _, target, body, _ in BAD_REQUESTS.values():
+            path = target.partition("?")[0]
+            if path in OPENAPI["paths"] and (body is None or isinstance(body, bytes)):
+                check_described(path, running.ask("GET" if body is None else "POST", target, body))
 
 
 def test_a_detector_that_counts_wrong_is_an_error_of_the_service(binary: Path, tmp_path: Path) -> None:
