@@ -1,9 +1,11 @@
 #include "models.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "json.h"
+#include "lettering.h"
 #include "log.h"
 
 namespace lit_service {
@@ -28,6 +30,9 @@ Models::Models(const Options& options, Metrics& metrics) {
   how.device = options.device == "cuda" ? LIT_CUDA : LIT_CPU;
   how.backend = backend_of(options.backend);
   how.threads = static_cast<int32_t>(options.threads);
+  // Debian's font need not be there; one that was asked for has to.
+  const bool missing = options.font == Options().font && !std::filesystem::exists(options.font);
+  if (!missing && !options.font.empty()) font_ = read_font(options.font);
   for (const ModelFile& file : options.models) {
     lit::Model model(file.path, how);
     const lit_model_info& info = model.info();
@@ -35,8 +40,11 @@ Models::Models(const Options& options, Metrics& metrics) {
                                                    {"precision", info.precision},
                                                    {"backend", info.backend},
                                                    {"runtime", lit_version()}});
-    const Served& served = served_.emplace_back(file.name, std::move(model), options, counts);
+    const Served& served = served_.emplace_back(file.name, std::move(model), options, font_, counts);
     log(served.path() + ": " + info.name + " (" + info.precision + ") on " + info.backend);
+    if (missing && served.task == Task::kDetect) {
+      log("there is no " + options.font + ": pictures are drawn without names; --font FILE brings them");
+    }
   }
 }
 

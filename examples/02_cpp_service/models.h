@@ -17,8 +17,11 @@
 namespace lit_service {
 
 struct Served {
-  Served(std::string called, lit::Model opened, const Options& options, ModelMetrics& metrics)
-      : name(std::move(called)), model(std::move(opened)), task(task_of(model)), pipeline(model, options, metrics) {}
+  Served(std::string called, lit::Model opened, const Options& options, std::string_view font, ModelMetrics& metrics)
+      : name(std::move(called)),
+        model(std::move(opened)),
+        task(task_of(model)),
+        pipeline(model, options, font, metrics) {}
 
   std::string path() const { return std::string(path_of(task)) + "?model=" + name; }
 
@@ -32,7 +35,7 @@ struct Served {
 class Models {
  public:
   // Opens the files in their order, starts their threads and tells the log. Throws lit::Error for a file that cannot be
-  // opened, std::runtime_error when threads are short.
+  // opened, std::runtime_error when threads are short or the font is none.
   Models(const Options& options, Metrics& metrics);
 
   // nullptr where there is none.
@@ -48,6 +51,7 @@ class Models {
   size_t abandon();
 
  private:
+  std::string font_;
   std::deque<Served> served_;
 };
 

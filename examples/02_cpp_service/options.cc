@@ -29,6 +29,7 @@ constexpr TextOption kTexts[] = {
     {"--address", &Options::address, "IP address to listen on"},
     {"--device", &Options::device, "cpu or cuda"},
     {"--backend", &Options::backend, "auto, onnxruntime, openvino or tensorrt; auto: what the file is for"},
+    {"--font", &Options::font, "TrueType or OpenType file for names on pictures; '' for none"},
 };
 
 constexpr size_t kLongestName = 64;

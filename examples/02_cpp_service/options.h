@@ -19,6 +19,7 @@ struct Options {
   std::string address = "127.0.0.1";
   std::string device = "cpu";
   std::string backend = "auto";
+  std::string font = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 
   long port = 8080;
   long threads = 0;

@@ -5,6 +5,7 @@ const least = $("least").querySelector("input"), cover = $("cover").querySelecto
 const MAP_SIDE = 1600;  // pixels of the overlay's longer side: enough for a screen, whatever the picture's size
 
 let models = [], picture = null, result = null, asked = null;
+let turns = 0;  // how many pictures were chosen
 let lit = -1, pinned = -1;  // the entry that is pointed at, and the one that was clicked
 
 const percent = value => (value > 0 && value < .001 ? "< 0.1" : (100 * value).toFixed(value < .1 ? 1 : 0)) + " %";
@@ -330,7 +331,9 @@ function isTurned(bytes) {
 // JPEG and PNG go as they are; what the service does not read, or would read lying, is written anew by the browser.
 async function take(file) {
   if (!file) return;
+  const turn = ++turns;
   asked?.abort();
+  asked = null;
   const head = new Uint8Array(await file.slice(0, 1 << 16).arrayBuffer());
   const known = head[0] === 0xff && head[1] === 0xd8 || head[0] === 0x89 && head[1] === 0x50;
   const next = {name: file.name || "the picture", file, note: "", bitmap: null};
@@ -343,6 +346,7 @@ async function take(file) {
     next.file = await new Promise(done => sheet.toBlob(done, "image/jpeg", .95)) ?? file;
     next.note = known ? ", sent upright" : ", sent as JPEG";
   }
+  if (turn !== turns) return;  // another one was chosen meanwhile
   picture = next;
   await ask();
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include <boost/beast/core/string.hpp>
@@ -21,7 +23,7 @@ constexpr size_t kMostPredictions = 1000;
 Route refused(unsigned status, std::string_view sentence, const char* allow = nullptr) {
   Reply reply{status, error_json(sentence)};
   reply.allow = allow;
-  return {Route::kRefused, nullptr, 0, std::move(reply)};
+  return {Route::kRefused, nullptr, 0, Media::kJson, std::move(reply)};
 }
 
 // What a query says: top=N, model=NAME, both or nothing. False for anything else.
@@ -49,7 +51,7 @@ bool read(std::string_view text, Query& query) {
   return true;
 }
 
-Route picture(std::string_view text, Task task, Models& models) {
+Route picture(std::string_view text, Task task, const Fields& fields, Models& models) {
   Query query;
   if (!read(text, query)) {
     // The query is not repeated: it may be anything, also what is no UTF-8 and would spoil the JSON.
@@ -64,7 +66,15 @@ Route picture(std::string_view text, Task task, Models& models) {
   if (model->task != task) {
     return refused(404, "the model " + model->name + " is for another task: POST to " + model->path());
   }
-  return {Route::kPicture, model, query.top == 0 ? usual_top(task) : query.top};
+  std::string accept;  // fields of one name are one list
+  const auto [first, last] = fields.equal_range(http::field::accept);
+  for (auto field = first; field != last; ++field) accept += (accept.empty() ? "" : ",") + std::string(field->value());
+  const std::optional<Media> media = preferred(accept, gives_picture(task));
+  if (!media) {
+    return refused(406, std::string(path_of(task)) + " answers with application/json" +
+                            (gives_picture(task) ? " or image/png" : "") + ", which the request does not accept");
+  }
+  return {Route::kPicture, model, query.top == 0 ? usual_top(task) : query.top, *media};
 }
 
 bool is_host(std::string_view text) {
@@ -105,7 +115,7 @@ bool is_form(const Fields& fields, std::string_view body) {
   return boost::beast::iequals(type.substr(0, kPairs.size()), kPairs) && body.find_first_of("\r\n") == body.npos;
 }
 
-Route route_of(http::verb method, std::string_view target, Models& models) {
+Route route_of(http::verb method, std::string_view target, const Fields& fields, Models& models) {
   target = path_of(target);
   if (target.empty()) return refused(400, "the target is neither a path nor a URL of a host: correct it");
   const size_t mark = target.find('?');
@@ -113,12 +123,13 @@ Route route_of(http::verb method, std::string_view target, Models& models) {
   const std::string_view query = mark == target.npos ? "" : target.substr(mark + 1);
   for (const Task task : {Task::kClassify, Task::kDetect, Task::kSegment}) {
     if (path != path_of(task)) continue;
-    if (method == http::verb::post || models.first_of(task) == nullptr) return picture(query, task, models);
+    if (method == http::verb::post || models.first_of(task) == nullptr) return picture(query, task, fields, models);
     return refused(405, std::string(path) + " takes POST with a JPEG or PNG file", "POST");
   }
   constexpr std::pair<std::string_view, Route::Kind> kOthers[] = {
       {"/", Route::kPage},
       {"/v1/models", Route::kModels},
+      {"/openapi.json", Route::kOpenApi},
       {"/healthz", Route::kHealth},
       {"/metrics", Route::kMetrics}};
   for (const auto& [known, kind] : kOthers) {
@@ -126,7 +137,8 @@ Route route_of(http::verb method, std::string_view target, Models& models) {
     if (method == http::verb::get || method == http::verb::head) return {kind};
     return refused(405, std::string(path) + " takes GET", "GET, HEAD");
   }
-  return refused(404, "there is no such path: " + models.paths() + ", /, /v1/models, /healthz and /metrics are known");
+  return refused(404, "there is no such path: " + models.paths() + ", /, /v1/models, /openapi.json, /healthz and " +
+                          "/metrics are known");
 }
 
 Reply page() {

@@ -13,6 +13,7 @@
 #include <boost/beast/http/verb.hpp>
 #include <boost/system/error_code.hpp>
 
+#include "accept.h"
 #include "models.h"
 
 namespace lit_service {
@@ -28,18 +29,19 @@ struct Reply {
 };
 
 struct Route {
-  enum Kind { kPicture, kPage, kModels, kHealth, kMetrics, kRefused };
+  enum Kind { kPicture, kPage, kModels, kOpenApi, kHealth, kMetrics, kRefused };
 
   Kind kind;
   Served* model = nullptr;  // of kPicture: which is asked
   size_t top = 0;           // of kPicture: how many predictions
+  Media media = Media::kJson;  // of kPicture: the form of the answer
   Reply refusal{};          // of kRefused
 };
 
-// `target`: a path with its query, or a whole URL.
-Route route_of(boost::beast::http::verb method, std::string_view target, Models& models);
-
 using Fields = boost::beast::http::fields;
+
+// `target`: a path with its query, or a whole URL.
+Route route_of(boost::beast::http::verb method, std::string_view target, const Fields& fields, Models& models);
 
 // What is wrong with the head of a request, whatever it asks for: where its body ends, or whose it is, can be read in
 // two ways. nullptr: nothing. `version`: 10 or 11.

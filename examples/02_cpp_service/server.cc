@@ -32,6 +32,7 @@
 
 #include "json.h"
 #include "log.h"
+#include "openapi.h"
 #include "routes.h"
 
 namespace lit_service {
@@ -202,7 +203,7 @@ class Server {
       const char* const fault = error ? nullptr : fault_of(request.version(), request);
       Route route{};
       if (!error && fault == nullptr) {
-        route = route_of(request.method(), {request.target().data(), request.target().size()}, models_);
+        route = route_of(request.method(), {request.target().data(), request.target().size()}, request, models_);
         // The body of a request that is refused anyway is not waited for.
         if (route.kind != Route::kRefused) error = co_await receive_body(*connection, parser);
       }
@@ -231,7 +232,7 @@ class Server {
     const error_code error = co_await receive_header(*connection, parser, kLinger, kLinger);
     Route route{Route::kPicture};
     if (!error && fault_of(request.version(), request) == nullptr) {
-      route = route_of(request.method(), {request.target().data(), request.target().size()}, models_);
+      route = route_of(request.method(), {request.target().data(), request.target().size()}, request, models_);
     }
     const bool state = route.kind == Route::kHealth || route.kind == Route::kMetrics;
     Reply reply = unavailable("too many connections are open: try again");
@@ -275,16 +276,14 @@ class Server {
 
   asio::awaitable<Reply> answer(Connection& connection, const Route& route, Request& request) {
     switch (route.kind) {
-      case Route::kPicture: {
-        const auto begin = std::chrono::steady_clock::now();
-        Reply reply = co_await ask(connection, route, request.body(), is_form(request, request.body()));
-        reply.took = std::chrono::steady_clock::now() - begin;
-        co_return reply;
-      }
+      case Route::kPicture:
+        co_return co_await ask(connection, route, request.body(), is_form(request, request.body()));
       case Route::kPage:
         co_return page();
       case Route::kModels:
         co_return Reply{200, models_.json()};
+      case Route::kOpenApi:
+        co_return Reply{200, kOpenApi};
       case Route::kHealth:
         // Out of the load balancer first: 503 from the moment when no new connections are taken.
         co_return draining_ ? unavailable("the service is shutting down") : Reply{200, "{\"status\": \"ok\"}\n"};
@@ -303,14 +302,15 @@ class Server {
         [this, &connection, &route, &file, form](auto handler) {
           // std::function wants to be copied, the handler cannot be.
           auto resume = std::make_shared<decltype(handler)>(std::move(handler));
-          const auto done = [this, resume](Answer answer) {
-            asio::post(io_, [resume, answer = std::move(answer)]() mutable {
-              Reply reply{answer.status, std::move(answer.body)};
+          const auto done = [this, resume, begin = std::chrono::steady_clock::now()](Answer answer) {
+            asio::post(io_, [resume, begin, answer = std::move(answer)]() mutable {
+              Reply reply{answer.status, std::move(answer.body), name_of(answer.media)};
+              reply.took = std::chrono::steady_clock::now() - begin;
               if (reply.status == 503) reply.retry = true;
               std::move (*resume)(std::move(reply));
             });
           };
-          connection.accepted = route.model->pipeline.submit(std::move(file), route.top, form, done);
+          connection.accepted = route.model->pipeline.submit({std::move(file), route.top, route.media, form}, done);
           if (!connection.accepted) done({503, error_json("the queue is full: try again")});
         },
         asio::use_awaitable);

@@ -14,15 +14,19 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
+from PIL import Image, ImageFont
 from support.documentation import run_in_shell
 from support.exported import export_of
 from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, exchange, sanitized, wait_for
@@ -30,7 +34,19 @@ from support.micro_dense import found, micro_dense, micro_dense_manifest
 from support.runtime_library import needs_runtime
 from support.runtime_models import micro
 from support.runtime_openvino import find_openvino_library, needs_openvino
-from support.service_pictures import BAD_REQUESTS, BOMBS, JPEG, NARROW_PNG, PICTURES, PNG, big, slow
+from support.service_pictures import (
+    BAD_REQUESTS,
+    BOMBS,
+    JPEG,
+    NARROW_PNG,
+    PHOTO,
+    PICTURES,
+    PNG,
+    big,
+    encoded,
+    png_chunk,
+    slow,
+)
 
 from lit_deploy.core.specs import TaskName
 from lit_deploy.tasks.instance_segmentation.rle import decoded
@@ -161,6 +177,134 @@ def test_what_is_found_is_what_lit_deploy_predict_finds(case: str, binary: Path,
         narrow = running.ask("POST", own, NARROW_PNG)
         assert (narrow.status, "too narrow" in narrow.body) == (413, True)
         assert running.metrics()["lit_service_responses_total", "200"] >= 62
+
+
+@pytest.mark.parametrize("case", DENSE)
+def test_a_picture_of_what_is_found_is_that_of_lit_deploy_predict(
+    case: str, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit without names; with them but for letters, which another FreeType may render otherwise."""
+    manifest = micro_dense_manifest(DENSE[case][0], 20)
+    said = None if case == "label map" else found(20, 20, (540, 720), masks=case == "masks")
+    if said is not None:
+        said["boxes"][0, 2] = 9, 4, 30, 8  # Pillow draws no box whose corners are the wrong way round
+    path = micro_dense(tmp_path / "dense.onnx", manifest, said)
+    picture = encoded(PHOTO.resize((720, 540)), "PNG")
+    (tmp_path / "photo.png").write_bytes(picture)
+    font = ImageFont.load_default(10).path
+    (tmp_path / "font").write_bytes(font.getvalue())
+
+    def drawn(name: str) -> Image.Image:
+        predict_images(path, [tmp_path / "photo.png"], out=tmp_path / name)
+        return Image.open(tmp_path / name / ("photo_labels.png" if said is None else "photo.png"))
+
+    own = "/v1/detect" if said else "/v1/segment"
+    with Service(binary, path, "--font", tmp_path / "font") as running:
+        got, wanted = running.picture(own, picture), drawn("named")
+        assert (got.mode, got.size, got.getpalette()) == (wanted.mode, wanted.size, wanted.getpalette())
+        assert (np.asarray(got) != np.asarray(wanted)).mean() < (0.001 if said else 1e-9)
+    if said is None:
+        return
+    monkeypatch.setattr("lit_deploy.tasks.detection.drawing.tag", lambda *_: None)
+    with Service(binary, path, "--font", "") as running:
+        np.testing.assert_array_equal(np.asarray(running.picture(own, picture)), np.asarray(drawn("bare")))
+
+
+ACCEPTED = {
+    "image/png": "image/png",
+    "*/*": "application/json",
+    "": "application/json",
+    "image/*, */*;q=0.8": "image/png",
+    "application/json;q=0.2, image/png;q=0.3": "image/png",
+    "application/json, image/png": "application/json",
+    "image/png, */*": "image/png",
+    "*/*, application/json; q=0": "image/png",
+    'IMAGE/PNG ; Q=1.000 ; v="a,b;q=0"': "image/png",
+    "image/png;q=0, image/*": None,
+    "text/html": None,
+    "image/png;q=2, application/json;q=0.1": "application/json",
+}
+"""``Accept``, and what comes of it; None: 406."""
+
+
+def test_the_form_of_the_answer_is_what_the_client_prefers(binary: Path, model: Path, tmp_path: Path) -> None:
+    dense = micro_dense(tmp_path / "dense.onnx", micro_dense_manifest("semantic_segmentation"))
+    with Service(binary, dense, "--model", f"tiny={model}") as running:
+        for accept, form in ACCEPTED.items():
+            if form == "image/png":
+                assert running.picture("/v1/segment", JPEG, accept).size == (120, 90)
+                continue
+            reply = running.ask("POST", "/v1/segment", JPEG, Accept=accept)
+            assert (accept, reply.status) == (accept, 406 if form is None else 200)
+            assert reply.headers["content-type"] == "application/json"
+        assert "application/json or image/png" in running.ask("POST", "/v1/segment", JPEG, Accept="text/html").body
+        reply = running.ask("POST", "/v1/classify", JPEG, Accept="image/png")
+        sentence = "/v1/classify answers with application/json, which the request does not accept"
+        assert (reply.status, json.loads(reply.body)) == (406, {"error": sentence})
+
+
+def test_only_pictures_of_a_bounded_size_are_drawn_into(binary: Path, tmp_path: Path) -> None:
+    """Told from the header: those rows are not there."""
+    path = micro_dense(tmp_path / "dense.onnx", micro_dense_manifest("detection"), found(3, 10, (90, 120), masks=False))
+    large = PNG[:8] + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 5000, 4000, 8, 2, 0, 0, 0)) + PNG[33:]
+    with Service(binary, path) as running:
+        reply = running.ask("POST", "/v1/detect", large, Accept="image/png")
+        assert (reply.status, "at most 16777216 are drawn into" in reply.body) == (413, True), reply
+        assert running.ask("POST", "/v1/detect", large).status == 422
+
+
+OPENAPI = json.loads((EXAMPLE / "openapi.json").read_text())
+
+
+def test_the_openapi_document_is_valid() -> None:
+    openapi = pytest.importorskip("openapi_spec_validator", reason="pip install openapi-spec-validator")
+    openapi.validate(OPENAPI)
+
+
+def closed(document: Any) -> Any:
+    """Its schemas with no place for properties that they do not name."""
+    if isinstance(document, list):
+        return [closed(entry) for entry in document]
+    if not isinstance(document, dict):
+        return document
+    inner = {key: closed(value) for key, value in document.items()}
+    return inner | {"additionalProperties": False} if "properties" in inner else inner
+
+
+def check_described(path: str, reply: Reply) -> None:
+    """An answer of a path is what the OpenAPI document says of this path, status and type."""
+    (operation,) = OPENAPI["paths"][path].values()
+    answer = operation["responses"][str(reply.status)]
+    if "$ref" in answer:
+        answer = OPENAPI["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+    assert {name.lower() for name in answer.get("headers", ())} <= reply.headers.keys()
+    form = reply.headers["content-type"].partition(";")[0]
+    schema = closed({"components": OPENAPI["components"], **answer["content"][form]["schema"]})
+    jsonschema.Draft202012Validator(schema).validate(json.loads(reply.body) if form.endswith("json") else reply.body)
+
+
+def test_every_answer_is_as_the_openapi_document_says(binary: Path, tmp_path: Path) -> None:
+    names: list[object] = []
+    for case, (task, _) in DENSE.items():
+        said = None if case == "label map" else found(9, 20, (90, 120), masks=case == "masks")
+        names += ["--model", micro_dense(tmp_path / f"{task}.onnx", micro_dense_manifest(task, 20), said)]
+    with Service(binary, micro(tmp_path / "micro.onnx"), *names, "--max-body-mib", 1) as running:
+        assert json.loads(running.ask("GET", "/openapi.json").body) == OPENAPI
+        for path, operations in OPENAPI["paths"].items():
+            (method,) = (name.upper() for name in operations)
+            reply = running.ask(method, path, JPEG if method == "POST" else None)
+            assert reply.status == 200
+            check_described(path, reply)
+        told = running.ask("GET", "/v1/models")
+        for model in json.loads(told.body)["models"]:
+            path = model["path"].partition("?")[0]
+            check_described(path, running.ask("POST", model["path"], JPEG))
+            check_described(path, running.ask("POST", f"{path}?model=gone", JPEG))
+            check_described(path, running.ask("POST", path, JPEG, Accept="text/html"))
+        for _, target, body, _ in BAD_REQUESTS.values():
+            path = target.partition("?")[0]
+            if path in OPENAPI["paths"] and (body is None or isinstance(body, bytes)):
+                check_described(path, running.ask("GET" if body is None else "POST", target, body))
 
 
 def test_a_detector_that_counts_wrong_is_an_error_of_the_service(binary: Path, tmp_path: Path) -> None:
@@ -535,6 +679,8 @@ def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) 
         (["--model", "a b=x.onnx"], "--model received 'a b=x.onnx' where NAME=FILE is expected"),
         (["--model", "a="], "where [NAME=]FILE is expected: give the file"),
         (["--model", "a/x.onnx", "--model", "x=b.onnx"], "two models are called x, a/x.onnx and b.onnx: give one"),
+        (["--model", "MODEL", "--font", "MODEL"], "where a TrueType or OpenType file is expected: it is no such file"),
+        (["--model", "MODEL", "--font", "gone.ttf"], "--font received 'gone.ttf'"),
         (["--model", "x.onnx", "--backend", "tensorrt"], "x.onnx is an ONNX file, which TensorRT does not run"),
         (["--model", "MODEL", "--address", "localhost"], "where an IP address is expected"),
         (["--model", "MODEL", "--port", "BUSY"], "cannot listen on 127.0.0.1 port"),
