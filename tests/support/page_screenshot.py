@@ -23,7 +23,8 @@ def main(address: str, picture: Path, out: Path, least: int = 50) -> None:
         browser.choose("#choose", picture.resolve())
         browser.wait_for("result && document.getElementById('busy').hidden")
         browser.evaluate(f"least.value = {least}; least.oninput(); scrollTo(0, 0)")
-        browser.screenshot().quantize(96, dither=Image.Dither.NONE).save(out, optimize=True)
+        few = Image.Quantize.MAXCOVERAGE  # colours that cover little keep theirs: those of the boxes
+        browser.screenshot().quantize(256, few, kmeans=1, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 if __name__ == "__main__":
