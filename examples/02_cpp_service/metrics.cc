@@ -48,46 +48,54 @@ void Histogram::observe(double value) {
   sum_ += value;
 }
 
-std::string Histogram::text(const std::string& name) const {
+std::string Histogram::text(const std::string& name, const std::string& label) const {
   std::string lines;
   uint64_t total = 0;
   for (size_t i = 0; i < counts_.size(); ++i) {
     total += counts_[i];
     const std::string bound = i < bounds_.size() ? number(bounds_[i]) : "+Inf";
-    lines += name + "_bucket{le=\"" + bound + "\"} " + std::to_string(total) + "\n";
+    lines += name + "_bucket{" + label + ",le=\"" + bound + "\"} " + std::to_string(total) + "\n";
   }
-  return lines + name + "_sum " + number(sum_) + "\n" + name + "_count " + std::to_string(total) + "\n";
+  return lines + name + "_sum{" + label + "} " + number(sum_) + "\n" + name + "_count{" + label + "} " +
+         std::to_string(total) + "\n";
 }
 
-Metrics::Metrics(const std::vector<std::pair<std::string, std::string>>& labels)
-    : seconds_({.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}), images_({1, 2, 4, 8, 16, 32, 64}) {
-  for (const auto& [name, value] : labels) info_ += (info_.empty() ? "" : ",") + name + "=\"" + escaped(value) + "\"";
+void ModelMetrics::accepted() {
+  const std::lock_guard lock(mutex_);
+  ++counts_.accepted;
+}
+
+void ModelMetrics::queue_depth(size_t requests) {
+  const std::lock_guard lock(mutex_);
+  counts_.queue_depth = requests;
+}
+
+void ModelMetrics::ran(size_t images) {
+  const std::lock_guard lock(mutex_);
+  counts_.images.observe(static_cast<double>(images));
+}
+
+void ModelMetrics::finished(double seconds) {
+  const std::lock_guard lock(mutex_);
+  ++counts_.finished;
+  counts_.seconds.observe(seconds);
+}
+
+ModelMetrics::Counts ModelMetrics::counts() const {
+  const std::lock_guard lock(mutex_);
+  return counts_;
+}
+
+ModelMetrics& Metrics::add(const std::string& name, const std::vector<std::pair<std::string, std::string>>& facts) {
+  Labelled& model = models_.emplace_back();
+  model.info = model.label = "model=\"" + escaped(name) + "\"";
+  for (const auto& [fact, value] : facts) model.info += "," + fact + "=\"" + escaped(value) + "\"";
+  return model.metrics;
 }
 
 void Metrics::connections(size_t open) {
   const std::lock_guard lock(mutex_);
   connections_ = open;
-}
-
-void Metrics::accepted() {
-  const std::lock_guard lock(mutex_);
-  ++accepted_;
-}
-
-void Metrics::queue_depth(size_t requests) {
-  const std::lock_guard lock(mutex_);
-  queue_depth_ = requests;
-}
-
-void Metrics::ran(size_t images) {
-  const std::lock_guard lock(mutex_);
-  images_.observe(static_cast<double>(images));
-}
-
-void Metrics::finished(double seconds) {
-  const std::lock_guard lock(mutex_);
-  ++finished_;
-  seconds_.observe(seconds);
 }
 
 void Metrics::responded(unsigned code) {
@@ -101,37 +109,61 @@ void Metrics::undelivered() {
 }
 
 int64_t Metrics::in_flight() const {
-  const std::lock_guard lock(mutex_);
-  return static_cast<int64_t>(accepted_ - finished_);
+  uint64_t open = 0;
+  for (const Labelled& model : models_) {
+    const ModelMetrics::Counts counts = model.metrics.counts();
+    open += counts.accepted - counts.finished;
+  }
+  return static_cast<int64_t>(open);
 }
 
 std::string Metrics::summary() const {
+  uint64_t accepted = 0, finished = 0;
+  for (const Labelled& model : models_) {
+    const ModelMetrics::Counts counts = model.metrics.counts();
+    accepted += counts.accepted;
+    finished += counts.finished;
+  }
   const std::lock_guard lock(mutex_);
-  return std::to_string(accepted_) + " pictures accepted, " + std::to_string(finished_) + " finished, " +
+  return std::to_string(accepted) + " pictures accepted, " + std::to_string(finished) + " finished, " +
          std::to_string(undelivered_) + " answers undelivered";
 }
 
 std::string Metrics::text() const {
-  const std::lock_guard lock(mutex_);
+  std::vector<std::pair<std::string, ModelMetrics::Counts>> models;
   std::string text = head("lit_service_info", "gauge", "What runs here; always 1.");
-  text += "lit_service_info{" + info_ + "} 1\n";
-  text += head("lit_service_responses_total", "counter", "Answers sent, by HTTP status code.");
-  for (const auto& [code, count] : responses_) {
-    text += "lit_service_responses_total{code=\"" + std::to_string(code) + "\"} " + std::to_string(count) + "\n";
+  for (const Labelled& model : models_) {
+    text += "lit_service_info{" + model.info + "} 1\n";
+    models.emplace_back(model.label, model.metrics.counts());
   }
-  text += single("lit_service_undelivered_total", "counter", "Answers whose client was gone.",
-                 static_cast<double>(undelivered_));
-  text += single("lit_service_accepted_total", "counter", "Pictures taken into the queue.",
-                 static_cast<double>(accepted_));
-  text += single("lit_service_in_flight", "gauge", "Accepted pictures without an answer yet.",
-                 static_cast<double>(accepted_ - finished_));
-  text += single("lit_service_queue_depth", "gauge", "Accepted pictures that are in no run of the model yet.",
-                 static_cast<double>(queue_depth_));
-  text += single("lit_service_connections", "gauge", "Open connections.", static_cast<double>(connections_));
-  text += head("lit_service_request_seconds", "histogram", "From accepting a picture to its answer.");
-  text += seconds_.text("lit_service_request_seconds");
-  text += head("lit_service_batch_images", "histogram", "Pictures per run of the model.");
-  text += images_.text("lit_service_batch_images");
+  {
+    const std::lock_guard lock(mutex_);
+    text += head("lit_service_responses_total", "counter", "Answers sent, by HTTP status code.");
+    for (const auto& [code, count] : responses_) {
+      text += "lit_service_responses_total{code=\"" + std::to_string(code) + "\"} " + std::to_string(count) + "\n";
+    }
+    text += single("lit_service_undelivered_total", "counter", "Answers whose client was gone.",
+                   static_cast<double>(undelivered_));
+    text += single("lit_service_connections", "gauge", "Open connections.", static_cast<double>(connections_));
+  }
+  // All samples of a name follow its head.
+  const auto each = [&](const std::string& name, const char* type, const char* help, auto value) {
+    text += head(name, type, help);
+    for (const auto& [label, counts] : models) text += name + "{" + label + "} " + std::to_string(value(counts)) + "\n";
+  };
+  const auto histograms = [&](const std::string& name, const char* help, Histogram ModelMetrics::Counts::*which) {
+    text += head(name, "histogram", help);
+    for (const auto& [label, counts] : models) text += (counts.*which).text(name, label);
+  };
+  using Counts = ModelMetrics::Counts;
+  each("lit_service_accepted_total", "counter", "Pictures taken into the queue.",
+       [](const Counts& counts) { return counts.accepted; });
+  each("lit_service_in_flight", "gauge", "Accepted pictures without an answer yet.",
+       [](const Counts& counts) { return counts.accepted - counts.finished; });
+  each("lit_service_queue_depth", "gauge", "Accepted pictures that are in no run of the model yet.",
+       [](const Counts& counts) { return counts.queue_depth; });
+  histograms("lit_service_request_seconds", "From accepting a picture to its answer.", &Counts::seconds);
+  histograms("lit_service_batch_images", "Pictures per run of the model.", &Counts::images);
   text += single("process_resident_memory_bytes", "gauge", "Resident memory.", resident_bytes());
   return text;
 }

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
+#include <functional>
 #include <iterator>
 #include <string_view>
+#include <utility>
 
 namespace lit_service {
 namespace {
@@ -23,11 +26,13 @@ struct NumberOption {
 };
 
 constexpr TextOption kTexts[] = {
-    {"--model", &Options::model, "exported .onnx or .xml file, or .engine with its sidecar; required"},
     {"--address", &Options::address, "IP address to listen on"},
     {"--device", &Options::device, "cpu or cuda"},
     {"--backend", &Options::backend, "auto, onnxruntime, openvino or tensorrt; auto: what the file is for"},
+    {"--font", &Options::font, "TrueType or OpenType file for names on pictures; '' for none"},
 };
+
+constexpr size_t kLongestName = 64;
 
 constexpr std::string_view kBackends[] = {"auto", "onnxruntime", "openvino", "tensorrt"};
 
@@ -58,8 +63,43 @@ long number_from(const NumberOption& option, std::string_view text) {
   return value;
 }
 
+bool names_well(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '.' || c == '_' || c == '-';
+}
+
+// [NAME=]FILE. A file without a name is called as it is without its folder and its ending.
+ModelFile model_from(std::string_view text) {
+  const size_t equals = text.find('=');
+  const std::string_view name = text.substr(0, equals);
+  if (equals == text.npos || name.find('/') != name.npos) {
+    std::string stem = std::filesystem::path(text).stem().string().substr(0, kLongestName);
+    std::replace_if(stem.begin(), stem.end(), std::not_fn(names_well), '_');
+    return {stem, std::string(text)};
+  }
+  if (name.empty() || name.size() > kLongestName || !std::all_of(name.begin(), name.end(), names_well)) {
+    throw UsageError("--model received '" + std::string(text) + "' where NAME=FILE is expected, the name of up to " +
+                     std::to_string(kLongestName) + " letters, digits, '.', '_' and '-': a file with '=' in its name " +
+                     "is written with its folder, ./" + std::string(text));
+  }
+  return {std::string(name), std::string(text.substr(equals + 1))};
+}
+
+void add_model(Options& options, std::string_view text) {
+  ModelFile model = model_from(text);
+  if (model.path.empty()) {
+    throw UsageError("--model received '" + std::string(text) + "' where [NAME=]FILE is expected: give the file");
+  }
+  for (const ModelFile& other : options.models) {
+    if (other.name != model.name) continue;
+    throw UsageError("two models are called " + model.name + ", " + other.path + " and " + model.path +
+                     ": give one another name, --model NAME=FILE");
+  }
+  options.models.push_back(std::move(model));
+}
+
 // Whether an option of this name exists; its value is set then.
 bool set(Options& options, std::string_view name, std::string_view value) {
+  if (name == "--model") return (add_model(options, value), true);
   for (const TextOption& option : kTexts) {
     if (name == option.name) return (options.*option.value = value, true);
   }
@@ -90,7 +130,7 @@ Options options_from(int count, const char* const* arguments) {
       throw UsageError(std::string(name) + " is no option of lit_service: --help lists them");
     }
   }
-  if (options.model.empty()) throw UsageError("--model is missing: give the exported file, --model lit_s.onnx");
+  if (options.models.empty()) throw UsageError("--model is missing: give the exported file, --model lit_s.onnx");
   if (options.device != "cpu" && options.device != "cuda") {
     throw UsageError("--device received '" + options.device + "' where cpu or cuda is expected");
   }
@@ -104,13 +144,14 @@ Options options_from(int count, const char* const* arguments) {
 std::string help_text() {
   const Options defaults;
   std::string text =
-      "Usage: lit_service --model FILE [OPTIONS]\n\n"
-      "Classify pictures over HTTP, or find what is in them: whatever the file is for.\n\n";
+      "Usage: lit_service --model [NAME=]FILE [--model [NAME=]FILE ...] [OPTIONS]\n\n"
+      "Classify pictures over HTTP, or find what is in them: whatever the files are for.\n\n";
   const auto line = [&text](const char* name, const char* help, const std::string& value) {
     char start[32];
     std::snprintf(start, sizeof start, "  %-22s", name);
     text += start + std::string(help) + (value.empty() ? "" : " [default: " + value + "]") + "\n";
   };
+  line("--model", "exported .onnx or .xml file, or .engine with its sidecar; required, one or more", "");
   for (const TextOption& option : kTexts) line(option.name, option.help, defaults.*option.value);
   for (const NumberOption& option : kNumbers) line(option.name, option.help, std::to_string(defaults.*option.value));
   line("--help", "show this text", "");

@@ -5,14 +5,21 @@
 #include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace lit_service {
 
+struct ModelFile {
+  std::string name;  // in requests, metrics and logs: letters, digits, '.', '_' and '-'; no two have the same
+  std::string path;
+};
+
 struct Options {
-  std::string model;
+  std::vector<ModelFile> models;
   std::string address = "127.0.0.1";
   std::string device = "cpu";
   std::string backend = "auto";
+  std::string font = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 
   long port = 8080;
   long threads = 0;
@@ -36,7 +43,7 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Reads "--name value" and "--name=value". Throws UsageError.
+// Reads "--name value" and "--name=value"; there is a model at least. Throws UsageError.
 Options options_from(int count, const char* const* arguments);
 
 // What --help prints.

@@ -8,18 +8,28 @@
 #include <utility>
 
 #include "decode.h"
+#include "drawing.h"
 #include "json.h"
 #include "log.h"
 
 namespace lit_service {
 namespace {
 
-// `form`: as submit() has it.
-Answer answer_to(const DecodeError& error, bool form) {
+// `form`: as Question has it.
+Answer refusal_of(const DecodeError& error, bool form) {
   if (error.fault() == Fault::kTooLarge) return {413, error_json(error.what())};
   std::string sentence = error.what();
   if (form) sentence += "; it came as a form: send the file alone and as it is, curl --data-binary @FILE";
   return {error.fault() == Fault::kUnknownFormat ? 415u : 422u, error_json(sentence)};
+}
+
+Answer short_of_memory() { return {503, error_json("memory is short here: try again")}; }
+
+void check_drawable(int width, int height) {
+  if (size_t{1} * static_cast<size_t>(width) * static_cast<size_t>(height) <= kMostDrawnPixels) return;
+  throw DecodeError(Fault::kTooLarge, "the picture has " + std::to_string(width) + " x " + std::to_string(height) +
+                                          " pixels where at most " + std::to_string(kMostDrawnPixels) +
+                                          " are drawn into: scale it down, or accept application/json");
 }
 
 // What the operator has to know goes to the log, too; clients get no details of this machine.
@@ -30,10 +40,11 @@ Answer internal_error(const char* what) {
 
 }  // namespace
 
-Pipeline::Pipeline(const lit::Model& model, const Options& options, Metrics& metrics)
+Pipeline::Pipeline(const lit::Model& model, const Options& options, std::string_view font, ModelMetrics& metrics)
     : model_(model),
       options_(options),
       task_(task_of(model)),
+      font_(font),
       least_batch_(static_cast<size_t>(model.info().min_batch)),
       most_batch_(static_cast<size_t>(
           std::clamp<int64_t>(options.max_batch, model.info().min_batch, model.info().max_batch))),
@@ -62,11 +73,11 @@ void Pipeline::stop() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-bool Pipeline::submit(std::string file, size_t top, bool form, Done done) {
+bool Pipeline::submit(Question question, Done done) {
   {
     const std::lock_guard lock(mutex_);
     if (waiting_ >= static_cast<size_t>(options_.queue)) return false;
-    undecoded_jobs_.push_back({std::move(file), {}, 0, 0, top, form, std::move(done), Clock::now(), {}});
+    undecoded_jobs_.push_back({std::move(question), std::move(done), {}, 0, 0, Clock::now(), {}});
     count_waiting(1);
     metrics_.accepted();
   }
@@ -107,19 +118,22 @@ void Pipeline::decode_jobs() {
 
     Answer refusal{};
     try {
-      const auto check = [this](int width, int height) { model_.check_size(width, height); };
-      const Picture picture = decode(job.file, {static_cast<size_t>(options_.max_pixels), check});
+      const auto check = [&](int width, int height) {
+        model_.check_size(width, height);
+        if (job.draws(task_)) check_drawable(width, height);
+      };
+      const Picture picture = decode(job.question.file, {static_cast<size_t>(options_.max_pixels), check});
       job.pixels = model_.preprocess({picture.rgb.get(), picture.width, picture.height, 0});
       job.width = picture.width;
       job.height = picture.height;
-      job.file = std::string();  // so that only small pictures wait for their run
+      if (!job.draws(task_)) job.question.file = std::string();  // so that only small pictures wait for their run
     } catch (const DecodeError& error) {
-      refusal = answer_to(error, job.form);
+      refusal = refusal_of(error, job.question.is_form);
     } catch (const lit::Error& error) {  // too large for the task, or so narrow that it would be huge after resizing
       const bool theirs = error.status() == LIT_INVALID_ARGUMENT;
       refusal = theirs ? Answer{413, error_json(error.what())} : internal_error(error.what());
     } catch (const std::bad_alloc&) {
-      refusal = {503, error_json("memory is short here: try again")};
+      refusal = short_of_memory();
     } catch (const std::exception& error) {
       refusal = internal_error(error.what());
     }
@@ -164,8 +178,9 @@ void Pipeline::run_batches(lit::Context& context) {
     try {
       run(context, batch);
     } catch (const std::exception& error) {
+      const bool memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
       for (Job& job : batch) {
-        if (job.done) finish(job, internal_error(error.what()));
+        if (job.done) finish(job, memory ? short_of_memory() : internal_error(error.what()));
       }
     }
   }
@@ -176,9 +191,23 @@ void Pipeline::run_picture(lit::Context& context, Job& job) {
   const auto [width, height] = model_.prepared_size(job.width, job.height);
   const lit::Prepared picture{job.pixels.data(), width, height, job.width, job.height};
   metrics_.ran(1);
-  std::string json = task_ == Task::kDetect ? detections_json(context, context.detect_prepared(picture), job.top)
-                                            : label_map_json(context, context.segment_prepared(picture), job.top);
-  finish(job, {200, std::move(json)});
+  const size_t top = job.question.top;
+  const bool json = job.question.media == Media::kJson;
+  std::string body;
+  if (task_ == Task::kSegment) {
+    const lit::LabelMap map = context.segment_prepared(picture);
+    body = json ? label_map_json(context, map, top) : png_of(map, model_);
+  } else {
+    const lit::Detections found = context.detect_prepared(picture);
+    if (json) {
+      body = detections_json(context, found, top);
+    } else {  // decoded again: to keep it that long would take more memory than its file does
+      Picture drawn = decode(job.question.file, {static_cast<size_t>(options_.max_pixels), {}});
+      draw_detections(drawn, context, found, top, font_);
+      body = png_of(drawn);
+    }
+  }
+  finish(job, {200, std::move(body), job.question.media});
 }
 
 void Pipeline::run(lit::Context& context, std::vector<Job>& batch) {
@@ -194,7 +223,7 @@ void Pipeline::run(lit::Context& context, std::vector<Job>& batch) {
   metrics_.ran(batch.size());
   const lit::Output output = context.run({LIT_UINT8, pixels.data(), static_cast<int64_t>(images), 0, 0});
   for (size_t i = 0; i < batch.size(); ++i) {
-    const std::vector<lit::Prediction> best = model_.top_k(output, static_cast<int64_t>(i), batch[i].top);
+    const std::vector<lit::Prediction> best = model_.top_k(output, static_cast<int64_t>(i), batch[i].question.top);
     const bool finite =
         std::all_of(best.begin(), best.end(), [](const lit::Prediction& p) { return std::isfinite(p.probability); });
     finish(batch[i], finite ? Answer{200, predictions_json(best)} : internal_error("the model returned no numbers"));

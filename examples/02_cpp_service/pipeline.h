@@ -11,20 +11,30 @@
 #include <functional>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
 #include <lit_runtime.hpp>
 
+#include "accept.h"
 #include "metrics.h"
 #include "options.h"
 #include "task.h"
 
 namespace lit_service {
 
+struct Question {
+  std::string file;            // of a picture
+  size_t top = 0;              // most classes or objects
+  Media media = Media::kJson;   // of the answer; kPng only where gives_picture()
+  bool is_form = false;    // the file may be a form with a file in it
+};
+
 struct Answer {
   unsigned status;  // HTTP
   std::string body;
+  Media media = Media::kJson;
 };
 
 // Takes the answer to one request; called once, from any thread, and must not throw.
@@ -32,18 +42,16 @@ using Done = std::function<void(Answer)>;
 
 class Pipeline {
  public:
-  // Starts the threads. Throws lit::Error when the model gives no context, std::runtime_error when threads are short.
-  Pipeline(const lit::Model& model, const Options& options, Metrics& metrics);
+  // Starts the threads. `font`: a file for names on pictures, empty for none; outlives this. Throws lit::Error when the
+  // model gives no context, std::runtime_error when threads are short.
+  Pipeline(const lit::Model& model, const Options& options, std::string_view font, ModelMetrics& metrics);
   Pipeline(const Pipeline&) = delete;
   Pipeline& operator=(const Pipeline&) = delete;
   ~Pipeline();  // answers what was accepted first
 
-  // Takes a picture's file for the model's task, or returns false when the queue is full: `done` is never called then.
-  // `form`: it may be a form with a file in it. Any thread; returns at once.
-  bool submit(std::string file, size_t top, bool form, Done done);
-
-  // Of the model. Any thread.
-  Task task() const { return task_; }
+  // Takes a picture for the model's task, or returns false when the queue is full: `done` is never called then. Any
+  // thread; returns at once.
+  bool submit(Question question, Done done);
 
   // From now on nothing waits for company: no more is to come. Any thread.
   void hurry();
@@ -55,13 +63,14 @@ class Pipeline {
   using Clock = std::chrono::steady_clock;
 
   struct Job {
-    std::string file;             // until it is decoded
-    std::vector<uint8_t> pixels;  // from then on: what the network takes
-    int32_t width, height;        // of the picture, as it was decoded
-    size_t top;
-    bool form;
+    Question question;            // its file until it is decoded, or drawn into: pictures are large
     Done done;
+    std::vector<uint8_t> pixels;  // from decoding on: what the network takes
+    int32_t width, height;        // of the picture, as it was decoded
     Clock::time_point accepted, ready;
+
+    // Whether the picture itself is wanted again, with what was found in it.
+    bool draws(Task task) const { return task == Task::kDetect && question.media == Media::kPng; }
   };
 
   void stop();
@@ -76,8 +85,9 @@ class Pipeline {
   const lit::Model model_;
   const Options options_;
   const Task task_;
+  const std::string_view font_;
   const size_t least_batch_, most_batch_;
-  Metrics& metrics_;
+  ModelMetrics& metrics_;
 
   std::mutex mutex_;
   std::condition_variable work_;   // for workers

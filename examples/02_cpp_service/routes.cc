@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <optional>
+#include <string>
+#include <utility>
 
 #include <boost/beast/core/string.hpp>
 #include <boost/beast/http/error.hpp>
 
 #include "json.h"
+#include "page.h"
 
 namespace lit_service {
 namespace {
@@ -19,19 +23,58 @@ constexpr size_t kMostPredictions = 1000;
 Route refused(unsigned status, std::string_view sentence, const char* allow = nullptr) {
   Reply reply{status, error_json(sentence)};
   reply.allow = allow;
-  return {Route::kRefused, 0, std::move(reply)};
+  return {Route::kRefused, nullptr, 0, Media::kJson, std::move(reply)};
 }
 
-Route picture(std::string_view query, Task task) {
-  Route route{Route::kPicture, usual_top(task)};
-  if (query.empty()) return route;
-  const std::string_view value = query.starts_with("top=") ? query.substr(4) : "";
-  const auto [rest, fault] = std::from_chars(value.data(), value.data() + value.size(), route.top);
-  if (fault != std::errc() || rest != value.data() + value.size() || route.top < 1 || route.top > kMostPredictions) {
-    // The query is not repeated: it may be anything, also what is no UTF-8 and would spoil the JSON.
-    return refused(400, "the query is not top=N with N from 1 to " + std::to_string(kMostPredictions) + ": correct it");
+// What a query says: top=N, model=NAME, both or nothing. False for anything else.
+struct Query {
+  std::string_view model;
+  size_t top = 0;
+};
+
+bool read(std::string_view text, Query& query) {
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('&'), text.size());
+    const std::string_view pair = text.substr(0, end);
+    text = end == text.size() ? "" : text.substr(end + 1);
+    const std::string_view value = pair.substr(std::min(pair.find('='), pair.size() - 1) + 1);
+    if (pair.starts_with("model=") && query.model.empty() && !value.empty()) {
+      query.model = value;
+    } else if (pair.starts_with("top=") && query.top == 0) {
+      const auto [rest, fault] = std::from_chars(value.data(), value.data() + value.size(), query.top);
+      if (fault != std::errc() || rest != value.data() + value.size()) return false;
+      if (query.top < 1 || query.top > kMostPredictions) return false;
+    } else {
+      return false;
+    }
   }
-  return route;
+  return true;
+}
+
+Route picture(std::string_view text, Task task, const Fields& fields, Models& models) {
+  Query query;
+  if (!read(text, query)) {
+    // The query is not repeated: it may be anything, also what is no UTF-8 and would spoil the JSON.
+    return refused(400, "the query is not top=N with N from 1 to " + std::to_string(kMostPredictions) +
+                            ", model=NAME, or both with & between them: correct it");
+  }
+  Served* const model = query.model.empty() ? models.first_of(task) : models.named(query.model);
+  if (model == nullptr && query.model.empty()) {
+    return refused(404, "no model here is for this task: POST to " + models.paths());
+  }
+  if (model == nullptr) return refused(404, "no model here has this name: there are " + models.names());
+  if (model->task != task) {
+    return refused(404, "the model " + model->name + " is for another task: POST to " + model->path());
+  }
+  std::string accept;  // fields of one name are one list
+  const auto [first, last] = fields.equal_range(http::field::accept);
+  for (auto field = first; field != last; ++field) accept += (accept.empty() ? "" : ",") + std::string(field->value());
+  const std::optional<Media> media = preferred(accept, gives_picture(task));
+  if (!media) {
+    return refused(406, std::string(path_of(task)) + " answers with application/json" +
+                            (gives_picture(task) ? " or image/png" : "") + ", which the request does not accept");
+  }
+  return {Route::kPicture, model, query.top == 0 ? usual_top(task) : query.top, *media};
 }
 
 bool is_host(std::string_view text) {
@@ -72,27 +115,36 @@ bool is_form(const Fields& fields, std::string_view body) {
   return boost::beast::iequals(type.substr(0, kPairs.size()), kPairs) && body.find_first_of("\r\n") == body.npos;
 }
 
-Route route_of(http::verb method, std::string_view target, Task task) {
+Route route_of(http::verb method, std::string_view target, const Fields& fields, Models& models) {
   target = path_of(target);
   if (target.empty()) return refused(400, "the target is neither a path nor a URL of a host: correct it");
   const size_t mark = target.find('?');
   const std::string_view path = target.substr(0, mark);
   const std::string_view query = mark == target.npos ? "" : target.substr(mark + 1);
-  const std::string own = path_of(task);
-  if (path == own) {
-    if (method != http::verb::post) return refused(405, own + " takes POST with a JPEG or PNG file", "POST");
-    return picture(query, task);
+  for (const Task task : {Task::kClassify, Task::kDetect, Task::kSegment}) {
+    if (path != path_of(task)) continue;
+    if (method == http::verb::post || models.first_of(task) == nullptr) return picture(query, task, fields, models);
+    return refused(405, std::string(path) + " takes POST with a JPEG or PNG file", "POST");
   }
-  for (const Task other : {Task::kClassify, Task::kDetect, Task::kSegment}) {
-    if (path == path_of(other)) return refused(404, "the model here is for another task: POST to " + own);
-  }
-  if (path != "/healthz" && path != "/metrics") {
-    return refused(404, "there is no such path: " + own + ", /healthz and /metrics are known");
-  }
-  if (method != http::verb::get && method != http::verb::head) {
+  constexpr std::pair<std::string_view, Route::Kind> kOthers[] = {
+      {"/", Route::kPage},
+      {"/v1/models", Route::kModels},
+      {"/openapi.json", Route::kOpenApi},
+      {"/healthz", Route::kHealth},
+      {"/metrics", Route::kMetrics}};
+  for (const auto& [known, kind] : kOthers) {
+    if (path != known) continue;
+    if (method == http::verb::get || method == http::verb::head) return {kind};
     return refused(405, std::string(path) + " takes GET", "GET, HEAD");
   }
-  return {path == "/healthz" ? Route::kHealth : Route::kMetrics};
+  return refused(404, "there is no such path: " + models.paths() + ", /, /v1/models, /openapi.json, /healthz and " +
+                          "/metrics are known");
+}
+
+Reply page() {
+  Reply reply{200, std::string(kPage), "text/html; charset=utf-8"};
+  reply.policy = kPagePolicy;
+  return reply;
 }
 
 Reply reply_to(const boost::system::error_code& error, bool expired) {
@@ -114,6 +166,8 @@ http::response<http::string_body> response_from(Reply reply, unsigned version, b
   response.set(http::field::content_type, reply.type);
   if (reply.allow != nullptr) response.set(http::field::allow, reply.allow);
   if (reply.retry) response.set(http::field::retry_after, "1");
+  if (reply.took.count() >= 0) response.set("Server-Timing", "total;dur=" + std::to_string(reply.took.count()));
+  if (reply.policy != nullptr) response.set("Content-Security-Policy", reply.policy);
   response.keep_alive(keep_alive);
   response.body() = std::move(reply.body);
   response.prepare_payload();

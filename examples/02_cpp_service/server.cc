@@ -32,6 +32,7 @@
 
 #include "json.h"
 #include "log.h"
+#include "openapi.h"
 #include "routes.h"
 
 namespace lit_service {
@@ -90,14 +91,14 @@ struct Connection : std::enable_shared_from_this<Connection> {
   boost::beast::flat_buffer buffer{kMaxBuffer};
   bool expired = false;
   bool idle = false;       // waits for the first byte of a request
-  bool accepted = false;   // a picture of it is with the pipeline, or its answer on the way
+  bool accepted = false;   // a picture of it is with a pipeline, or its answer on the way
 };
 
-// All of it runs on one thread, that of the io_context: no locks. Pictures are handled by the pipeline's threads.
+// All of it runs on one thread, that of the io_context: no locks. Pictures are handled by the pipelines' threads.
 class Server {
  public:
-  Server(const Options& options, Pipeline& pipeline, Metrics& metrics)
-      : options_(options), pipeline_(pipeline), metrics_(metrics), acceptor_(io_), drain_timer_(io_), signals_(io_) {}
+  Server(const Options& options, Models& models, Metrics& metrics)
+      : options_(options), models_(models), metrics_(metrics), acceptor_(io_), drain_timer_(io_), signals_(io_) {}
 
   bool run() {
     signals_.add(SIGTERM);  // before anyone can know that the service runs
@@ -202,7 +203,7 @@ class Server {
       const char* const fault = error ? nullptr : fault_of(request.version(), request);
       Route route{};
       if (!error && fault == nullptr) {
-        route = route_of(request.method(), {request.target().data(), request.target().size()}, pipeline_.task());
+        route = route_of(request.method(), {request.target().data(), request.target().size()}, request, models_);
         // The body of a request that is refused anyway is not waited for.
         if (route.kind != Route::kRefused) error = co_await receive_body(*connection, parser);
       }
@@ -231,7 +232,7 @@ class Server {
     const error_code error = co_await receive_header(*connection, parser, kLinger, kLinger);
     Route route{Route::kPicture};
     if (!error && fault_of(request.version(), request) == nullptr) {
-      route = route_of(request.method(), {request.target().data(), request.target().size()}, pipeline_.task());
+      route = route_of(request.method(), {request.target().data(), request.target().size()}, request, models_);
     }
     const bool state = route.kind == Route::kHealth || route.kind == Route::kMetrics;
     Reply reply = unavailable("too many connections are open: try again");
@@ -276,7 +277,13 @@ class Server {
   asio::awaitable<Reply> answer(Connection& connection, const Route& route, Request& request) {
     switch (route.kind) {
       case Route::kPicture:
-        co_return co_await ask(connection, request.body(), route.top, is_form(request, request.body()));
+        co_return co_await ask(connection, route, request.body(), is_form(request, request.body()));
+      case Route::kPage:
+        co_return page();
+      case Route::kModels:
+        co_return Reply{200, models_.json()};
+      case Route::kOpenApi:
+        co_return Reply{200, kOpenApi};
       case Route::kHealth:
         // Out of the load balancer first: 503 from the moment when no new connections are taken.
         co_return draining_ ? unavailable("the service is shutting down") : Reply{200, "{\"status\": \"ok\"}\n"};
@@ -288,21 +295,22 @@ class Server {
     co_return route.refusal;
   }
 
-  // Hands a picture to the pipeline, and goes on here, on this thread, when it has answered.
-  asio::awaitable<Reply> ask(Connection& connection, std::string& file, size_t top, bool form) {
+  // Hands a picture to its model's pipeline, and goes on here, on this thread, when it has answered.
+  asio::awaitable<Reply> ask(Connection& connection, const Route& route, std::string& file, bool form) {
     if (file.empty()) co_return Reply{400, error_json("the body is empty: send a JPEG or PNG file")};
     co_return co_await asio::async_initiate<const asio::use_awaitable_t<>&, void(Reply)>(
-        [this, &connection, &file, top, form](auto handler) {
+        [this, &connection, &route, &file, form](auto handler) {
           // std::function wants to be copied, the handler cannot be.
           auto resume = std::make_shared<decltype(handler)>(std::move(handler));
-          const auto done = [this, resume](Answer answer) {
-            asio::post(io_, [resume, answer = std::move(answer)]() mutable {
-              Reply reply{answer.status, std::move(answer.body)};
+          const auto done = [this, resume, begin = std::chrono::steady_clock::now()](Answer answer) {
+            asio::post(io_, [resume, begin, answer = std::move(answer)]() mutable {
+              Reply reply{answer.status, std::move(answer.body), name_of(answer.media)};
+              reply.took = std::chrono::steady_clock::now() - begin;
               if (reply.status == 503) reply.retry = true;
               std::move (*resume)(std::move(reply));
             });
           };
-          connection.accepted = pipeline_.submit(std::move(file), top, form, done);
+          connection.accepted = route.model->pipeline.submit({std::move(file), route.top, route.media, form}, done);
           if (!connection.accepted) done({503, error_json("the queue is full: try again")});
         },
         asio::use_awaitable);
@@ -340,7 +348,7 @@ class Server {
     signals_.clear();  // a second signal ends the process as if this service did not handle it
     error_code ignored;
     acceptor_.close(ignored);
-    pipeline_.hurry();
+    models_.hurry();
     for (Connection* connection : connections_) {
       if (connection->idle) connection->socket.shutdown(tcp::socket::shutdown_receive, ignored);
     }
@@ -355,7 +363,7 @@ class Server {
   void give_up() {
     in_time_ = std::none_of(connections_.begin(), connections_.end(),
                             [](const Connection* connection) { return connection->accepted; });
-    const size_t abandoned = pipeline_.abandon();
+    const size_t abandoned = models_.abandon();
     log_error(std::to_string(connections_.size()) + " connections are cut and " + std::to_string(abandoned) +
               " pictures are not run: they took longer than --drain-timeout-s " +
               std::to_string(options_.drain_timeout_s));
@@ -370,10 +378,10 @@ class Server {
   }
 
   const Options& options_;
-  Pipeline& pipeline_;
+  Models& models_;
   Metrics& metrics_;
   asio::io_context io_{1};
-  // A request that is with the pipeline is no work in io_'s eyes.
+  // A request that is with a pipeline is no work in io_'s eyes.
   asio::executor_work_guard<asio::io_context::executor_type> work_ = asio::make_work_guard(io_);
   tcp::acceptor acceptor_;
   asio::steady_timer drain_timer_;
@@ -385,8 +393,8 @@ class Server {
 
 }  // namespace
 
-bool serve(const Options& options, Pipeline& pipeline, Metrics& metrics) {
-  return Server(options, pipeline, metrics).run();
+bool serve(const Options& options, Models& models, Metrics& metrics) {
+  return Server(options, models, metrics).run();
 }
 
 }  // namespace lit_service

@@ -3,14 +3,14 @@
 #define LIT_SERVICE_SERVER_H_
 
 #include "metrics.h"
+#include "models.h"
 #include "options.h"
-#include "pipeline.h"
 
 namespace lit_service {
 
 // Listens, prints the address, and answers until SIGTERM, SIGINT or SIGHUP; then finishes what was accepted. False if
 // --drain-timeout-s was not enough for that. Throws std::runtime_error (one sentence) when it cannot listen.
-bool serve(const Options& options, Pipeline& pipeline, Metrics& metrics);
+bool serve(const Options& options, Models& models, Metrics& metrics);
 
 }  // namespace lit_service
 

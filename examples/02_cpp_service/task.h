@@ -17,6 +17,9 @@ inline Task task_of(const lit::Model& model) {
   return name == "semantic_segmentation" ? Task::kSegment : Task::kDetect;
 }
 
+// Which of them give more than JSON: a picture with what was found drawn into it, or one of labels.
+inline bool gives_picture(Task task) { return task != Task::kClassify; }
+
 inline const char* path_of(Task task) {
   constexpr const char* kPaths[] = {"/v1/classify", "/v1/detect", "/v1/segment"};
   return kPaths[static_cast<int>(task)];

@@ -9,57 +9,52 @@ import dataclasses
 import http.client
 import importlib
 import json
-import os
 import re
 import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
+from PIL import Image, ImageFont
 from support.documentation import run_in_shell
 from support.exported import export_of
-from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, build, exchange, sanitized, wait_for
+from support.http_service import ASK, BINARY, EXAMPLE, START, Reply, Service, exchange, sanitized, wait_for
 from support.micro_dense import found, micro_dense, micro_dense_manifest
 from support.runtime_library import needs_runtime
 from support.runtime_models import micro
 from support.runtime_openvino import find_openvino_library, needs_openvino
-from support.service_pictures import BAD_REQUESTS, BOMBS, JPEG, NARROW_PNG, PICTURES, PNG, big, slow
+from support.service_pictures import (
+    BAD_REQUESTS,
+    BOMBS,
+    JPEG,
+    NARROW_PNG,
+    PHOTO,
+    PICTURES,
+    PNG,
+    big,
+    encoded,
+    png_chunk,
+    slow,
+)
 
 from lit_deploy.core.specs import TaskName
-from lit_deploy.machine.native import find_onnxruntime_library
 from lit_deploy.tasks.instance_segmentation.rle import decoded
 from lit_deploy.workflows.predict import predict_images
 
 pytest.importorskip("onnxruntime", reason="the service runs on the wheel's libonnxruntime.so: pip install onnxruntime")
 
 pytestmark = needs_runtime
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the built service, where the README says it is."""
-    folder = tmp_path_factory.mktemp("service")
-    if other := os.environ.get("LIT_SERVICE_BINARY"):
-        (folder / BINARY).parent.mkdir(parents=True)
-        (folder / BINARY).symlink_to(other)
-    else:
-        build(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def binary(workspace: Path) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LIT_DEPLOY_ONNXRUNTIME", str(find_onnxruntime_library()))
-        yield workspace / BINARY
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +171,140 @@ def test_what_is_found_is_what_lit_deploy_predict_finds(case: str, binary: Path,
             refused = running.ask("POST", other, JPEG)
             assert (refused.status, json.loads(refused.body)) == (
                 404,
-                {"error": f"the model here is for another task: POST to {own}"},
+                {"error": f"no model here is for this task: POST to {own}"},
             )
         assert running.ask("GET", own).status == 405
         narrow = running.ask("POST", own, NARROW_PNG)
         assert (narrow.status, "too narrow" in narrow.body) == (413, True)
         assert running.metrics()["lit_service_responses_total", "200"] >= 62
+
+
+@pytest.mark.parametrize("case", DENSE)
+def test_a_picture_of_what_is_found_is_that_of_lit_deploy_predict(
+    case: str, binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit without names; with them but for letters, which another FreeType may render otherwise."""
+    manifest = micro_dense_manifest(DENSE[case][0], 20)
+    said = None if case == "label map" else found(20, 20, (540, 720), masks=case == "masks")
+    if said is not None:
+        said["boxes"][0, 2] = 9, 4, 30, 8  # Pillow draws no box whose corners are the wrong way round
+    path = micro_dense(tmp_path / "dense.onnx", manifest, said)
+    picture = encoded(PHOTO.resize((720, 540)), "PNG")
+    (tmp_path / "photo.png").write_bytes(picture)
+    font = ImageFont.load_default(10).path
+    (tmp_path / "font").write_bytes(font.getvalue())
+
+    def drawn(name: str) -> Image.Image:
+        predict_images(path, [tmp_path / "photo.png"], out=tmp_path / name)
+        return Image.open(tmp_path / name / ("photo_labels.png" if said is None else "photo.png"))
+
+    own = "/v1/detect" if said else "/v1/segment"
+    with Service(binary, path, "--font", tmp_path / "font") as running:
+        got, wanted = running.picture(own, picture), drawn("named")
+        assert (got.mode, got.size, got.getpalette()) == (wanted.mode, wanted.size, wanted.getpalette())
+        assert (np.asarray(got) != np.asarray(wanted)).mean() < (0.001 if said else 1e-9)
+    if said is None:
+        return
+    monkeypatch.setattr("lit_deploy.tasks.detection.drawing.tag", lambda *_: None)
+    with Service(binary, path, "--font", "") as running:
+        np.testing.assert_array_equal(np.asarray(running.picture(own, picture)), np.asarray(drawn("bare")))
+
+
+ACCEPTED = {
+    "image/png": "image/png",
+    "*/*": "application/json",
+    "": "application/json",
+    "image/*, */*;q=0.8": "image/png",
+    "application/json;q=0.2, image/png;q=0.3": "image/png",
+    "application/json, image/png": "application/json",
+    "image/png, */*": "image/png",
+    "*/*, application/json; q=0": "image/png",
+    'IMAGE/PNG ; Q=1.000 ; v="a,b;q=0"': "image/png",
+    "image/png;q=0, image/*": None,
+    "text/html": None,
+    "image/png;q=2, application/json;q=0.1": "application/json",
+}
+"""``Accept``, and what comes of it; None: 406."""
+
+
+def test_the_form_of_the_answer_is_what_the_client_prefers(binary: Path, model: Path, tmp_path: Path) -> None:
+    dense = micro_dense(tmp_path / "dense.onnx", micro_dense_manifest("semantic_segmentation"))
+    with Service(binary, dense, "--model", f"tiny={model}") as running:
+        for accept, form in ACCEPTED.items():
+            if form == "image/png":
+                assert running.picture("/v1/segment", JPEG, accept).size == (120, 90)
+                continue
+            reply = running.ask("POST", "/v1/segment", JPEG, Accept=accept)
+            assert (accept, reply.status) == (accept, 406 if form is None else 200)
+            assert reply.headers["content-type"] == "application/json"
+        assert "application/json or image/png" in running.ask("POST", "/v1/segment", JPEG, Accept="text/html").body
+        reply = running.ask("POST", "/v1/classify", JPEG, Accept="image/png")
+        sentence = "/v1/classify answers with application/json, which the request does not accept"
+        assert (reply.status, json.loads(reply.body)) == (406, {"error": sentence})
+
+
+def test_only_pictures_of_a_bounded_size_are_drawn_into(binary: Path, tmp_path: Path) -> None:
+    """Told from the header: those rows are not there."""
+    path = micro_dense(tmp_path / "dense.onnx", micro_dense_manifest("detection"), found(3, 10, (90, 120), masks=False))
+    large = PNG[:8] + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 5000, 4000, 8, 2, 0, 0, 0)) + PNG[33:]
+    with Service(binary, path) as running:
+        reply = running.ask("POST", "/v1/detect", large, Accept="image/png")
+        assert (reply.status, "at most 16777216 are drawn into" in reply.body) == (413, True), reply
+        assert running.ask("POST", "/v1/detect", large).status == 422
+
+
+OPENAPI = json.loads((EXAMPLE / "openapi.json").read_text())
+
+
+def test_the_openapi_document_is_valid() -> None:
+    openapi = pytest.importorskip("openapi_spec_validator", reason="pip install openapi-spec-validator")
+    openapi.validate(OPENAPI)
+
+
+def closed(document: Any) -> Any:
+    """Its schemas with no place for properties that they do not name."""
+    if isinstance(document, list):
+        return [closed(entry) for entry in document]
+    if not isinstance(document, dict):
+        return document
+    inner = {key: closed(value) for key, value in document.items()}
+    return inner | {"additionalProperties": False} if "properties" in inner else inner
+
+
+def check_described(path: str, reply: Reply) -> None:
+    """An answer of a path is what the OpenAPI document says of this path, status and type."""
+    (operation,) = OPENAPI["paths"][path].values()
+    answer = operation["responses"][str(reply.status)]
+    if "$ref" in answer:
+        answer = OPENAPI["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+    assert {name.lower() for name in answer.get("headers", ())} <= reply.headers.keys()
+    form = reply.headers["content-type"].partition(";")[0]
+    schema = closed({"components": OPENAPI["components"], **answer["content"][form]["schema"]})
+    jsonschema.Draft202012Validator(schema).validate(json.loads(reply.body) if form.endswith("json") else reply.body)
+
+
+def test_every_answer_is_as_the_openapi_document_says(binary: Path, tmp_path: Path) -> None:
+    names: list[object] = []
+    for case, (task, _) in DENSE.items():
+        said = None if case == "label map" else found(9, 20, (90, 120), masks=case == "masks")
+        names += ["--model", micro_dense(tmp_path / f"{task}.onnx", micro_dense_manifest(task, 20), said)]
+    with Service(binary, micro(tmp_path / "micro.onnx"), *names, "--max-body-mib", 1) as running:
+        assert json.loads(running.ask("GET", "/openapi.json").body) == OPENAPI
+        for path, operations in OPENAPI["paths"].items():
+            (method,) = (name.upper() for name in operations)
+            reply = running.ask(method, path, JPEG if method == "POST" else None)
+            assert reply.status == 200
+            check_described(path, reply)
+        told = running.ask("GET", "/v1/models")
+        for model in json.loads(told.body)["models"]:
+            path = model["path"].partition("?")[0]
+            check_described(path, running.ask("POST", model["path"], JPEG))
+            check_described(path, running.ask("POST", f"{path}?model=gone", JPEG))
+            check_described(path, running.ask("POST", path, JPEG, Accept="text/html"))
+        for _, target, body, _ in BAD_REQUESTS.values():
+            path = target.partition("?")[0]
+            if path in OPENAPI["paths"] and (body is None or isinstance(body, bytes)):
+                check_described(path, running.ask("GET" if body is None else "POST", target, body))
 
 
 def test_a_detector_that_counts_wrong_is_an_error_of_the_service(binary: Path, tmp_path: Path) -> None:
@@ -191,6 +314,37 @@ def test_a_detector_that_counts_wrong_is_an_error_of_the_service(binary: Path, t
     with Service(binary, path) as running:
         assert running.ask("POST", "/v1/detect", JPEG).status == 500
     assert "it counts 21 objects" in "".join(running.log)
+
+
+def test_several_models_are_told_and_asked_by_their_names(binary: Path, tmp_path: Path) -> None:
+    """Each with a queue and counters of its own; without a name the first of the task answers."""
+    first, second = micro(tmp_path / "a b.onnx"), micro(tmp_path / "second=.onnx")
+    said = found(4, 20, (90, 120), masks=True)
+    masks = micro_dense(tmp_path / "masks.onnx", micro_dense_manifest("instance_segmentation", 20), said)
+    named = ("--model", f"other={first}", "--model", second, "--model", f"cut={masks}")
+    with Service(binary, first, *named) as running:
+        models = {model["name"]: model for model in json.loads(running.ask("GET", "/v1/models").body)["models"]}
+        assert list(models) == ["a_b", "other", "second_", "cut"]
+        assert models["other"] | {"backend": ""} == {
+            "name": "other", "network": "custom", "task": "classification", "precision": "fp32", "backend": "",
+            "path": "/v1/classify?model=other", "classes": 7, "input": {"height": 4, "width": 4},
+        }  # fmt: skip
+        assert models["cut"]["task"] == "instance_segmentation"
+        assert (models["cut"]["masks"], models["cut"]["max_detections"]) == (True, 20)
+        for path in ("/v1/classify", "/v1/classify?top=3&model=other", *(each["path"] for each in models.values())):
+            assert running.ask("POST", path, JPEG).status == 200
+        samples = running.ask("GET", "/metrics").body
+        for name, count in {"a_b": 2, "other": 2, "second_": 1, "cut": 1}.items():
+            assert f'lit_service_accepted_total{{model="{name}"}} {count}\n' in samples
+        for path, words in {
+            "/v1/classify?model=gone": "no model here has this name: there are a_b, other, second_, cut",
+            "/v1/classify?model=cut": "the model cut is for another task: POST to /v1/detect?model=cut",
+            "/v1/segment": "no model here is for this task: POST to /v1/classify, /v1/detect",
+        }.items():
+            refused = running.ask("POST", path, JPEG)
+            assert (refused.status, json.loads(refused.body)) == (404, {"error": words})
+        for query in ("model=", "model=cut&model=cut", "top=1&top=1", "&", "model=cut&k=1"):
+            assert running.ask("POST", f"/v1/detect?{query}", JPEG).status == 400
 
 
 def test_a_fixed_batch_of_raw_pixels_and_top5(
@@ -318,8 +472,8 @@ def test_names_are_printed_on_one_line(binary: Path, tmp_path: Path) -> None:
 
     with Service(binary, micro(tmp_path / "micro.onnx", change=change)) as running:
         info = next(line for line in running.ask("GET", "/metrics").body.splitlines() if "_info{" in line)
-        assert r'model="a \"b\" \\ \\x1b[31m\\x9b\\x0ac"' in info
-    assert r'lit_service: a "b" \ \x1b[31m\x9b\x0ac (fp32) on ONNX Runtime' in running.log[0]
+        assert r'model="micro",network="a \"b\" \\ \\x1b[31m\\x9b\\x0ac"' in info
+    assert r'?model=micro: a "b" \ \x1b[31m\x9b\x0ac (fp32) on ONNX Runtime' in running.log[0]
     command = [binary, "--model", tmp_path / "no\n\x1b[31mthing.onnx"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert re.fullmatch(r"error: [^\n\x1b]+no\\x0a\\x1b\[31mthing\.onnx[^\n\x1b]+\n", done.stderr), done.stderr
@@ -522,6 +676,11 @@ def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) 
         (["--model", "x.onnx", "--max-batch"], "--max-batch received ''"),
         (["--model", "x.onnx", "--device", "tpu"], "where cpu or cuda is expected"),
         (["--model", "x.onnx", "--backend", "tflite"], "where auto, onnxruntime, openvino or tensorrt is expected"),
+        (["--model", "a b=x.onnx"], "--model received 'a b=x.onnx' where NAME=FILE is expected"),
+        (["--model", "a="], "where [NAME=]FILE is expected: give the file"),
+        (["--model", "a/x.onnx", "--model", "x=b.onnx"], "two models are called x, a/x.onnx and b.onnx: give one"),
+        (["--model", "MODEL", "--font", "MODEL"], "where a TrueType or OpenType file is expected: it is no such file"),
+        (["--model", "MODEL", "--font", "gone.ttf"], "--font received 'gone.ttf'"),
         (["--model", "x.onnx", "--backend", "tensorrt"], "x.onnx is an ONNX file, which TensorRT does not run"),
         (["--model", "MODEL", "--address", "localhost"], "where an IP address is expected"),
         (["--model", "MODEL", "--port", "BUSY"], "cannot listen on 127.0.0.1 port"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from PIL import Image
 
 from support.documentation import blocks, run_in_shell
 from support.runtime_library import LIBRARY
@@ -91,6 +93,18 @@ class Service:
     def classify(self, picture: bytes, top: int = 5) -> Reply:
         return self.ask("POST", f"/v1/classify?top={top}", picture)
 
+    def picture(self, path: str, picture: bytes, accept: str = "image/png") -> Image.Image:
+        """The answer to a request that accepts a picture."""
+        connection = self.connect()
+        try:
+            connection.request("POST", path, picture, {"Accept": accept})
+            response = connection.getresponse()
+            data = response.read()
+        finally:
+            connection.close()
+        assert (response.status, response.getheader("content-type")) == (200, "image/png"), data[:500]
+        return Image.open(io.BytesIO(data))
+
     def raw(self, data: bytes, end: bool = True) -> str:
         """Send bytes as they are, and read until the service closes the connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
@@ -113,11 +127,17 @@ class Service:
         return client
 
     def metrics(self) -> dict[tuple[str, str], float]:
-        """``{(sample, its one label's value or ""): value}``, read by Prometheus' own parser."""
+        """``{(sample, its one label's value or ""): value}``, of all models; read by Prometheus' own parser."""
         parser = pytest.importorskip("prometheus_client.parser", reason="no Prometheus: pip install prometheus-client")
         text = self.ask("GET", "/metrics").body
         samples = [s for family in parser.text_string_to_metric_families(text) for s in family.samples]
-        return {(s.name, "".join(s.labels.values())): s.value for s in samples if len(s.labels) < 2}
+        sums: dict[tuple[str, str], float] = {}
+        for sample in samples:
+            labels = [value for name, value in sample.labels.items() if name != "model"]
+            if len(labels) < 2:
+                key = sample.name, "".join(labels)
+                sums[key] = sums.get(key, 0) + sample.value
+        return sums
 
 
 def wait_for(running: Service, ready: Callable[[dict[tuple[str, str], float]], bool]) -> None:
@@ -159,7 +179,8 @@ def build(folder: Path) -> None:
     for tool in ("cmake", "c++"):
         if shutil.which(tool) is None:
             pytest.skip(f"no {tool}: apt-get install g++ cmake")
-    for header, package in (("jpeglib.h", "libjpeg-dev"), ("png.h", "libpng-dev")):
+    headers = {"jpeglib.h": "libjpeg-dev", "png.h": "libpng-dev", "freetype2/ft2build.h": "libfreetype-dev"}
+    for header, package in headers.items():
         source = f"#include <cstdio>\n#include <{header}>\n"
         command = ["c++", "-E", "-x", "c++", "-"]
         if subprocess.run(command, input=source, capture_output=True, text=True).returncode != 0:
