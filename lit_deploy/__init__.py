@@ -34,6 +34,7 @@ _PUBLIC = {
     "export_checkpoint": "lit_deploy.workflows.export",
     "export_engine": "lit_deploy.workflows.export",
     "export_model": "lit_deploy.workflows.export",
+    "extract_features": "lit_deploy.workflows.features",
     "load_checkpoint": "lit_deploy.checkpoints.load",
     "open_session": "lit_deploy.backends.open",
     "package_triton": "lit_deploy.packaging.package",

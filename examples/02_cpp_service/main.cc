@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <stdexcept>
 #include <string>
 
 #include <lit_runtime.hpp>
@@ -26,7 +27,12 @@ lit::Model open(const lit_service::Options& options) {
   how.device = options.device == "cuda" ? LIT_CUDA : LIT_CPU;
   how.backend = backend_of(options.backend);
   how.threads = static_cast<int32_t>(options.threads);
-  return lit::Model(options.model, how);
+  lit::Model model(options.model, how);
+  if (model.info().output == LIT_FEATURES) {
+    throw std::runtime_error(options.model + " gives features, which are no answer to a question about a picture; "
+                             "export its checkpoint with another --output");
+  }
+  return model;
 }
 
 }  // namespace
