@@ -31,6 +31,7 @@ _PUBLIC = {
     "checkpoint_from_state": "lit_deploy.checkpoints.load",
     "deformable_token_merging": "lit_deploy.ops.deformable_token_merging.library",
     "evaluate_artifacts": "lit_deploy.evaluate.run",
+    "explain_image": "lit_deploy.workflows.explain",
     "export_checkpoint": "lit_deploy.workflows.export",
     "export_engine": "lit_deploy.workflows.export",
     "export_model": "lit_deploy.workflows.export",
