@@ -19,6 +19,7 @@ from lit_deploy import __version__
 from lit_deploy.commands.bench import bench
 from lit_deploy.commands.doctor import doctor
 from lit_deploy.commands.evaluate import evaluate
+from lit_deploy.commands.explain import explain
 from lit_deploy.commands.export import export
 from lit_deploy.commands.inspect import inspect
 from lit_deploy.commands.models import models
@@ -67,7 +68,7 @@ def _common(
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-for command in (export, quantize, package, verify, bench, evaluate, predict, score, inspect, models, doctor):
+for command in (export, quantize, package, verify, bench, evaluate, predict, score, explain, inspect, models, doctor):
     app.command()(command)
 
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <stdexcept>
 #include <utility>
 
 #include "json.h"
@@ -36,6 +37,10 @@ Models::Models(const Options& options, Metrics& metrics) {
   for (const ModelFile& file : options.models) {
     lit::Model model(file.path, how);
     const lit_model_info& info = model.info();
+    if (info.output == LIT_FEATURES) {
+      throw std::runtime_error(file.path + " gives features, which are no answer to a question about a picture; "
+                               "export its checkpoint with another --output");
+    }
     ModelMetrics& counts = metrics.add(file.name, {{"network", info.name},
                                                    {"precision", info.precision},
                                                    {"backend", info.backend},

@@ -78,7 +78,11 @@ class Manifest:
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise ValueError(f"batch is {self.batch}, expected 1 to {MAX_BATCH}")
         if self.task == "classification" and self.output == "results":
-            raise ValueError("the output is results, expected logits, probabilities or top5 of a classifier")
+            raise ValueError("the output is results, expected logits, probabilities, top5 or features of a classifier")
+        if self.task != "classification" and self.output == "features":
+            raise ValueError(f"the output is features, which classifiers have, but the task is {self.task}")
+        if self.output == "features" and self.model.features < 1:
+            raise ValueError(f"the features have {self.model.features} numbers, expected at least 1")
         if (self.dense is None) != (self.task == "classification"):
             raise ValueError(
                 f"the task is {self.task}, expected 'dense' for all but classification, and for these only"

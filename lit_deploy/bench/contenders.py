@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.artifacts.onnx_file import OnnxArtifact, read_manifest
-from lit_deploy.artifacts.openvino_file import IR_SUFFIX, read_ir
+from lit_deploy.artifacts.manifests import manifest_of_file
+from lit_deploy.artifacts.onnx_file import OnnxArtifact
+from lit_deploy.artifacts.openvino_file import IR_SUFFIX
 from lit_deploy.artifacts.preflight import preflight, this_host
 from lit_deploy.artifacts.sidecar import ENGINE_SUFFIXES, read_sidecar
 from lit_deploy.backends.protocol import Device
@@ -55,7 +56,8 @@ class Contender:
         compared: False for a deliberate lower bound that computes something else, whose outputs are not checked.
         allow_engine_code: see ``SessionOptions``.
         environment: variables of its process where they must differ from this one's; None for the same.
-        like: exported detector whose thresholds and input PyTorch takes over; None for its own.
+        like: exported detector whose thresholds and input PyTorch takes over, or file of features, which it then gives,
+            too; None for its own.
     """
 
     label: str
@@ -143,11 +145,14 @@ def contenders_for(
     """
     suffixes = {path: Path(path).suffix.lower() for path in artifacts}
     manifests = {
-        path: read_manifest(path) if suffix == ".onnx" else read_ir(Path(path))[0]
+        path: manifest_of_file(path)
         for path, suffix in suffixes.items()
-        if suffix in (".onnx", IR_SUFFIX)
+        if suffix in (".onnx", IR_SUFFIX, *ENGINE_SUFFIXES)
     }
-    like = next((path for path, manifest in manifests.items() if manifest.task in _THRESHOLDS), None)
+    like = next(
+        (path for path, m in manifests.items() if m.task in _THRESHOLDS or m.output == "features"),
+        None,
+    )
     contenders = [] if checkpoint is None else [replace(c, like=like) for c in _on_pytorch(checkpoint, device)]
     names = [Path(artifact).name for artifact in artifacts]
     for artifact, name in zip(artifacts, names, strict=True):

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.artifacts.manifests import manifest_of_file
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import Phases, ProfiledSession, Session, SessionOptions, TimedSession
 from lit_deploy.core import errors
@@ -201,7 +201,9 @@ def _open(request: dict[str, Any]) -> Session:
     if chosen.get("compiled"):
         _compile_every_batch()
     common = {name: request[name] for name in ("device", "threads", "allow_engine_code")}
-    like = read_manifest(request["like"]) if request.get("like") else None
+    like = manifest_of_file(request["like"]) if request.get("like") else None
+    if like is not None and like.dense is None:  # a classifier normalises outside its network
+        like = task_of(like).reference(like)
     options = SessionOptions(**common, **chosen, like=like, profiled=request.get("profiled", False))
     return open_session(request["source"], options)
 

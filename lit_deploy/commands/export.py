@@ -113,8 +113,8 @@ Input = Annotated[
 Output = Annotated[
     OutputKind | None,
     typer.Option(
-        help="Of a classifier logits, probabilities or top5 (scores and class indices); of others results, or logits "
-        "of a segmentation network. The first of these when left out.",
+        help="Of a classifier logits, probabilities, top5 (scores and class indices) or features (the vector before "
+        "the head); of others results, or logits of a segmentation network. The first of these when left out.",
         show_default=False,
         rich_help_panel="Graph",
     ),

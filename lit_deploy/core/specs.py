@@ -14,7 +14,7 @@ PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 EightBit = Literal["int8", "fp8"]
 CalibrationMethod = Literal["minmax", "percentile", "entropy"]
 InputKind = Literal["float", "uint8"]
-OutputKind = Literal["logits", "probabilities", "top5", "results"]
+OutputKind = Literal["logits", "probabilities", "top5", "results", "features"]
 Interpolation = Literal["bicubic", "bilinear"]
 ResizeRule = Literal["centre_crop", "keep_ratio"]
 
@@ -121,6 +121,11 @@ class ModelSpec:
         """Height and width in tokens of the four stages; every merge halves and drops an odd last row or column."""
         height, width = (side // self.patch_size for side in self.image_size)
         return tuple((height >> stage, width >> stage) for stage in range(4))
+
+    @property
+    def features(self) -> int:
+        """Length of a classifier's feature vector: the channels of the last stage, which its head projects."""
+        return self.embed_dims[-1]
 
     @property
     def mergings(self) -> int:

@@ -37,6 +37,7 @@ from lit_deploy.evaluate.state import FORMAT, BatchRecord, State, default_path, 
 from lit_deploy.evaluate.table import EVALUATIONS
 from lit_deploy.images.ahead import prepared_ahead
 from lit_deploy.images.datasets import Folders, Skipped
+from lit_deploy.tasks.promises import require_results
 
 FOR_ALL = {"images", "limit", "against_checkpoint"}
 """Fields of ``Request`` that every task knows."""
@@ -161,6 +162,7 @@ def _opened(
         session = stack.enter_context(
             open_session(source, replace(options, like=like) if is_checkpoint(source) else options)
         )
+        require_results(session.manifest, source)
         entries[name] = entry_of(name, source, session)
         if like is None and not is_checkpoint(source) and session.manifest.dense is not None:
             like = session.manifest

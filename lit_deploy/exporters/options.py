@@ -10,6 +10,7 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.checkpoints.manifest import manifest_from_checkpoint
 from lit_deploy.core.errors import UsageError
 from lit_deploy.core.specs import (
+    EIGHT_BIT,
     MAX_BATCH,
     MAX_DETECTIONS,
     MAX_RESIZE,
@@ -38,8 +39,9 @@ class OnnxOptions:
     Attributes:
         input: ``float`` (float32 NCHW, normalised) or ``uint8`` (raw RGB NHWC, normalised inside the graph); None for
             the task's usual one: ``float`` for a classifier, ``uint8`` for the others.
-        output: of a classifier ``logits``, ``probabilities`` (softmax) or ``top5`` (probabilities and class indices);
-            ``results`` of the others, or ``logits`` of a segmentation network. None for the first of these.
+        output: of a classifier ``logits``, ``probabilities`` (softmax), ``top5`` (probabilities and class indices) or
+            ``features`` (the pooled vector before the head); ``results`` of the others, or ``logits`` of a segmentation
+            network. None for the first of these.
         precision: type of weights and activations; inputs and outputs stay float32. ``int8`` and ``fp8`` need images as
             well, and are made by the export workflow from a graph of fp32 or fp16.
         batch: a fixed batch size, or None for a dynamic one; only classifiers have more than one.
@@ -101,8 +103,13 @@ def described(checkpoint: Checkpoint, options: OnnxOptions) -> Manifest:
     output = options.output or outputs[0]
     if output not in outputs:
         raise UsageError(f"output is '{output}', but {usual.task.replace('_', ' ')} has {' and '.join(outputs)} only")
-    if usual.task == "classification" and spec.num_classes == 1 and output != "logits":
+    if usual.task == "classification" and spec.num_classes == 1 and output not in ("logits", "features"):
         raise UsageError(f"the network has one class, so {output} say nothing; use --output logits")
+    if output == "features" and options.precision in EIGHT_BIT:
+        raise UsageError(
+            f"{options.precision} is held to the classes of the calibration images, and features name none; use "
+            "--precision fp16 or bf16, or --output logits"
+        )
     fields: dict[str, Any] = {"output": output, "precision": options.precision, "portable": options.portable}
     if usual.dense is None:
         _refuse_dense(options)

@@ -23,6 +23,7 @@ from lit_deploy.quantize.feeding import fed, images_of
 from lit_deploy.quantize.gates import GateResult, check_budget, check_gates, within
 from lit_deploy.quantize.ranges import Ranges
 from lit_deploy.quantize.sensitivity import Scan, check_scannable, scan
+from lit_deploy.tasks.promises import require_results
 
 BATCH = 4
 """Images per run while activations are observed, where the file takes as few: all values are held at once."""
@@ -158,6 +159,7 @@ def _source(path: Path) -> OnnxArtifact:
             f"{path} is no .onnx file; quantise a checkpoint with lit-deploy export --precision int8 --calib instead"
         )
     artifact = OnnxArtifact.read(path)
+    require_results(artifact.manifest, path)
     if artifact.manifest.precision not in ("fp32", "fp16"):
         raise UsageError(
             f"{path} is of {artifact.manifest.precision}; expected a file of fp32 or fp16, so export it again"

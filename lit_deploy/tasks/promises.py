@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact, graph_tensors
-from lit_deploy.core.errors import ArtifactError
+from lit_deploy.core.errors import ArtifactError, UsageError
 from lit_deploy.core.specs import TensorSpec
 from lit_deploy.tasks.table import task_of
 
@@ -36,6 +36,19 @@ def check_tensors(path: Path, manifest: Manifest, inputs: Sequence[TensorSpec], 
                 f"the graph of {path} has {found or 'nothing'}, its manifest promises {wanted or 'nothing'}; "
                 "export it again"
             )
+
+
+def require_results(manifest: Manifest, source: object) -> None:
+    """Raise UsageError for a file of features: they are for an index or another network, and say nothing by themselves.
+
+    Args:
+        source: the file, for the message.
+    """
+    if manifest.output == "features":
+        raise UsageError(
+            f"{source} gives features, which name no classes; compare or index them (lit_deploy.extract_features), or "
+            "export the checkpoint again with --output logits"
+        )
 
 
 def check_graph(artifact: OnnxArtifact, path: Path) -> None:

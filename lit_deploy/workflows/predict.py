@@ -24,6 +24,7 @@ from lit_deploy.images.ahead import Batch, prepared_ahead
 from lit_deploy.images.decoding import load_image
 from lit_deploy.images.folders import images_in
 from lit_deploy.images.picture import Picture
+from lit_deploy.tasks.promises import require_results
 from lit_deploy.tasks.protocol import LabelledPixels, Prediction
 from lit_deploy.tasks.table import task_of
 
@@ -232,6 +233,7 @@ def opened(
     if not paths:
         raise UsageError("got no images; name at least one image file")
     with open_session(source, options) as session:
+        require_results(session.manifest, source)
         yield Work(session, paths, folder, wanted)
 
 

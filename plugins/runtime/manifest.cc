@@ -128,12 +128,13 @@ std::string parse_precision(const Fields& fields, const char* key) {
 }
 
 // Not used here, and checked all the same: a file that one reader refuses is not to be run by the other.
-void check_integers(const Fields& fields, const char* key, size_t count) {
+const Json& check_integers(const Fields& fields, const char* key, size_t count) {
   const Json& list = fields.list(key);
   if (list.size() != count) throw Damaged{fields.name(key) + " has not " + std::to_string(count) + " numbers"};
   for (const Json& item : list) {
     if (!item.is_number_integer()) throw Damaged{fields.name(key) + " has what is no whole number"};
   }
+  return list;
 }
 
 void check_texts(const Json& values, const std::string& name) {
@@ -202,6 +203,9 @@ Manifest parse(const Json& document, const std::string& path) {
   manifest.base = quantized ? parse_base(Fields(document["quantization"], "quantization")) : manifest.precision;
   parse_input(Fields(fields.at("input"), "input"), &manifest);
   manifest.output = fields.choice("output", contract::kOutputs);
+  if (manifest.output == LIT_FEATURES) {
+    manifest.features = Fields::integer(check_integers(model, "embed_dims", 4)[3], "embed_dims", 1, kAny);
+  }
   const bool dense = fields.has("dense") && !document["dense"].is_null();
   if (dense != manifest.is_dense()) throw Damaged{"'dense' is for all tasks but classification, and for these only"};
   if (dense) parse_dense(Fields(document["dense"], "dense"), &manifest.dense);

@@ -50,18 +50,20 @@ struct Manifest {
   std::array<double, 3> mean, std;  // those of `input`, as they were written
   lit_output_kind output;
   std::vector<std::string> labels;
-  int64_t batch;  // 0: dynamic
+  int64_t features;  // length of the vector before the classifier's head: the channels of the last stage
+  int64_t batch;     // 0: dynamic
   bool portable;
   Dense dense;
 
   const char* task_name() const { return contract::kTasks[static_cast<size_t>(task)]; }
   bool is_dense() const { return task != Task::kClassification; }
   int64_t classes() const { return static_cast<int64_t>(labels.size()); }
-  // Scores per image that the file returns.
+  // Scores per image that the file returns, or the length of its feature vector.
   int64_t scores() const {
+    if (output == LIT_FEATURES) return features;
     return output == LIT_TOP5 ? std::min(classes(), contract::kBestClasses) : classes();
   }
-  // Name of the output that holds the scores; that of LIT_TOP5's indices is "classes".
+  // Name of the output that holds them; that of LIT_TOP5's indices is "classes".
   const char* scores_name() const {
     return output == LIT_TOP5 ? "scores" : contract::kOutputs[output];
   }

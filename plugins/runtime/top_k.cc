@@ -12,6 +12,9 @@ void find_top_k(const Network& network, const lit_output& output, int64_t image,
                 size_t* count) {
   const Manifest& manifest = network.manifest;
   network.require_task(!manifest.is_dense(), "lit_top_k()");
+  require(manifest.output != LIT_FEATURES,
+          "this model gives features, which name no classes; compare them or index them, or export the checkpoint again "
+          "with --output logits");
   const bool top5 = manifest.output == LIT_TOP5;
   require(output.scores != nullptr && (output.classes != nullptr) == top5 && output.count == manifest.scores(),
           "the output is not one of this model");

@@ -289,3 +289,13 @@ def test_top_k_refuses(tmp_path: Path) -> None:
         ):
             assert_refused("LIT_INVALID_ARGUMENT", "NULL", lambda a=arguments: check(runtime().lit_top_k(*a)))
         assert count.value == 0
+
+
+def test_features_are_given_and_not_ranked(tmp_path: Path) -> None:
+    spec = replace(micro_manifest().model, embed_dims=(8, 16, 32, CLASSES))
+    path = micro(tmp_path / "micro.onnx", micro_manifest(output="features", model=spec))
+    with opened(path) as model, model.context() as context:
+        values = [3, -1, 0.5, 2, 7, -6, 4]
+        output = scores_of(context, values)
+        assert np.ctypeslib.as_array(output.scores, (1, output.count)).tolist() == [values]
+        assert_refused("LIT_INVALID_ARGUMENT", "features, which name no classes", lambda: model.top_k(output, 0, 1))

@@ -45,8 +45,12 @@ class Lit(nn.Module):
         self.norm = nn.LayerNorm(spec.embed_dims[3], eps=EPS)
         self.head = nn.Linear(spec.embed_dims[3], spec.num_classes)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def features(self, image: Tensor) -> Tensor:
+        """The pooled vectors ``[B, embed_dims[3]]`` that the head projects."""
         x = self.patch_embed(image)
         for stage in self.layers:
             x = stage(x)
-        return self.head(self.norm(x).mean(dim=1))
+        return self.norm(x).mean(dim=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.features(image))

@@ -41,7 +41,8 @@ class LitTi(nn.Module):
         self.norm = nn.LayerNorm(dims[3], eps=EPS)
         self.head = nn.Linear(dims[3], spec.num_classes)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def features(self, image: Tensor) -> Tensor:
+        """The class token's vectors ``[B, embed_dims[3]]`` that the head projects."""
         x = image
         for stage in range(1, 5):
             x = getattr(self, f"patch_embed{stage}")(x)
@@ -50,4 +51,7 @@ class LitTi(nn.Module):
             x = x + getattr(self, f"pos_embed{stage}")
             for block in getattr(self, f"block{stage}"):
                 x = block(x)
-        return self.head(self.norm(x)[:, 0])
+        return self.norm(x)[:, 0]
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.features(image))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.core.specs import BEST_CLASSES, EIGHT_BIT, PrecisionName, Tolerance
+from lit_deploy.core.specs import BEST_CLASSES, EIGHT_BIT, OutputKind, PrecisionName, Tolerance
+from lit_deploy.tasks.classification import features
 from lit_deploy.tasks.classification.ranking import Classes, Floats, log_probabilities, ranked, softmax
 from lit_deploy.tasks.comparison import Comparison, compared
 from lit_deploy.tasks.protocol import Metric, OutputAgreement, Pair
@@ -49,17 +50,21 @@ class _Outputs:
 
 
 def reference(manifest: Manifest) -> Manifest:
-    """Normalised pixels to logits, whatever the form of the file's input and output."""
-    return replace(manifest, input=replace(manifest.input, kind="float"), output="logits")
+    """Normalised pixels to logits, or to features, whatever the form of the file's input and output."""
+    output: OutputKind = "features" if manifest.output == "features" else "logits"
+    return replace(manifest, input=replace(manifest.input, kind="float"), output=output)
 
 
 def agreement(manifest: Manifest, tolerance: Tolerance, pairs: Iterable[Pair]) -> OutputAgreement:
-    """Compare the outputs of a file with the logits of the float32 reference.
+    """Compare the outputs of a file with the logits, or the features, of the float32 reference.
 
     Args:
         manifest: of the tested file; ``tolerance``: the limits of its precision.
-        pairs: the reference's ``logits`` ``[N, classes]``, and the tested file's outputs of the same images.
+        pairs: the reference's ``logits`` ``[N, classes]``, or ``features``, and the tested file's outputs of the same
+            images.
     """
+    if manifest.output == "features":
+        return features.agreement(tolerance, pairs)
     expected, got = zip(*pairs, strict=True)
     logits = np.concatenate([outputs["logits"] for outputs in expected]).astype(np.float64)
     joined = {name: np.concatenate([outputs[name] for outputs in got]) for name in got[0]}
@@ -195,6 +200,8 @@ def difference(reference: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDAr
 
     Outputs of different forms (logits, probabilities, top5) are compared as probabilities.
     """
+    if "features" in reference or "features" in outputs:
+        return features.difference(reference, outputs)
     if "logits" in reference and "logits" in outputs:
         expected, got = reference["logits"], outputs["logits"]
     elif "classes" in reference and "classes" in outputs:

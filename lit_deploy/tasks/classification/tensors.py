@@ -1,12 +1,13 @@
 """What a classifier takes and returns.
 
-Three forms of the output: ``logits`` or ``probabilities`` ``[batch, classes]``, and ``top5``, which is ``scores``
-(probabilities) and ``classes`` (indices) ``[batch, 5]`` of the best classes, best first; fewer where there are fewer.
+Forms of the output: ``logits`` or ``probabilities`` ``[batch, classes]``; ``top5``, which is ``scores``
+(probabilities) and ``classes`` (indices) ``[batch, 5]`` of the best classes, best first, fewer where there are fewer;
+and ``features`` ``[batch, channels of stage 4]``, the pooled vectors before the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from lit_deploy.tasks.arrays import Arrays
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-OUTPUTS: tuple[OutputKind, ...] = ("logits", "probabilities", "top5")
+OUTPUTS: tuple[OutputKind, ...] = ("logits", "probabilities", "top5", "features")
 SEEDED = 8
 
 
@@ -40,14 +41,16 @@ def output_specs(manifest: Manifest) -> tuple[TensorSpec, ...]:
     if manifest.output == "top5":
         best = min(BEST_CLASSES, classes)
         return (TensorSpec("scores", "float32", (batch, best)), TensorSpec("classes", "int64", (batch, best)))
-    return (TensorSpec(manifest.output, "float32", (batch, classes)),)
+    length = manifest.model.features if manifest.output == "features" else classes
+    return (TensorSpec(manifest.output, "float32", (batch, length)),)
 
 
 def graph(model: nn.Module, manifest: Manifest) -> nn.Module:
-    """The network as a session: its logits in the form that the manifest names."""
+    """The network as a session: its logits, or what they are made of, in the form that the manifest names."""
     import torch
 
     output = manifest.output
+    pooled: Callable[[Tensor], Tensor] = model.features  # type: ignore[assignment]
 
     class ClassificationGraph(torch.nn.Module):
         def __init__(self) -> None:
@@ -55,6 +58,8 @@ def graph(model: nn.Module, manifest: Manifest) -> nn.Module:
             self.model = model
 
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            if output == "features":
+                return (pooled(images).float(),)
             logits: Tensor = self.model(images).float()
             if output == "logits":
                 return (logits,)

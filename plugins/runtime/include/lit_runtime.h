@@ -168,7 +168,8 @@ enum {
   LIT_LOGITS = 0,        /* one score per class, before softmax */
   LIT_PROBABILITIES = 1, /* one per class, they sum up to 1 */
   LIT_TOP5 = 2,          /* probabilities and indices of the five best classes, best first */
-  LIT_RESULTS = 3        /* of detectors and segmentation networks: boxes, boxes and masks, or labels of pixels */
+  LIT_RESULTS = 3,       /* of detectors and segmentation networks: boxes, boxes and masks, or labels of pixels */
+  LIT_FEATURES = 4       /* the vector before a classifier's head, for an index or another network */
 };
 
 /* What a model takes, and the rule that makes it of a picture: of a classifier all of it (lit_preprocess() follows it);
@@ -276,10 +277,10 @@ typedef struct lit_tensor {
 
 /* Results of a run, for every image in turn. */
 typedef struct lit_output {
-  const float* scores;    /* [batch, count] */
+  const float* scores;    /* [batch, count]; for LIT_FEATURES a vector of each image */
   const int64_t* classes; /* [batch, count] for LIT_TOP5, else NULL: the score's index is the class */
   int64_t batch;
-  int64_t count; /* classes, or those of the best that the file returns */
+  int64_t count; /* classes, or those of the best that the file returns, or the length of a vector */
 } lit_output;
 
 /* Runs a batch of prepared images and waits for it. What `output` points to belongs to the context and is valid until
@@ -307,7 +308,8 @@ typedef struct lit_prediction {
  *   image        0..output->batch-1
  *   k            room in `predictions`
  *   predictions  receives up to `k` of them; `count`: how many, at most output->count
- * LIT_INVALID_ARGUMENT, LIT_OUT_OF_MEMORY. Any thread, while the output is valid. */
+ * LIT_INVALID_ARGUMENT (also for a model of LIT_FEATURES, which name no classes), LIT_OUT_OF_MEMORY. Any thread, while
+ * the output is valid. */
 LIT_API lit_status lit_top_k(const lit_model* model, const lit_output* output, int64_t image, size_t k,
                              lit_prediction* predictions, size_t* count);
 
