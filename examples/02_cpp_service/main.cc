@@ -26,6 +26,7 @@ lit::Model open(const lit_service::Options& options) {
   how.device = options.device == "cuda" ? LIT_CUDA : LIT_CPU;
   how.backend = backend_of(options.backend);
   how.threads = static_cast<int32_t>(options.threads);
+  if (!options.precision_hint.empty()) how.precision_hint = options.precision_hint.c_str();
   return lit::Model(options.model, how);
 }
 

@@ -27,6 +27,7 @@ constexpr TextOption kTexts[] = {
     {"--address", &Options::address, "IP address to listen on"},
     {"--device", &Options::device, "cpu or cuda"},
     {"--backend", &Options::backend, "auto, onnxruntime, openvino or tensorrt; auto: what the file is for"},
+    {"--precision-hint", &Options::precision_hint, "bf16 or f32: what OpenVINO computes in, instead of the file's own"},
 };
 
 constexpr std::string_view kBackends[] = {"auto", "onnxruntime", "openvino", "tensorrt"};

@@ -13,6 +13,7 @@ struct Options {
   std::string address = "127.0.0.1";
   std::string device = "cpu";
   std::string backend = "auto";
+  std::string precision_hint;
 
   long port = 8080;
   long threads = 0;
