@@ -108,7 +108,8 @@ void Pipeline::decode_jobs() {
     Answer refusal{};
     try {
       const auto check = [this](int width, int height) { model_.check_size(width, height); };
-      const Picture picture = decode(job.file, {static_cast<size_t>(options_.max_pixels), check});
+      const bool upright = task_ != Task::kClassify;
+      const Picture picture = decode(job.file, {static_cast<size_t>(options_.max_pixels), check, upright});
       job.pixels = model_.preprocess({picture.rgb.get(), picture.width, picture.height, 0});
       job.width = picture.width;
       job.height = picture.height;

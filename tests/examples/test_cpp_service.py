@@ -31,7 +31,7 @@ from support.micro_dense import found, micro_dense, micro_dense_manifest
 from support.runtime_library import needs_runtime
 from support.runtime_models import micro
 from support.runtime_openvino import find_openvino_library, needs_openvino
-from support.service_pictures import BAD_REQUESTS, BOMBS, JPEG, NARROW_PNG, PICTURES, PNG, big, slow
+from support.service_pictures import BAD_REQUESTS, BOMBS, JPEG, LYING_JPEG, NARROW_PNG, PICTURES, PNG, big, slow
 
 from lit_deploy.core.specs import TaskName
 from lit_deploy.machine.native import find_onnxruntime_library
@@ -179,9 +179,11 @@ def test_what_is_found_is_what_lit_deploy_predict_finds(case: str, binary: Path,
                 {"error": f"the model here is for another task: POST to {own}"},
             )
         assert running.ask("GET", own).status == 405
+        lying = json.loads(running.ask("POST", own, LYING_JPEG).body)
+        assert (lying["height"], lying["width"]) == (expected.width, expected.height)
         narrow = running.ask("POST", own, NARROW_PNG)
         assert (narrow.status, "too narrow" in narrow.body) == (413, True)
-        assert running.metrics()["lit_service_responses_total", "200"] >= 62
+        assert running.metrics()["lit_service_responses_total", "200"] >= 63
 
 
 def test_a_detector_that_counts_wrong_is_an_error_of_the_service(binary: Path, tmp_path: Path) -> None:
