@@ -11,6 +11,7 @@ namespace lit_deploy::contract {
 // The C API.
 inline constexpr int64_t kAbiVersion = 1;
 inline constexpr int64_t kMaxThreads = 1024;
+inline constexpr std::array<const char*, 2> kPrecisionHints = {"f32", "bf16"};
 
 // The operators, and TensorRT's plugins of the same names.
 inline constexpr const char* kDomain = "lit_deploy";
@@ -34,6 +35,7 @@ inline constexpr int64_t kMaxRank = 8;
 inline constexpr const char* kInputName = "images";
 inline constexpr const char* kImageName = "image";
 inline constexpr const char* kOriginalSizeName = "original_size";
+inline constexpr const char* kCompleteName = "complete";
 inline constexpr int64_t kBestClasses = 5;
 inline constexpr int64_t kDefaultClasses = 1000;
 inline constexpr int64_t kDefaultChannels = 3;

@@ -45,14 +45,15 @@ Picture decode(std::string_view file, const Limits& limits) {
                     std::string("the body is ") + other->name + " where JPEG or PNG is expected: convert it");
 }
 
-void allocate(Picture& picture, uint32_t width, uint32_t height, const Limits& limits) {
+void allocate(Picture& picture, uint32_t width, uint32_t height, int orientation, const Limits& limits) {
   const uint64_t pixels = uint64_t{width} * height;  // 2^31 x 2^31 at most
   if (pixels > limits.max_pixels) {
     throw DecodeError(Fault::kTooLarge, "the picture has " + std::to_string(width) + " x " + std::to_string(height) +
                                             " pixels where at most " + std::to_string(limits.max_pixels) +
                                             " are accepted: scale it down");
   }
-  if (limits.check) limits.check(static_cast<int>(width), static_cast<int>(height));
+  const bool lies = orientation > 4;  // on its side
+  if (limits.check) limits.check(static_cast<int>(lies ? height : width), static_cast<int>(lies ? width : height));
   picture.rgb = std::make_unique_for_overwrite<uint8_t[]>(pixels * 3);
   picture.width = static_cast<int>(width);
   picture.height = static_cast<int>(height);

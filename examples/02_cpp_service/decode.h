@@ -38,10 +38,13 @@ class DecodeError : public std::runtime_error {
 struct Limits {
   size_t max_pixels;
   std::function<void(int width, int height)> check;  // throws for a size that is of no use; empty: all are
+  // Turn and mirror the picture as its EXIF orientation says, and ask `check` of it so: the rule of detectors and
+  // segmentation networks. That of classifiers takes pictures as they are stored.
+  bool upright = false;
 };
 
-// Decodes a whole file; its first bytes tell the format. Alpha is dropped, 16 bits become the higher 8; the EXIF
-// orientation is not applied, and no metadata is read. What libjpeg warns of counts as damage where it may concern
+// Decodes a whole file; its first bytes tell the format. Alpha is dropped, 16 bits become the higher 8; of its metadata
+// the orientation alone is read. What libjpeg warns of counts as damage where it may concern
 // pixels. Throws DecodeError, std::bad_alloc, or what `limits.check` throws. Any thread.
 Picture decode(std::string_view file, const Limits& limits);
 
@@ -49,8 +52,19 @@ Picture decode(std::string_view file, const Limits& limits);
 Picture decode_jpeg(std::string_view file, const Limits& limits);
 Picture decode_png(std::string_view file, const Limits& limits);
 
-// Sets `picture` to an undefined picture of this size. Throws DecodeError (kTooLarge), or what `limits.check` throws.
-void allocate(Picture& picture, uint32_t width, uint32_t height, const Limits& limits);
+// Sets `picture` to an undefined picture of this size, to be turned(). Throws DecodeError (kTooLarge), or what
+// `limits.check` throws.
+void allocate(Picture& picture, uint32_t width, uint32_t height, int orientation, const Limits& limits);
+
+// Bytes of an EXIF block that are looked at, as many as a JPEG segment can hold.
+inline constexpr size_t kMaxExif = 1 << 16;
+
+// The orientation that an EXIF block gives to the picture beside it, 1 to 8; 1, upright, where nothing that can be read
+// says otherwise.
+int orientation_of(std::string_view exif);
+
+// A stored picture as it is to be seen. Throws std::bad_alloc.
+Picture turned(Picture picture, int orientation);
 
 }  // namespace lit_service
 

@@ -10,35 +10,61 @@
 namespace lit_service {
 namespace {
 
-// More than any encoder writes. Every scan of a progressive file costs a pass over the whole picture, and takes a
-// few bytes of the file: without a limit, a small file keeps a thread busy for hours. lit_deploy/images has the same.
-constexpr int kMaxScans = 100;
+// More than any encoder writes; lit_deploy/images/containers.py has the same. Every scan of a progressive file costs a
+// pass over the whole picture, and takes a few bytes of the file: without a limit, a small file keeps a thread busy for
+// hours. Some tables are slow to read, and segments are read one by one.
+constexpr int kMaxScans = 100, kMaxSegments = 2000;
+constexpr size_t kMaxTables = 1 << 20;
 
-// Counted before any is decoded, in the markers that libjpeg would go along.
-bool has_too_many_scans(std::string_view file) {
-  constexpr uint8_t kEnd = 0xd9, kScan = 0xda;
+// What is known of a file before anything is decoded.
+struct Survey {
+  std::string fault;  // why it is refused, as part of a sentence; "": it is not
+  std::string_view exif;
+};
+
+// Goes along the markers up to the end of the first picture; what follows are previews and depth maps.
+Survey survey(std::string_view file) {
+  constexpr uint8_t kStart = 0xd8, kEnd = 0xd9, kScan = 0xda, kExif = 0xe1, kAdobe = 0xee, kComment = 0xfe;
+  constexpr std::string_view kExifWords("Exif\0\0", 6);
   const auto byte = [&](size_t at) { return at < file.size() ? static_cast<uint8_t>(file[at]) : uint8_t{0}; };
+  const auto is_marker = [&](size_t at) {  // but for stuffed bytes, restarts and what stands alone
+    const uint8_t kind = byte(at + 1);
+    return at + 1 < file.size() && kind > 0x01 && kind != 0xff && (kind < 0xd0 || kind > 0xd7);
+  };
+  Survey found;
   int scans = 0;
-  for (size_t at = file.find('\xff', 2); at != file.npos; at = file.find('\xff', at)) {
+  size_t tables = 0, at = 2;
+  for (int segments = 0; segments < kMaxSegments; ++segments) {
+    at = file.find('\xff', at);
+    while (at != file.npos && !is_marker(at)) at = file.find('\xff', at + 1);
+    if (at == file.npos || byte(at + 1) == kEnd) return found;
     const uint8_t marker = byte(at + 1);
-    if (marker == 0xff) {  // the one before a marker may be repeated
-      ++at;
-    } else if (marker <= 0x01 || (marker >= 0xd0 && marker <= 0xd8)) {  // no marker, or one that stands alone
-      at += 2;
-    } else if (marker == kEnd || (marker == kScan && ++scans > kMaxScans)) {
-      break;
-    } else {
-      at += 2 + std::max(2, byte(at + 2) << 8 | byte(at + 3));
-    }
+    const size_t length = marker == kStart ? 0 : std::max(2, byte(at + 2) << 8 | byte(at + 3));
+    const std::string_view segment = file.substr(at, 2 + length);
+    at += 2 + length;
+    const bool metadata = (marker >= kExif && marker < 0xf0 && marker != kAdobe) || marker == kComment;
+    if (!metadata) tables += length;
+    const bool is_exif = marker == kExif && segment.size() >= 10 && segment.substr(4, 6) == kExifWords;
+    if (is_exif && found.exif.empty()) found.exif = segment.substr(10);
+    scans += marker == kScan;
+    if (scans > kMaxScans) found.fault = "more than " + std::to_string(kMaxScans) + " scans";
+    else if (tables > kMaxTables) found.fault = "more than " + std::to_string(kMaxTables >> 20) + " MiB of tables";
+    if (!found.fault.empty()) return found;
   }
-  return scans > kMaxScans;
+  found.fault = "more than " + std::to_string(kMaxSegments) + " segments";
+  return found;
+}
+
+DecodeError damaged(const std::string& fault) {
+  return DecodeError(Fault::kDamaged, "the JPEG file is damaged or incomplete (" + fault + "): send the whole file");
 }
 
 // Everything that outlives a longjmp() lies in here, in the frame above the one that called setjmp(): its destructor
 // runs whatever happened, and no frame that libjpeg jumps over holds an object that has one.
 class Reader {
  public:
-  Reader(std::string_view file, const Limits& limits) : file_(file), limits_(limits) {
+  Reader(std::string_view file, const Limits& limits, int orientation)
+      : file_(file), limits_(limits), orientation_(orientation) {
     jpeg_.err = jpeg_std_error(&errors_);
     jpeg_.client_data = this;
     errors_.error_exit = fail;
@@ -50,11 +76,7 @@ class Reader {
   ~Reader() { jpeg_destroy_decompress(&jpeg_); }  // also when it was never created: all zero then
 
   Picture read() {
-    if (has_too_many_scans(file_)) std::snprintf(message_, sizeof message_, "more than %d scans", kMaxScans);
-    if (message_[0] != '\0' || !read_or_jump()) {
-      throw DecodeError(Fault::kDamaged, std::string("the JPEG file is damaged or incomplete (") + message_ +
-                                             "): send the whole file");
-    }
+    if (!read_or_jump()) throw damaged(message_);
     return std::move(picture_);
   }
 
@@ -80,7 +102,8 @@ class Reader {
     jpeg_create_decompress(&jpeg_);
     jpeg_mem_src(&jpeg_, reinterpret_cast<const unsigned char*>(file_.data()), file_.size());
     jpeg_read_header(&jpeg_, TRUE);
-    allocate(picture_, jpeg_.image_width, jpeg_.image_height, limits_);  // may throw, and libjpeg is not below it
+    // May throw, and libjpeg is not below it.
+    allocate(picture_, jpeg_.image_width, jpeg_.image_height, orientation_, limits_);
     const bool cmyk = jpeg_.num_components == 4;
     jpeg_.out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
     jpeg_start_decompress(&jpeg_);
@@ -111,6 +134,7 @@ class Reader {
 
   std::string_view file_;
   const Limits& limits_;
+  const int orientation_;
   Picture picture_;
   jpeg_decompress_struct jpeg_{};
   jpeg_error_mgr errors_{};
@@ -120,6 +144,11 @@ class Reader {
 
 }  // namespace
 
-Picture decode_jpeg(std::string_view file, const Limits& limits) { return Reader(file, limits).read(); }
+Picture decode_jpeg(std::string_view file, const Limits& limits) {
+  const Survey found = survey(file);
+  if (!found.fault.empty()) throw damaged(found.fault);
+  const int orientation = limits.upright ? orientation_of(found.exif) : 1;
+  return turned(Reader(file, limits, orientation).read(), orientation);
+}
 
 }  // namespace lit_service

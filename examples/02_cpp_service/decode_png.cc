@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
@@ -10,10 +11,26 @@
 namespace lit_service {
 namespace {
 
+// The last EXIF block before the end, wherever it stands. libpng would tell of it when it has passed, which is too late
+// to ask whether a picture on its side is taken.
+std::string_view exif_of(std::string_view file) {
+  std::string_view exif;
+  for (size_t at = 8; file.size() - at >= 12;) {
+    const auto byte = [&](size_t i) { return size_t{static_cast<uint8_t>(file[at + i])}; };
+    const size_t length = byte(0) << 24 | byte(1) << 16 | byte(2) << 8 | byte(3);
+    const std::string_view kind = file.substr(at + 4, 4);
+    if (length > file.size() - at - 12 || kind == "IEND") break;
+    if (kind == "eXIf") exif = file.substr(at + 8, std::min(length, kMaxExif));
+    at += 12 + length;
+  }
+  return exif;
+}
+
 // As in decode_jpeg.cc: what outlives a longjmp() lies in here, above the frame that called setjmp().
 class Reader {
  public:
-  Reader(std::string_view file, const Limits& limits) : rest_(file), limits_(limits) {
+  Reader(std::string_view file, const Limits& limits, int orientation)
+      : rest_(file), limits_(limits), orientation_(orientation) {
     png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, fail, [](png_structp, png_const_charp) {});
     info_ = png_ == nullptr ? nullptr : png_create_info_struct(png_);
     if (info_ == nullptr) {
@@ -62,7 +79,7 @@ class Reader {
     png_read_info(png_, info_);
     const png_uint_32 width = png_get_image_width(png_, info_);
     const png_uint_32 height = png_get_image_height(png_, info_);
-    allocate(picture_, width, height, limits_);  // may throw, and libpng is not below it
+    allocate(picture_, width, height, orientation_, limits_);  // may throw, and libpng is not below it
 
     png_set_strip_16(png_);
     png_set_palette_to_rgb(png_);  // nothing for pictures without a palette, and so on
@@ -85,6 +102,7 @@ class Reader {
 
   std::string_view rest_;
   const Limits& limits_;
+  const int orientation_;
   Picture picture_;
   png_structp png_ = nullptr;
   png_infop info_ = nullptr;
@@ -94,6 +112,9 @@ class Reader {
 
 }  // namespace
 
-Picture decode_png(std::string_view file, const Limits& limits) { return Reader(file, limits).read(); }
+Picture decode_png(std::string_view file, const Limits& limits) {
+  const int orientation = limits.upright ? orientation_of(exif_of(file)) : 1;
+  return turned(Reader(file, limits, orientation).read(), orientation);
+}
 
 }  // namespace lit_service

@@ -31,6 +31,7 @@ Models::Models(const Options& options, Metrics& metrics) {
   how.device = options.device == "cuda" ? LIT_CUDA : LIT_CPU;
   how.backend = backend_of(options.backend);
   how.threads = static_cast<int32_t>(options.threads);
+  if (!options.precision_hint.empty()) how.precision_hint = options.precision_hint.c_str();
   // Debian's font need not be there; one that was asked for has to.
   const bool missing = options.font == Options().font && !std::filesystem::exists(options.font);
   if (!missing && !options.font.empty()) font_ = read_font(options.font);

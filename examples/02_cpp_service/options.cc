@@ -30,6 +30,7 @@ constexpr TextOption kTexts[] = {
     {"--device", &Options::device, "cpu or cuda"},
     {"--backend", &Options::backend, "auto, onnxruntime, openvino or tensorrt; auto: what the file is for"},
     {"--font", &Options::font, "TrueType or OpenType file for names on pictures; '' for none"},
+    {"--precision-hint", &Options::precision_hint, "bf16 or f32: what OpenVINO computes in, instead of the file's own"},
 };
 
 constexpr size_t kLongestName = 64;

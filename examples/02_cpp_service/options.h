@@ -20,6 +20,7 @@ struct Options {
   std::string device = "cpu";
   std::string backend = "auto";
   std::string font = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
+  std::string precision_hint;
 
   long port = 8080;
   long threads = 0;

@@ -122,7 +122,8 @@ void Pipeline::decode_jobs() {
         model_.check_size(width, height);
         if (job.draws(task_)) check_drawable(width, height);
       };
-      const Picture picture = decode(job.question.file, {static_cast<size_t>(options_.max_pixels), check});
+      const bool upright = task_ != Task::kClassify;
+      const Picture picture = decode(job.question.file, {static_cast<size_t>(options_.max_pixels), check, upright});
       job.pixels = model_.preprocess({picture.rgb.get(), picture.width, picture.height, 0});
       job.width = picture.width;
       job.height = picture.height;
@@ -202,7 +203,7 @@ void Pipeline::run_picture(lit::Context& context, Job& job) {
     if (json) {
       body = detections_json(context, found, top);
     } else {  // decoded again: to keep it that long would take more memory than its file does
-      Picture drawn = decode(job.question.file, {static_cast<size_t>(options_.max_pixels), {}});
+      Picture drawn = decode(job.question.file, {static_cast<size_t>(options_.max_pixels), {}, true});
       draw_detections(drawn, context, found, top, font_);
       body = png_of(drawn);
     }

@@ -39,6 +39,7 @@ from lit_deploy.core.specs import (
     Interpolation,
     ModelSpec,
     OutputKind,
+    PrecisionHint,
     PrecisionName,
     ResizeRule,
     TaskName,
@@ -49,6 +50,7 @@ from lit_deploy.machine.tensorrt import RTX_TARGETS, BackendName
 from lit_deploy.ops.deformable_token_merging.schema import DOMAIN, OP_TYPE
 from lit_deploy.ops.domain import CUDA_DEVICE, DEVICE_ENTRY
 from lit_deploy.ops.multi_level_roi_align.schema import OP_TYPE as ROI_ALIGN
+from lit_deploy.ops.nms.matrix_form import COMPLETE
 
 ABI_VERSION = 1
 """Version of the C API; ``lit_runtime.h`` says when it grows, and holds the same number."""
@@ -56,7 +58,10 @@ ABI_VERSION = 1
 Value = int | float | str | tuple[str, ...] | tuple[float, ...]
 
 _CONSTANTS: tuple[tuple[str, dict[str, Value]], ...] = (
-    ("The C API.", {"kAbiVersion": ABI_VERSION, "kMaxThreads": MAX_THREADS}),
+    (
+        "The C API.",
+        {"kAbiVersion": ABI_VERSION, "kMaxThreads": MAX_THREADS, "kPrecisionHints": get_args(PrecisionHint)},
+    ),
     (
         "The operators, and TensorRT's plugins of the same names.",
         {
@@ -84,6 +89,7 @@ _CONSTANTS: tuple[tuple[str, dict[str, Value]], ...] = (
             "kInputName": IMAGES,
             "kImageName": IMAGE,
             "kOriginalSizeName": ORIGINAL_SIZE,
+            "kCompleteName": COMPLETE,
             "kBestClasses": BEST_CLASSES,
             "kDefaultClasses": ModelSpec.num_classes,
             "kDefaultChannels": ModelSpec.in_channels,

@@ -15,14 +15,12 @@ from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.onnx_file import OnnxArtifact
 from lit_deploy.checkpoints.load import Checkpoint
 from lit_deploy.core.errors import UsageError
-from lit_deploy.core.specs import MAX_THREADS, PrecisionName, TensorSpec
+from lit_deploy.core.specs import MAX_THREADS, PrecisionHint, PrecisionName, TensorSpec
 from lit_deploy.tasks.protocol import Arrays
 
 Device = Literal["cpu", "cuda"]
 Backend = Literal["onnxruntime", "openvino"]
 """What runs an ``.onnx`` file."""
-PrecisionHint = Literal["f32", "bf16"]
-"""What OpenVINO computes in."""
 BackendName = Literal["onnxruntime", "openvino", "tensorrt", "torch"]
 Source = str | Path | Checkpoint | OnnxArtifact
 """What can be opened: a path, an official name, a URL; or what is in memory already."""

@@ -11,6 +11,8 @@ FamilyName = Literal[
     "sem_fpn_lit_ti",
 ]  # fmt: skip
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+PrecisionHint = Literal["f32", "bf16"]
+"""What OpenVINO computes in."""
 EightBit = Literal["int8", "fp8"]
 CalibrationMethod = Literal["minmax", "percentile", "entropy"]
 InputKind = Literal["float", "uint8"]

@@ -235,9 +235,11 @@ lit_status lit_prepared_size(const lit_model* model, int32_t width, int32_t heig
             "lit_prepared_size() received NULL; expected a model and places for width and height");
     const Manifest& manifest = model->network->manifest;
     if (!manifest.is_dense()) lit_deploy::runtime::check_size(manifest.input, width, height);
-    const auto size = manifest.is_dense()
-                          ? lit_deploy::runtime::keep_ratio_size(manifest, width, height)
-                          : lit_deploy::runtime::PictureSize{manifest.input.width, manifest.input.height};
+    auto size = lit_deploy::runtime::PictureSize{manifest.input.width, manifest.input.height};
+    if (manifest.is_dense()) {
+      size = lit_deploy::runtime::keep_ratio_size(manifest, width, height);
+      model->network->backend->check_picture(size, {width, height});
+    }
     *prepared_width = size.width;
     *prepared_height = size.height;
   });
@@ -268,6 +270,10 @@ lit_status lit_context_create(const lit_model* model, lit_context** context) {
 void lit_context_destroy(lit_context* context) {
   const Uncancelled uncancelled;
   delete context;
+}
+
+const char* lit_context_warning(const lit_context* context) {
+  return context == nullptr ? "" : context->runner->warning().c_str();
 }
 
 lit_status lit_run(lit_context* context, const lit_tensor* input, lit_output* output) {

@@ -9,6 +9,7 @@
 
 #include "contract.h"
 #include "error.h"
+#include "keep_ratio.h"
 #include "lit_runtime.h"
 #include "manifest.h"
 
@@ -25,6 +26,7 @@ struct Options {
   bool allow_engine_code = false;
   bool cuda_graph = false;
   lit_backend backend = LIT_BACKEND_AUTO;
+  std::string precision_hint;  // "": the file's own
 };
 
 // A dense tensor in memory of the CPU.
@@ -42,6 +44,12 @@ class BackendContext {
   // promised_outputs(), come with the shapes that are expected and get their data, valid until the next call. Throws
   // Error, for other shapes, too, and stays usable.
   virtual void run(const std::vector<Values>& inputs, std::vector<Values>* outputs) = 0;
+
+  // What is to be said of the last run's results although it succeeded, in one sentence; "" for nothing.
+  const std::string& warning() const { return warning_; }
+
+ protected:
+  std::string warning_;
 };
 
 // A loaded network; immutable, shared between threads.
@@ -49,6 +57,10 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::unique_ptr<BackendContext> create_context() const = 0;
+
+  // Throws LIT_INVALID_ARGUMENT for a picture that the task takes and this file does not; of detectors and segmentation
+  // networks.
+  virtual void check_picture(PictureSize /*resized*/, PictureSize /*original*/) const {}
 
   const std::string& description() const { return description_; }
   int64_t min_batch() const { return min_batch_; }

@@ -36,6 +36,7 @@ std::vector<Values> run_picture(lit_context& context, const lit_prepared& pictur
           "the prepared picture has " + std::to_string(picture.width) + " x " + std::to_string(picture.height) +
               " pixels where " + std::to_string(size.width) + " x " + std::to_string(size.height) +
               " are expected for its original; use lit_prepare()");
+  context.network->backend->check_picture(size, {picture.original_width, picture.original_height});
   const int64_t original[2] = {picture.original_height, picture.original_width};
   std::vector<Values> inputs(2);
   inputs[0] = {picture.pixels, {1, size.height, size.width, 3}};

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "contract.h"
 #include "error.h"
 #include "file.h"
 #include "json_fields.h"
@@ -83,7 +84,7 @@ std::string ir_metadata(const std::string& path) {
     size_t at = expect(text, found + element.size(), "<manifest");
     at = expect(text, at, "value=\"");
     const size_t end = text.find('"', at);
-    if (end == text.npos || end - at > 6 * kMostJsonBytes) throw NotIr();
+    if (end == text.npos || end - at > 6 * contract::kMaxJsonBytes) throw NotIr();
     return decoded(text.substr(at, end - at));
   } catch (const NotIr&) {
     throw Error(LIT_BAD_MODEL, path + " is not a whole OpenVINO IR (truncated or another format); export it again");

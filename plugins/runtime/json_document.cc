@@ -3,6 +3,8 @@
 #include <array>
 #include <utility>
 
+#include "contract.h"
+
 namespace lit_deploy::runtime {
 namespace {
 
@@ -45,7 +47,7 @@ class Builder {
   }
 
   bool open(Json::value_t kind) {
-    if (depth_ == kMostNesting) return false;
+    if (depth_ == contract::kMaxNesting) return false;
     Json& made = slot();
     made = Json(kind);
     parents_[depth_++] = &made;
@@ -59,7 +61,7 @@ class Builder {
     return parents_[depth_ - 1]->back();
   }
 
-  std::array<Json*, kMostNesting> parents_{};  // they stay where they are while they are open
+  std::array<Json*, contract::kMaxNesting> parents_{};  // they stay where they are while they are open
   int depth_ = 0;
   Json* next_;
 };
@@ -69,7 +71,9 @@ class Builder {
 Document::~Document() { dismantle(root_); }
 
 void Document::read(const std::string& text) {
-  if (text.size() > kMostJsonBytes) throw Damaged{"it has more than " + std::to_string(kMostJsonBytes) + " bytes"};
+  if (text.size() > contract::kMaxJsonBytes) {
+    throw Damaged{"it has more than " + std::to_string(contract::kMaxJsonBytes) + " bytes"};
+  }
   Builder builder(root_);
   if (!Json::sax_parse(text, &builder)) throw Damaged{"it is no JSON of ours"};
 }

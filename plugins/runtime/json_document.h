@@ -2,16 +2,12 @@
 #ifndef LIT_DEPLOY_RUNTIME_JSON_DOCUMENT_H_
 #define LIT_DEPLOY_RUNTIME_JSON_DOCUMENT_H_
 
-#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 
 namespace lit_deploy::runtime {
 
 using Json = nlohmann::json;
-
-inline constexpr uint64_t kMostJsonBytes = 4ull << 20;  // a manifest of 21,000 classes has one MiB
-inline constexpr int kMostNesting = 32;                 // values are taken apart by recursion, on small stacks
 
 // What is wrong, as part of a sentence; the reader of a file says which file.
 struct Damaged {
@@ -20,7 +16,8 @@ struct Damaged {
 
 // Owns the tree. nlohmann/json takes memory to destroy a value that has members, and ends the process where there is
 // none; the values of a Document have lost their members before they are destroyed, also those of half a document whose
-// reading failed. For the same reason no value that has members may be copied out of it.
+// reading failed. For the same reason no value that has members may be copied out of it. It nests no deeper than
+// contract::kMaxNesting: values are taken apart by recursion, on small stacks.
 class Document {
  public:
   explicit Document(const std::string& text) : Document() { read(text); }  // throws Damaged

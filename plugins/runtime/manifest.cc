@@ -113,16 +113,6 @@ void check_output(const Manifest& manifest) {
   }
 }
 
-Task parse_task(const std::string& name, const std::string& path) {
-  std::string known;
-  for (size_t i = 0; i < contract::kTasks.size(); ++i) {
-    if (name == contract::kTasks[i]) return static_cast<Task>(i);
-    known += (known.empty() ? "" : ", ") + std::string(contract::kTasks[i]);
-  }
-  throw Error(LIT_NOT_SUPPORTED,
-              path + " is for the task '" + name + "', this library runs " + known + "; upgrade the library");
-}
-
 std::string parse_precision(const Fields& fields, const char* key) {
   return contract::kPrecisions[fields.choice(key, contract::kPrecisions)];
 }
@@ -188,7 +178,7 @@ Manifest parse(const Json& document, const std::string& path) {
   check_format("the manifest of " + path, format, "upgrade the library, or export the file again");
   Manifest manifest{};
   // Format 1 knew one task, and did not name it.
-  manifest.task = parse_task(format == 1 && !fields.has("task") ? kFirstTask : fields.text("task"), path);
+  manifest.task = task_of(format == 1 && !fields.has("task") ? kFirstTask : fields.text("task"), path);
   const int64_t op_version = fields.integer("op_version", 0, kAny);
   if (op_version != contract::kOpVersion) {
     throw Error(LIT_WRONG_VERSION, path + " uses version " + std::to_string(op_version) +
@@ -243,6 +233,14 @@ bool TensorSpec::agrees(const TensorSpec& other) const {
   return true;
 }
 
+bool TensorSpec::equals(const TensorSpec& other) const {
+  if (!agrees(other)) return false;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if ((shape[i] >= 0) != (other.shape[i] >= 0)) return false;
+  }
+  return true;
+}
+
 std::string TensorSpec::text() const {
   std::string sizes;
   for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + (size < 0 ? "batch" : std::to_string(size));
@@ -280,6 +278,16 @@ std::vector<TensorSpec> promised_outputs(const Manifest& manifest) {
   std::vector<TensorSpec> outputs = {{manifest.scores_name(), "float32", {batch, manifest.scores()}}};
   if (manifest.output == LIT_TOP5) outputs.push_back({"classes", "int64", {batch, manifest.scores()}});
   return outputs;
+}
+
+Task task_of(const std::string& name, const std::string& path) {
+  std::string known;
+  for (size_t i = 0; i < contract::kTasks.size(); ++i) {
+    if (name == contract::kTasks[i]) return static_cast<Task>(i);
+    known += (known.empty() ? "" : ", ") + std::string(contract::kTasks[i]);
+  }
+  throw Error(LIT_NOT_SUPPORTED,
+              path + " is for the task '" + name + "', this library runs " + known + "; upgrade the library");
 }
 
 void check_format(const std::string& what, int64_t format, const char* remedy) {

@@ -21,9 +21,15 @@ struct TensorSpec {
 
   // Whether name, type, rank and all sizes that both fix agree.
   bool agrees(const TensorSpec& other) const;
+  // The same, and the same sizes are fixed: of an input whose size one of both fixes alone, nobody knows whether the
+  // graph can run it.
+  bool equals(const TensorSpec& other) const;
   std::string text() const;  // "float32 logits [batch, 1000]", for messages
   bool fixed() const { return std::find(shape.begin(), shape.end(), -1) == shape.end(); }
 };
+
+// TensorSpec::agrees or equals.
+using Compare = bool (TensorSpec::*)(const TensorSpec&) const;
 
 // In the order of contract::kTasks.
 enum class Task { kClassification, kDetection, kInstanceSegmentation, kSemanticSegmentation };
@@ -72,6 +78,9 @@ struct Manifest {
 // The inputs and outputs that a manifest promises, those of layers left out.
 std::vector<TensorSpec> promised_inputs(const Manifest& manifest);
 std::vector<TensorSpec> promised_outputs(const Manifest& manifest);
+
+// A task by its name in a manifest; `path` is for messages. Throws LIT_NOT_SUPPORTED.
+Task task_of(const std::string& name, const std::string& path);
 
 // Throws LIT_WRONG_VERSION unless this library reads the layout of `what`, a manifest or sidecar.
 void check_format(const std::string& what, int64_t format, const char* remedy);

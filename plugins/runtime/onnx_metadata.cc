@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "contract.h"
 #include "error.h"
 #include "file.h"
 #include "json_fields.h"
@@ -97,7 +98,7 @@ bool find_entry(const File& file, const std::string& key, std::string* value) {
   bool found = false;
   for_each_field(file, [&](const Field& field, uint64_t begin) {
     if (field.number != kMetadataProps) return;
-    if (field.end - field.begin > kMostJsonBytes) throw NotOnnx();
+    if (field.end - field.begin > contract::kMaxJsonBytes) throw NotOnnx();
     std::string bytes(field.end - field.begin, '\0');
     if (file.read(begin, bytes.data(), bytes.size()) != bytes.size()) throw NotOnnx();
     auto [name, text] = parse_entry(bytes);

@@ -78,10 +78,10 @@ class OnnxRuntimeBackend : public Backend {
     if (manifest.batch != 0) min_batch_ = max_batch_ = manifest.batch;
     const std::string operators = find_operators(manifest, options);
     create_session(manifest, options, operators);
-    check_tensors(inputs_, runtime_.api->SessionGetInputCount, runtime_.api->SessionGetInputName,
+    check_tensors(inputs_, &TensorSpec::equals, runtime_.api->SessionGetInputCount, runtime_.api->SessionGetInputName,
                   runtime_.api->SessionGetInputTypeInfo);
-    check_tensors(outputs_, runtime_.api->SessionGetOutputCount, runtime_.api->SessionGetOutputName,
-                  runtime_.api->SessionGetOutputTypeInfo);
+    check_tensors(outputs_, &TensorSpec::agrees, runtime_.api->SessionGetOutputCount,
+                  runtime_.api->SessionGetOutputName, runtime_.api->SessionGetOutputTypeInfo);
     OrtMemoryInfo* memory = nullptr;
     check(runtime_.api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), LIT_INTERNAL_ERROR);
     cpu_memory_.reset(memory);
@@ -161,11 +161,12 @@ class OnnxRuntimeBackend : public Backend {
 
   // Throws when the graph's inputs or outputs are not those that the manifest promises.
   template <typename Count, typename Name, typename TypeInfo>
-  void check_tensors(const std::vector<TensorSpec>& promised, Count count, Name name, TypeInfo type_info) const {
+  void check_tensors(const std::vector<TensorSpec>& promised, Compare fits, Count count, Name name,
+                     TypeInfo type_info) const {
     size_t found = 0;
     check(count(session_.get(), &found), LIT_BAD_MODEL);
     bool same = found == promised.size();
-    for (size_t i = 0; same && i < found; ++i) same = tensor(i, name, type_info).agrees(promised[i]);
+    for (size_t i = 0; same && i < found; ++i) same = (tensor(i, name, type_info).*fits)(promised[i]);
     if (!same) throw other_tensors(path_);
   }
 

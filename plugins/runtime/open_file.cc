@@ -13,9 +13,14 @@ bool ends_with(const std::string& text, const std::string& end) {
 // The back end that was asked for, or the file's first one. `others`: what runs this kind besides, 0 for nothing.
 lit_backend chosen(const std::string& path, const char* kind, const Options& options, lit_backend first,
                    lit_backend other = LIT_BACKEND_AUTO) {
-  if (options.backend == LIT_BACKEND_AUTO) return first;
-  if (options.backend == first || options.backend == other) return options.backend;
   const char* const names[] = {"", "ONNX Runtime", "OpenVINO", "TensorRT"};  // in the order of lit_backend
+  const lit_backend asked = options.backend == LIT_BACKEND_AUTO ? first : options.backend;
+  if (asked == first || asked == other) {
+    if (options.precision_hint.empty() || asked == LIT_BACKEND_OPENVINO) return asked;
+    throw Error(LIT_NOT_SUPPORTED, "a precision hint is for OpenVINO, but " + std::string(names[asked]) +
+                                       " is to run " + path + "; leave precision_hint of lit_options out, or open the "
+                                       "file with LIT_BACKEND_OPENVINO");
+  }
   std::string expected = names[first];
   if (other != LIT_BACKEND_AUTO) expected += std::string(" or ") + names[other];
   throw Error(LIT_NOT_SUPPORTED, path + " is " + kind + ", which " + names[options.backend] +

@@ -37,6 +37,17 @@ std::string find_extension(const std::string& path, const Manifest& manifest, co
                   "or export the file with --portable");
 }
 
+// What everything is computed in that is not quantised: an 8-bit file's integer kernels are what they are.
+const char* precision_of(const std::string& path, const Manifest& manifest, const Options& options) {
+  const bool capable = computes_bf16();
+  const bool asked = options.precision_hint == "bf16";
+  if (asked && !capable) {
+    throw Error(LIT_NOT_SUPPORTED, "this CPU does not compute in bfloat16 (AMX or AVX512_BF16), which the precision "
+                                   "hint asks for " + path + "; leave precision_hint of lit_options out");
+  }
+  return asked || (options.precision_hint.empty() && manifest.base == "bf16" && capable) ? "bf16" : "f32";
+}
+
 // Of every input.
 using Shapes = std::vector<std::vector<int64_t>>;
 
@@ -71,8 +82,7 @@ class OpenVinoBackend : public Backend {
         inputs_(promised_inputs(manifest)),
         outputs_(promised_outputs(manifest)),
         threads_(options.threads),
-        // An 8-bit file's integer kernels are what they are; the hint is for everything around them.
-        precision_(manifest.base == "bf16" && computes_bf16() ? "bf16" : "f32"),
+        precision_(precision_of(path, manifest, options)),
         emulates_int8_(manifest.precision == "int8" && int8_saturates()) {
     if (manifest.batch != 0) min_batch_ = max_batch_ = manifest.batch;
     const std::string extension = find_extension(path, manifest, options);
@@ -80,8 +90,9 @@ class OpenVinoBackend : public Backend {
     ov_model* made = nullptr;
     check(openvino_.api.ov_core_read_model(core_, path.c_str(), nullptr, &made), LIT_BAD_MODEL);
     model_.reset(made);
-    check_tensors(inputs_, openvino_.api.ov_model_inputs_size, openvino_.api.ov_model_const_input_by_name);
-    check_tensors(outputs_, openvino_.api.ov_model_outputs_size, openvino_.api.ov_model_const_output_by_name);
+    const OvApi& api = openvino_.api;
+    check_tensors(inputs_, &TensorSpec::equals, api.ov_model_inputs_size, api.ov_model_const_input_by_name);
+    check_tensors(outputs_, &TensorSpec::agrees, api.ov_model_outputs_size, api.ov_model_const_output_by_name);
     Shapes shapes;
     bool one_size = true, any_picture = false;
     for (const TensorSpec& input : inputs_) {
@@ -112,11 +123,11 @@ class OpenVinoBackend : public Backend {
   // Throws when the graph's inputs or outputs are not those that the manifest promises. By name: their order is not
   // kept by every reader.
   template <typename Count, typename ByName>
-  void check_tensors(const std::vector<TensorSpec>& promised, Count count, ByName by_name) const {
+  void check_tensors(const std::vector<TensorSpec>& promised, Compare fits, Count count, ByName by_name) const {
     size_t found = 0;
     check(count(model_.get(), &found), LIT_BAD_MODEL);
     bool same = found == promised.size();
-    for (const TensorSpec& spec : promised) same = same && tensor(spec.name, by_name).agrees(spec);
+    for (const TensorSpec& spec : promised) same = same && (tensor(spec.name, by_name).*fits)(spec);
     if (!same) throw other_tensors(path_);
   }
 

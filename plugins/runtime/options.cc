@@ -40,6 +40,10 @@ Options parse_options(const lit_options* given) {
   parsed.allow_engine_code = options.allow_engine_code != 0;
   parsed.cuda_graph = options.cuda_graph != 0;
   parsed.backend = options.backend;
+  if (options.precision_hint != nullptr) parsed.precision_hint = options.precision_hint;
+  const auto& hints = contract::kPrecisionHints;
+  require(parsed.precision_hint.empty() || std::find(hints.begin(), hints.end(), parsed.precision_hint) != hints.end(),
+          "precision_hint is '" + parsed.precision_hint + "'; expected \"bf16\", \"f32\" or NULL");
   return parsed;
 }
 

@@ -58,14 +58,26 @@ EngineBuild parse_build(const Fields& fields) {
   return build;
 }
 
-// Throws LIT_NOT_SUPPORTED for the engine of a detector or segmentation network.
+// Throws LIT_NOT_SUPPORTED for a task that is not known here: what else its sidecar says is not known, either.
 void check_task(const Fields& fields, const std::string& path) {
   const Fields manifest(fields.at("manifest"), "manifest");
-  const std::string task = manifest.has("task") ? manifest.text("task") : contract::kTasks[0];
-  if (task == contract::kTasks[0]) return;
-  throw Error(LIT_NOT_SUPPORTED, path + " is of an engine for the task '" + task +
-                                     "', this library runs engines of classifiers alone; open the .onnx file that it "
-                                     "was built from");
+  if (manifest.has("task")) task_of(manifest.text("task"), path);
+}
+
+Range parse_range(const Json& list, const std::string& name, int64_t most) {
+  if (!list.is_array() || list.size() != 3) throw Damaged{name + " is no list of 3 numbers"};
+  Range range{};
+  for (size_t i = 0; i < range.size(); ++i) range[i] = Fields::integer(list[i], name, 1, most);
+  if (!std::is_sorted(range.begin(), range.end())) throw Damaged{name + " is out of order"};
+  return range;
+}
+
+// Of a task that is not known yet: whether there have to be any is checked with the manifest.
+std::optional<EngineSizes> parse_sizes(const Fields& fields) {
+  if (!fields.has("sizes") || fields.at("sizes").is_null()) return std::nullopt;
+  const Fields sizes(fields.at("sizes"), "sizes");
+  const auto range = [&](const char* key) { return parse_range(sizes.at(key), sizes.name(key), contract::kMaxSide); };
+  return EngineSizes{range("height"), range("width"), range("original")};
 }
 
 // What tells people about the engine: not used here, and checked all the same.
@@ -96,12 +108,9 @@ Sidecar parse(Json& document, const std::string& path) {
   check_remarks(fields);
   sidecar.build = parse_build(Fields(fields.at("build"), "build"));
   for (const Json& item : fields.list("profiles")) {
-    if (!item.is_array() || item.size() != 3) throw Damaged{"a profile is no list of 3 numbers"};
-    std::array<int64_t, 3> profile;
-    for (size_t i = 0; i < 3; ++i) profile[i] = Fields::integer(item[i], "profiles[]", 1, contract::kMaxBatch);
-    if (!std::is_sorted(profile.begin(), profile.end())) throw Damaged{"a profile is out of order"};
-    sidecar.profiles.push_back(profile);
+    sidecar.profiles.push_back(parse_range(item, "profiles[]", contract::kMaxBatch));
   }
+  sidecar.sizes = parse_sizes(fields);
   sidecar.inputs = parse_tensors(fields, "inputs");
   sidecar.outputs = parse_tensors(fields, "outputs");
   if (!fields.at("plugin").is_null()) {
@@ -122,7 +131,14 @@ Sidecar parse(Json& document, const std::string& path) {
   manifest["format"] = format;
   sidecar.manifest = parse_manifest(manifest.dump(), path);
   if (sidecar.profiles.empty() && sidecar.manifest.batch == 0) throw Damaged{"neither profiles nor a fixed batch"};
+  if (sidecar.sizes.has_value() != sidecar.manifest.is_dense()) {
+    throw Damaged{"'sizes' are for all tasks but classification, and for these only"};
+  }
   return sidecar;
+}
+
+std::string text_of(const Range& range) {
+  return std::to_string(range[0]) + ":" + std::to_string(range[1]) + ":" + std::to_string(range[2]);
 }
 
 // As Python's shlex.quote().
@@ -153,7 +169,7 @@ Sidecar read_sidecar(const std::string& engine) {
     return Error(LIT_BAD_MODEL, path + " is damaged (" + what + "); build the engine again");
   };
   // One byte above the limit is enough to be told so.
-  std::string text(static_cast<size_t>(std::clamp<int64_t>(size, 0, kMostJsonBytes + 1)), '\0');
+  std::string text(static_cast<size_t>(std::clamp<int64_t>(size, 0, contract::kMaxJsonBytes + 1)), '\0');
   file.seekg(0);
   if (size < 0 || !file.read(text.data(), static_cast<std::streamsize>(text.size()))) {
     throw Error(LIT_FILE_ERROR, engine + " has no readable sidecar " + path.substr(path.rfind('/') + 1) +
@@ -209,7 +225,12 @@ std::string rebuild(const std::string& engine, const Sidecar& sidecar, const std
       most = std::max({most, profile[2], batch});
       best = batch;
     }
-    add({"--batch", std::to_string(least) + ":" + std::to_string(best) + ":" + std::to_string(most)});
+    add({"--batch", text_of({least, best, most})});
+  }
+  if (sidecar.sizes) {
+    const EngineSizes& sizes = *sidecar.sizes;
+    if (sidecar.manifest.input.height == 0) add({"--size", text_of(sizes.height) + "x" + text_of(sizes.width)});
+    add({"--max-original", std::to_string(sizes.original[2])});
   }
   add({!sidecar.plugin ? "--no-plugin" : sidecar.plugin->embedded ? "--embed-plugin" : "--plugin"});
   if (build.ampere_plus) add({"--hardware-compatible"});

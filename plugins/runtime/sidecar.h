@@ -35,11 +35,21 @@ struct EngineBuild {
   const char* title() const { return rtx ? "TensorRT-RTX" : "TensorRT"; }
 };
 
+// (least, best, most) of something.
+using Range = std::array<int64_t, 3>;
+
+// What the engine of a detector or segmentation network was built for, in pixels.
+struct EngineSizes {
+  Range height, width;  // of a resized picture, not padded
+  Range original;       // of either side of what it was resized from
+};
+
 struct Sidecar {
   std::string engine_sha256;
   int64_t engine_size;
   EngineBuild build;
-  std::vector<std::array<int64_t, 3>> profiles;  // (least, best, most) images; empty: a fixed batch
+  std::vector<Range> profiles;        // images; empty: a fixed batch
+  std::optional<EngineSizes> sizes;  // of all but classifiers
   std::vector<TensorSpec> inputs, outputs;
   std::optional<EnginePlugin> plugin;
   Manifest manifest;

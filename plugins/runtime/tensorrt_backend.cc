@@ -5,6 +5,7 @@
 // registry with our plugin, and deserialising up to its refusal for want of a driver.
 #include <algorithm>
 #include <cstdlib>
+#include <tuple>
 #include <utility>
 
 #include "backend.h"
@@ -33,6 +34,8 @@ class Engine final : public Backend {
   // Index of the profile that was tuned nearest to a batch size. Throws LIT_INVALID_ARGUMENT.
   int profile_for(int64_t batch) const;
 
+  void check_picture(PictureSize resized, PictureSize original) const override;
+
  private:
   Engine(const std::string& path, Sidecar sidecar, const Options& options, Preflight found);
   void load_plugin(const std::string& library);
@@ -60,20 +63,13 @@ class EngineRunner final : public BackendContext {
 
   void run(const std::vector<Values>& inputs, std::vector<Values>* outputs) override {
     const int64_t batch = inputs[0].shape[0];
-    lit_output found{};
-    run(inputs[0].data, batch, &found);
-    (*outputs)[0].data = found.scores;
-    if (outputs->size() > 1) (*outputs)[1].data = found.classes;
-  }
-
- private:
-  void run(const void* input, int64_t batch, lit_output* output) {
     const int profile = engine_.profile_for(batch);
+    warning_.clear();
     try {
       const Current current(engine_.device());
       take(batch);
       try {
-        contexts_.back()->run(input, batch, profile, output);
+        contexts_.back()->run(inputs, profile, outputs);
       } catch (...) {
         contexts_.pop_back();  // its stream or its buffers may be in any state; the next run makes another one
         throw;
@@ -84,8 +80,12 @@ class EngineRunner final : public BackendContext {
                                       "); if memory is short, use smaller batches or fewer contexts; if every further "
                                       "run fails too, the GPU's state is lost: start the process again");
     }
+    if (contexts_.back()->complete()) return;
+    warning_ = engine_.path() + " compares the best candidates only, and of this picture more of them might have "
+               "changed the result; build it again with more --nms-candidates, or a higher --score-threshold";
   }
 
+ private:
   void add() { contexts_.push_back(std::make_unique<EngineContext>(engine_.loaded())); }
 
   // Puts the context to use last.
@@ -218,6 +218,27 @@ void Engine::deserialize(const std::string& bytes, const std::string& version) {
                                                        : rebuild(path_, sidecar_)));
 }
 
+void Engine::check_picture(PictureSize resized, PictureSize original) const {
+  if (!sidecar_.sizes) return;
+  const EngineSizes& sizes = *sidecar_.sizes;
+  const std::string built = ", but " + path_ + " was built for ";
+  for (const auto& [side, range, pixels] : {std::tuple("height", sizes.height, resized.height),
+                                            std::tuple("width", sizes.width, resized.width)}) {
+    if (pixels >= range[0] && pixels <= range[2]) continue;
+    throw Error(LIT_INVALID_ARGUMENT,
+                "the picture's " + std::string(side) + ", resized, is " + std::to_string(pixels) + " pixels" + built +
+                    std::to_string(range[0]) + " to " + std::to_string(range[2]) + "; " + rebuild(path_, sidecar_) +
+                    " with another --size");
+  }
+  const auto [smaller, larger] = std::minmax(original.height, original.width);
+  if (smaller >= sizes.original[0] && larger <= sizes.original[2]) return;
+  throw Error(LIT_INVALID_ARGUMENT,
+              "the picture has " + std::to_string(original.width) + " x " + std::to_string(original.height) +
+                  " pixels" + built + "sides of " + std::to_string(sizes.original[0]) + " to " +
+                  std::to_string(sizes.original[2]) +
+                  "; make it smaller, or build the engine again with --max-original " + std::to_string(larger));
+}
+
 // Throws LIT_BAD_MODEL when engine, sidecar and manifest do not describe the same inputs and outputs.
 void Engine::check_tensors() {
   const auto expect = [&](bool condition, const std::string& found, const std::string& promised) {
@@ -225,16 +246,18 @@ void Engine::check_tensors() {
     throw Error(LIT_BAD_MODEL,
                 path_ + " has " + found + ", its sidecar promises " + promised + "; " + rebuild(path_, sidecar_));
   };
-  const TensorSpec input = promised_inputs(sidecar_.manifest)[0];
-  std::vector<TensorSpec> wanted = promised_outputs(sidecar_.manifest);
-  wanted.insert(wanted.begin(), input);
+  const std::vector<TensorSpec> inputs = promised_inputs(sidecar_.manifest);
+  const std::vector<TensorSpec> outputs = promised_outputs(sidecar_.manifest);
   std::vector<TensorSpec> promised = sidecar_.inputs;
-  expect(promised.size() == 1, std::to_string(promised.size()) + " inputs", "1 in its manifest");
+  expect(promised.size() == inputs.size(), std::to_string(promised.size()) + " inputs",
+         std::to_string(inputs.size()) + " in its manifest");
   promised.insert(promised.end(), sidecar_.outputs.begin(), sidecar_.outputs.end());
 
   const nvinfer1::ICudaEngine& engine = *loaded_.engine;
   const size_t count = static_cast<size_t>(std::max(engine.getNbIOTensors(), 0));
   expect(count == promised.size(), std::to_string(count) + " tensors", std::to_string(promised.size()));
+  loaded_.inputs = inputs.size();
+  loaded_.results.assign(outputs.size(), count);
   for (size_t i = 0; i < promised.size(); ++i) {
     const char* name = promised[i].name.c_str();
     const nvinfer1::TensorIOMode mode = engine.getTensorIOMode(name);
@@ -243,22 +266,35 @@ void Engine::check_tensors() {
     const size_t rank = static_cast<size_t>(std::clamp(shape.nbDims, 0, +nvinfer1::Dims::MAX_DIMS));
     const TensorSpec found{name, dtype_of(engine.getTensorDataType(name)), {shape.d, shape.d + rank}};
     const bool is_input = mode == nvinfer1::TensorIOMode::kINPUT;
-    expect(found.agrees(promised[i]) && is_input == (i == 0), found.text(), promised[i].text());
+    expect(found.agrees(promised[i]) && is_input == (i < inputs.size()), found.text(), promised[i].text());
     expect(bytes_of(found.dtype) != 0, found.text(), "types that this library runs");
-    // From here on, what the manifest says: it fixes every size but the batch.
+    EngineTensor tensor{promised[i], false, false};
+    // From here on, what the manifest says: it fixes every size but the batch, and those of a picture.
     const auto is_same = [&](const TensorSpec& spec) { return spec.name == found.name; };
-    const auto same = std::find_if(wanted.begin(), wanted.end(), is_same);
-    if (same != wanted.end()) expect(promised[i].agrees(*same), promised[i].text(), same->text() + " in its manifest");
-    loaded_.tensors.push_back(same == wanted.end() ? promised[i] : *same);
-    if (same != wanted.end()) wanted.erase(same);
+    const auto result = std::find_if(outputs.begin(), outputs.end(), is_same);
+    const bool is_result = !is_input && result != outputs.end();
+    if (is_input || is_result) {
+      const TensorSpec& same = is_input ? inputs[i] : *result;
+      expect(promised[i].agrees(same), promised[i].text(), same.text() + " in its manifest");
+      tensor.spec = same;
+    }
+    if (is_result) loaded_.results[result - outputs.begin()] = i;
+    if (!is_input && found.name == contract::kCompleteName) {
+      const TensorSpec flag{contract::kCompleteName, "int32", {1}};
+      expect(found.agrees(flag), found.text(), flag.text());
+      loaded_.complete = static_cast<int>(i);
+    }
+    tensor.returned = is_result || loaded_.complete == static_cast<int>(i);
+    tensor.on_host = is_input && engine.getTensorLocation(name) == nvinfer1::TensorLocation::kHOST;
+    expect(!tensor.on_host || (found.dtype == "int64" && rank == 1), found.text() + " on the host", "a picture");
+    loaded_.tensors.push_back(std::move(tensor));
   }
-  expect(wanted.empty(), "no '" + (wanted.empty() ? "" : wanted[0].name) + "'", "it in its manifest");
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    expect(loaded_.results[i] < count, "no '" + outputs[i].name + "'", "it in its manifest");
+  }
   const int profiles = engine.getNbOptimizationProfiles();
   const int expected = std::max(1, static_cast<int>(sidecar_.profiles.size()));
   expect(profiles == expected, std::to_string(profiles) + " profiles", std::to_string(expected));
-  loaded_.input = contract::kInputName;
-  loaded_.scores = sidecar_.manifest.scores_name();
-  if (sidecar_.manifest.output == LIT_TOP5) loaded_.classes = "classes";
 }
 
 }  // namespace

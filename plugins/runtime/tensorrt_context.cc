@@ -1,5 +1,6 @@
 #include "tensorrt_context.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -19,13 +20,19 @@ void require(bool accepted, const std::string& otherwise, lit_status status = LI
 }
 
 // Bytes of a tensor of a shape without dynamic sizes; 0 where there is no such number.
-size_t volume(const nvinfer1::Dims& shape, size_t item) {
-  size_t size = item;
-  for (int i = 0; i < shape.nbDims; ++i) {
-    if (shape.d[i] <= 0 || static_cast<uint64_t>(shape.d[i]) > std::numeric_limits<ptrdiff_t>::max() / size) return 0;
-    size *= static_cast<size_t>(shape.d[i]);
+size_t volume(const std::vector<int64_t>& shape, size_t item) {
+  size_t bytes = item;
+  for (const int64_t size : shape) {
+    if (size <= 0 || static_cast<uint64_t>(size) > std::numeric_limits<ptrdiff_t>::max() / bytes) return 0;
+    bytes *= static_cast<size_t>(size);
   }
-  return size;
+  return bytes;
+}
+
+std::string text_of(const std::vector<int64_t>& shape) {
+  std::string sizes;
+  for (const int64_t size : shape) sizes += (sizes.empty() ? "" : " x ") + std::to_string(size);
+  return sizes;
 }
 
 }  // namespace
@@ -40,10 +47,7 @@ size_t bytes_of(const std::string& dtype) {
 
 EngineContext::EngineContext(const LoadedEngine& loaded) : loaded_(loaded), sizes_(loaded.tensors.size()) {
   forget_errors();
-  for (const TensorSpec& tensor : loaded.tensors) {
-    const bool pinned = tensor.name == loaded.input || tensor.name == loaded.scores || tensor.name == loaded.classes;
-    buffers_.emplace_back(pinned);
-  }
+  for (size_t i = 0; i < sizes_.size(); ++i) buffers_.emplace_back(i < loaded.inputs || loaded.tensors[i].returned);
   context_ = create_execution_context(*loaded.engine, loaded.own_graph);
   require(context_ != nullptr, "could not create an execution context, most often for lack of GPU memory",
           LIT_OUT_OF_MEMORY);
@@ -54,52 +58,85 @@ EngineContext::~EngineContext() {
   drop_graph();
 }  // then the members, last to first: the execution context before its buffers, these before their stream
 
-void EngineContext::run(const void* input, int64_t batch, int profile, lit_output* output) {
+void EngineContext::run(const std::vector<Values>& inputs, int profile, std::vector<Values>* outputs) {
   forget_errors();
-  prepare(batch, profile);
+  prepare(inputs, profile, *outputs);
   const CudaDriver& cuda = cuda_driver();
-  const size_t in = index(loaded_.input);
-  std::memcpy(buffers_[in].host(), input, sizes_[in]);
-  buffers_[in].upload(sizes_[in], stream_);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (loaded_.tensors[i].on_host) continue;  // it lies there
+    std::memcpy(buffers_[i].host(), inputs[i].data, sizes_[i]);
+    buffers_[i].upload(sizes_[i], stream_);
+  }
   launch();
-  const size_t scores = index(loaded_.scores);
-  const size_t classes = loaded_.classes.empty() ? scores : index(loaded_.classes);
-  buffers_[scores].download(sizes_[scores], stream_);
-  if (classes != scores) buffers_[classes].download(sizes_[classes], stream_);
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    if (loaded_.tensors[i].returned) buffers_[i].download(sizes_[i], stream_);
+  }
   cuda.check(cuda.cuStreamSynchronize(stream_.get()), "cuStreamSynchronize");
-  output->scores = static_cast<const float*>(buffers_[scores].host());
-  if (classes != scores) output->classes = static_cast<const int64_t*>(buffers_[classes].host());
+  for (size_t i = 0; i < outputs->size(); ++i) (*outputs)[i].data = buffers_[loaded_.results[i]].host();
+}
+
+bool EngineContext::complete() const {
+  return loaded_.complete < 0 || *static_cast<const int32_t*>(buffers_[loaded_.complete].host()) != 0;
 }
 
 // Tells TensorRT shapes and addresses, with room in every buffer; nothing to do when they are the last ones.
-void EngineContext::prepare(int64_t batch, int profile) {
-  if (batch == batch_ && profile == profile_) return;
+void EngineContext::prepare(const std::vector<Values>& inputs, int profile, const std::vector<Values>& outputs) {
+  std::vector<std::vector<int64_t>> wanted;
+  for (const Values& input : inputs) wanted.push_back(input.shape);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!loaded_.tensors[i].on_host) continue;
+    const auto* const numbers = static_cast<const int64_t*>(inputs[i].data);
+    wanted.emplace_back(numbers, numbers + inputs[i].shape[0]);
+  }
+  if (wanted == inputs_ && profile == profile_) return;
   drop_graph();
   warm_ = false;
+  inputs_.clear();
   if (profile != profile_) {
     require(context_->setOptimizationProfileAsync(profile, stream_.get()),
             "refuses optimisation profile " + std::to_string(profile));
     profile_ = profile;
   }
-  const TensorSpec& input = loaded_.tensors[index(loaded_.input)];
-  nvinfer1::Dims wanted{};
-  wanted.nbDims = static_cast<int32_t>(input.shape.size());
-  for (int d = 0; d < wanted.nbDims; ++d) wanted.d[d] = input.shape[d];
-  wanted.d[0] = batch;
-  require(context_->setInputShape(input.name.c_str(), wanted),
-          "refuses a batch of " + std::to_string(batch) + " for '" + input.name + "'");
+  set_inputs(inputs);
   for (size_t i = 0; i < buffers_.size(); ++i) {
-    const TensorSpec& tensor = loaded_.tensors[i];
-    const char* name = tensor.name.c_str();
-    const nvinfer1::Dims shape = context_->getTensorShape(name);
-    bool fits = shape.nbDims == static_cast<int>(tensor.shape.size()) && shape.d[0] == batch;
-    for (int d = 1; fits && d < shape.nbDims; ++d) fits = tensor.shape[d] < 0 || tensor.shape[d] == shape.d[d];
-    sizes_[i] = fits ? volume(shape, bytes_of(tensor.dtype)) : 0;
-    require(sizes_[i] != 0, "gives '" + tensor.name + "' another shape than " + tensor.text());
+    const EngineTensor& tensor = loaded_.tensors[i];
+    if (tensor.on_host) continue;
+    const std::vector<int64_t> shape = shape_of(i);
+    TensorSpec expected = tensor.spec;
+    if (loaded_.tensors[0].spec.shape[0] < 0) expected.shape[0] = inputs[0].shape[0];
+    const auto result = std::find(loaded_.results.begin(), loaded_.results.end(), i);
+    if (result != loaded_.results.end()) expected.shape = outputs[result - loaded_.results.begin()].shape;
+    const bool fits = expected.agrees({expected.name, expected.dtype, shape});
+    sizes_[i] = fits ? volume(shape, bytes_of(expected.dtype)) : 0;
+    require(sizes_[i] != 0, "gives '" + expected.name + "' another shape than " + tensor.spec.text());
     buffers_[i].reserve(sizes_[i]);
-    require(context_->setTensorAddress(name, buffers_[i].device()), "refuses the memory of '" + tensor.name + "'");
+    require(context_->setTensorAddress(expected.name.c_str(), buffers_[i].device()),
+            "refuses the memory of '" + expected.name + "'");
   }
-  batch_ = batch;
+  inputs_ = std::move(wanted);
+}
+
+// Shapes, and the numbers that sizes depend on: with them TensorRT knows the shape of everything.
+void EngineContext::set_inputs(const std::vector<Values>& inputs) {
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const EngineTensor& tensor = loaded_.tensors[i];
+    nvinfer1::Dims shape{};
+    for (const int64_t size : inputs[i].shape) shape.d[shape.nbDims++] = size;
+    require(context_->setInputShape(tensor.spec.name.c_str(), shape),
+            "refuses the shape " + text_of(inputs[i].shape) + " of '" + tensor.spec.name + "'");
+    if (!tensor.on_host) continue;
+    sizes_[i] = volume(inputs[i].shape, bytes_of(tensor.spec.dtype));
+    buffers_[i].reserve(sizes_[i]);
+    std::memcpy(buffers_[i].host(), inputs[i].data, sizes_[i]);
+    require(context_->setTensorAddress(tensor.spec.name.c_str(), buffers_[i].host()),
+            "refuses the numbers of '" + tensor.spec.name + "'");
+  }
+}
+
+std::vector<int64_t> EngineContext::shape_of(size_t tensor) const {
+  const nvinfer1::Dims shape = context_->getTensorShape(loaded_.tensors[tensor].spec.name.c_str());
+  const auto rank = static_cast<size_t>(std::clamp(shape.nbDims, 0, +nvinfer1::Dims::MAX_DIMS));
+  return {shape.d, shape.d + rank};
 }
 
 // Enqueues the network: kernel by kernel, or as a graph once an ordinary run of the same shape is over.
@@ -138,12 +175,6 @@ CUgraphExec EngineContext::capture() {
 void EngineContext::drop_graph() {
   if (graph_ != nullptr) cuda_driver().cuGraphExecDestroy(graph_);
   graph_ = nullptr;
-}
-
-size_t EngineContext::index(const std::string& name) const {
-  size_t i = 0;
-  while (loaded_.tensors[i].name != name) ++i;
-  return i;
 }
 
 }  // namespace lit_deploy::runtime

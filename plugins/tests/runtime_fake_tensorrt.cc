@@ -1,15 +1,8 @@
-// A libnvinfer.so that needs no GPU: its engines are lines of text, and what they compute can be told from the input.
-//
-//   FAKE ENGINE
-//   tensor <name> <in|out> <type> <size> ...     -1: the batch; -n: of any size, which turns out to be n
-//   profile <least> <most>                       as many as there are
-//   code                                         refused unless code inside engines is allowed
-//
-// float32 output: sum of the image's input * (k + 1) + 1000 * profile; int64: (7 * k + image) mod sizes; others: 0.
+// A libnvinfer.so that needs no GPU: runtime_fake_engine.h says what its engines are, and what they compute.
 //
 // It holds callers to the rules of the real one, as tests/fake_tensorrt.py does: a context that is still running must
 // not be changed or destroyed; a profile comes before a shape, which must lie inside it; a graph is captured only after
-// an ordinary run of the same shape.
+// an ordinary run of the same shape; what is read on the host lies there, and everything else does not.
 //
 // Of TensorRT's classes it fills in the virtual functions that are called, found by their place in the table, so that
 // it compiles with the headers of every release without naming the hundred others; calling one of those ends the test.
@@ -21,12 +14,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <set>
-#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime_fake.h"
+#include "runtime_fake_engine.h"
 
 namespace {
 
@@ -74,15 +69,6 @@ struct View {
   Owner* owner;
 };
 
-struct Tensor {
-  std::string name, type;
-  bool input;
-  std::vector<int64_t> shape;
-};
-struct Profile {
-  int64_t least, most;
-};
-
 nvinfer1::ILogger* the_logger = nullptr;
 int version[4] = {NV_TENSORRT_MAJOR, 9, 0, 34};
 
@@ -103,11 +89,10 @@ bool refuse(const char* text) {
   return false;
 }
 
-size_t item(const std::string& type) { return type == "float32" ? 4 : type == "int64" ? 8 : type == "uint8" ? 1 : 2; }
-
 nvinfer1::DataType type_of(const std::string& type) {
   if (type == "float32") return nvinfer1::DataType::kFLOAT;
   if (type == "int64") return nvinfer1::DataType::kINT64;
+  if (type == "int32") return nvinfer1::DataType::kINT32;
   if (type == "uint8") return nvinfer1::DataType::kUINT8;
   return type == "float16" ? nvinfer1::DataType::kHALF : nvinfer1::DataType::kBF16;
 }
@@ -116,15 +101,8 @@ class Engine final : public nvinfer1::ICudaEngine {
  public:
   Engine();
   ~Engine() override { fake_made("engine", -1); }
-  const Tensor* find(const char* name) const {
-    for (const Tensor& tensor : tensors) {
-      if (tensor.name == name) return &tensor;
-    }
-    return nullptr;
-  }
   View<Engine> view;
-  std::vector<Tensor> tensors;
-  std::vector<Profile> profiles;
+  FakeNetwork network;
 };
 
 class Context final : public nvinfer1::IExecutionContext {
@@ -135,13 +113,15 @@ class Context final : public nvinfer1::IExecutionContext {
     fake_made("execution context", -1);
   }
   bool enqueue(CUstream stream);
+  size_t place(const char* name) const { return network.find(name) - network.tensors.data(); }
+  FakeShape shape_of(const FakeTensor& tensor) const;
 
   View<Context> view;
-  const Engine& engine;
+  const FakeNetwork& network;
   int profile = -1;
-  int64_t batch = 0;
+  std::vector<FakeShape> shapes;  // of the inputs, empty before they are set
   std::vector<void*> addresses;
-  std::set<std::pair<int, int64_t>> warm;
+  std::set<std::pair<int, std::vector<FakeShape>>> warm;
   std::shared_ptr<std::atomic<int>> pending = std::make_shared<std::atomic<int>>(0);
 };
 
@@ -157,23 +137,27 @@ class Runtime final : public nvinfer1::IRuntime {
 
 // --- engines
 
-int32_t count_tensors(View<Engine>* view) { return static_cast<int32_t>(view->owner->tensors.size()); }
+int32_t count_tensors(View<Engine>* view) { return static_cast<int32_t>(view->owner->network.tensors.size()); }
 int32_t count_profiles(View<Engine>* view) {
-  return std::max<int32_t>(1, static_cast<int32_t>(view->owner->profiles.size()));
+  return std::max<int32_t>(1, static_cast<int32_t>(view->owner->network.profiles.size()));
 }
 nvinfer1::TensorIOMode tensor_mode(View<Engine>* view, const char* name) {
-  const Tensor* tensor = view->owner->find(name);
+  const FakeTensor* tensor = view->owner->network.find(name);
   if (tensor == nullptr) return nvinfer1::TensorIOMode::kNONE;
   return tensor->input ? nvinfer1::TensorIOMode::kINPUT : nvinfer1::TensorIOMode::kOUTPUT;
 }
-nvinfer1::DataType tensor_type(View<Engine>* view, const char* name) { return type_of(view->owner->find(name)->type); }
-Dims shape_of(const Tensor& tensor, int64_t batch) {
-  Dims shape{};
-  for (const int64_t size : tensor.shape) shape.d[shape.nbDims++] = size >= 0 ? size : batch == 0 ? -1 : -size;
-  if (batch != 0) shape.d[0] = batch;
-  return shape;
+nvinfer1::DataType tensor_type(View<Engine>* view, const char* name) {
+  return type_of(view->owner->network.find(name)->type);
 }
-Dims tensor_shape(View<Engine>* view, const char* name) { return shape_of(*view->owner->find(name), 0); }
+nvinfer1::TensorLocation tensor_location(View<Engine>* view, const char* name) {
+  return view->owner->network.find(name)->host ? nvinfer1::TensorLocation::kHOST : nvinfer1::TensorLocation::kDEVICE;
+}
+Dims dims_of(const FakeShape& shape) {
+  Dims dims{};
+  for (const int64_t size : shape) dims.d[dims.nbDims++] = size > 0 ? size : -1;
+  return dims;
+}
+Dims tensor_shape(View<Engine>* view, const char* name) { return dims_of(view->owner->network.find(name)->shape); }
 nvinfer1::IExecutionContext* make_context(View<Engine>* view, nvinfer1::ExecutionContextAllocationStrategy) {
   return enter("createExecutionContext") ? new Context(*view->owner) : nullptr;
 }
@@ -185,6 +169,7 @@ Engine::Engine() {
                                  .set(&VCudaEngine::getNbOptimizationProfiles, count_profiles)
                                  .set(&VCudaEngine::getTensorIOMode, tensor_mode)
                                  .set(&VCudaEngine::getTensorDataType, tensor_type)
+                                 .set(&VCudaEngine::getTensorLocation, tensor_location)
                                  .set(&VCudaEngine::getTensorShape, tensor_shape)
                                  .set(&VCudaEngine::createExecutionContext, make_context);
   view = {table.entries(), this};
@@ -198,10 +183,10 @@ bool set_profile(View<Context>* view, int32_t index, cudaStream_t) {
   if (!enter("setOptimizationProfileAsync")) return false;
   Context& context = *view->owner;
   if (*context.pending != 0) fake_misuse("a context that runs gets another profile");
-  const int profiles = std::max(1, static_cast<int>(context.engine.profiles.size()));
+  const int profiles = std::max(1, static_cast<int>(context.network.profiles.size()));
   if (index < 0 || index >= profiles) return refuse("no such profile");
   context.profile = index;
-  context.batch = 0;
+  context.shapes.assign(context.network.tensors.size(), {});
   return true;
 }
 bool set_shape(View<Context>* view, const char* name, const Dims& shape) {
@@ -209,73 +194,71 @@ bool set_shape(View<Context>* view, const char* name, const Dims& shape) {
   Context& context = *view->owner;
   if (*context.pending != 0) fake_misuse("a context that runs gets another shape");
   if (context.profile < 0) return refuse("a shape is set before a profile");
-  const Dims wanted = shape_of(*context.engine.find(name), 0);
+  const Dims wanted = dims_of(context.network.find(name)->shape);
   bool fits = shape.nbDims == wanted.nbDims;
   for (int i = 0; fits && i < shape.nbDims; ++i) fits = wanted.d[i] < 0 || wanted.d[i] == shape.d[i];
   if (!fits) return refuse("the shape is not one of the engine");
-  if (!context.engine.profiles.empty()) {
-    const Profile& profile = context.engine.profiles[context.profile];
+  if (!context.network.profiles.empty()) {
+    const FakeProfile& profile = context.network.profiles[context.profile];
     if (shape.d[0] < profile.least || shape.d[0] > profile.most) return refuse("the shape is outside the profile");
   }
-  context.batch = shape.d[0];
+  context.shapes[context.place(name)].assign(shape.d, shape.d + shape.nbDims);
   return true;
 }
 Dims run_shape(View<Context>* view, const char* name) {
   Dims none{};
   none.nbDims = -1;
   if (!enter("getTensorShape")) return none;
-  return shape_of(*view->owner->engine.find(name), view->owner->batch);
+  return dims_of(view->owner->shape_of(*view->owner->network.find(name)));
 }
 bool set_address(View<Context>* view, const char* name, void* address) {
   if (!enter("setTensorAddress")) return false;
-  const Context& context = *view->owner;
+  Context& context = *view->owner;
   if (*context.pending != 0) fake_misuse("a context that runs gets other memory");
-  view->owner->addresses[context.engine.find(name) - context.engine.tensors.data()] = address;
+  if (context.network.find(name)->host == fake_is_memory(address, 1)) fake_misuse("memory is on the other side");
+  context.addresses[context.place(name)] = address;
   return true;
 }
 bool enqueue(View<Context>* view, cudaStream_t stream) { return enter("enqueueV3") && view->owner->enqueue(stream); }
 
-// What the "GPU" does: false where memory is not there.
-bool compute(const std::vector<Tensor>& tensors, const std::vector<void*>& addresses, int64_t batch, int profile) {
-  std::vector<double> sums(batch);
-  for (const bool inputs : {true, false}) {
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      const Tensor& tensor = tensors[i];
-      if (tensor.input != inputs) continue;
-      int64_t sizes = 1;
-      for (size_t d = 1; d < tensor.shape.size(); ++d) sizes *= tensor.shape[d];
-      if (!fake_is_memory(addresses[i], batch * sizes * item(tensor.type))) return false;
-      auto* const floats = static_cast<float*>(addresses[i]);
-      auto* const bytes = static_cast<unsigned char*>(addresses[i]);
-      for (int64_t at = 0; at < batch * sizes; ++at) {
-        const int64_t image = at / sizes, k = at % sizes;
-        if (inputs) sums[image] += tensor.type == "uint8" ? bytes[at] : floats[at];
-        else if (tensor.type == "float32") floats[at] = static_cast<float>(sums[image] * (k + 1) + 1000 * profile);
-        else if (tensor.type == "int64") static_cast<int64_t*>(addresses[i])[at] = (7 * k + image) % sizes;
-      }
-    }
+// Of an input what was set; of an output what follows from the inputs, 0 for what nobody can know yet.
+FakeShape Context::shape_of(const FakeTensor& tensor) const {
+  if (tensor.input) return shapes[&tensor - network.tensors.data()];
+  const int64_t* number = nullptr;
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    if (network.tensors[i].host) number = static_cast<const int64_t*>(addresses[i]);
   }
-  return true;
+  FakeShape shape;
+  for (const int64_t size : tensor.shape) {
+    if (size == 0) shape.push_back(number == nullptr ? 0 : *number++);
+    else if (shape.empty() && size < 0) shape.push_back(shapes[0].empty() ? 0 : shapes[0][0]);
+    else shape.push_back(std::abs(size));
+  }
+  return shape;
 }
 
 bool Context::enqueue(CUstream stream) {
   for (const void* address : addresses) {
     if (address == nullptr) return refuse("an address is not set");
   }
-  if (profile < 0 || batch == 0) return refuse("a profile or a shape is not set");
+  if (profile < 0) return refuse("a profile is not set");
+  FakeRun run{network.tensors, {}, addresses, profile};
+  for (const FakeTensor& tensor : network.tensors) {
+    run.shapes.push_back(shape_of(tensor));
+    if (run.shapes.back().empty()) return refuse("a shape is not set");
+  }
   const bool capturing = fake_capturing(stream);
-  if (capturing && warm.count({profile, batch}) == 0) return refuse("not permitted while the stream is capturing");
-  warm.insert({profile, batch});
+  if (capturing && warm.count({profile, run.shapes}) == 0) return refuse("not permitted while the stream is capturing");
+  warm.insert({profile, run.shapes});
   *pending += !capturing;
-  fake_enqueue(stream, [tensors = engine.tensors, all = addresses, images = batch, index = profile, capturing,
-                        running = pending] {
+  fake_enqueue(stream, [run, capturing, running = pending] {
     *running -= !capturing;
-    return compute(tensors, all, images, index);
+    return compute(run);
   });
   return true;
 }
 
-Context::Context(const Engine& the_engine) : engine(the_engine), addresses(the_engine.tensors.size()) {
+Context::Context(const Engine& engine) : network(engine.network), addresses(engine.network.tensors.size()) {
   using nvinfer1::apiv::VExecutionContext;
   static const Table table = Table()
                                  .set(&VExecutionContext::setOptimizationProfileAsync, set_profile)
@@ -311,31 +294,17 @@ void* get_creator(View<Runtime>* registry, const char* name, const char* plugin_
 
 nvinfer1::ICudaEngine* deserialize(View<Runtime>* view, const void* blob, size_t size) {
   if (!enter("deserializeCudaEngine")) return nullptr;
-  std::istringstream text(std::string(static_cast<const char*>(blob), size));
-  auto engine = std::make_unique<Engine>();
-  std::string line, word;
-  if (!std::getline(text, line) || line != "FAKE ENGINE") {
+  std::optional<FakeNetwork> network = read_network(std::string(static_cast<const char*>(blob), size));
+  if (!network) {
     say("Error Code 4: magic tag does not match\nmore that nobody needs");
     return nullptr;
   }
-  while (std::getline(text, line)) {
-    std::istringstream words(line);
-    words >> word;
-    if (word == "profile") {
-      engine->profiles.emplace_back();
-      words >> engine->profiles.back().least >> engine->profiles.back().most;
-    } else if (word == "tensor") {
-      Tensor tensor;
-      std::string mode;
-      words >> tensor.name >> mode >> tensor.type;
-      tensor.input = mode == "in";
-      for (int64_t number; words >> number;) tensor.shape.push_back(number);
-      engine->tensors.push_back(tensor);
-    } else if (word == "code" && !view->owner->code_allowed) {
-      say("host code is not allowed");
-      return nullptr;
-    }
+  if (network->code && !view->owner->code_allowed) {
+    say("host code is not allowed");
+    return nullptr;
   }
+  auto engine = std::make_unique<Engine>();
+  engine->network = std::move(*network);
   return engine.release();
 }
 

@@ -38,6 +38,7 @@ from support.service_pictures import (
     BAD_REQUESTS,
     BOMBS,
     JPEG,
+    LYING_JPEG,
     NARROW_PNG,
     PHOTO,
     PICTURES,
@@ -174,9 +175,11 @@ def test_what_is_found_is_what_lit_deploy_predict_finds(case: str, binary: Path,
                 {"error": f"no model here is for this task: POST to {own}"},
             )
         assert running.ask("GET", own).status == 405
+        lying = json.loads(running.ask("POST", own, LYING_JPEG).body)
+        assert (lying["height"], lying["width"]) == (expected.width, expected.height)
         narrow = running.ask("POST", own, NARROW_PNG)
         assert (narrow.status, "too narrow" in narrow.body) == (413, True)
-        assert running.metrics()["lit_service_responses_total", "200"] >= 62
+        assert running.metrics()["lit_service_responses_total", "200"] >= 63
 
 
 @pytest.mark.parametrize("case", DENSE)

@@ -236,15 +236,15 @@ def test_refusals(name: str, tmp_path: Path, play: Play) -> None:
 
 @needs_fakes
 def test_engines_of_other_tasks(tmp_path: Path, play: Play) -> None:
-    """Told before anything else of the sidecar is read: what those of detectors will say is not known here."""
+    """Told before anything else of the sidecar is read: what those will say is not known here."""
     path = write_engine(tmp_path)
     sidecar = sidecar_path(path)
     document = json.loads(sidecar.read_text())
-    document["manifest"]["task"], document["profiles"] = "detection", {"by": "size"}
+    document["manifest"]["task"], document["profiles"] = "counting", {"by": "size"}
     sidecar.write_text(json.dumps(document))
     done = play(path)
     assert done.status == "LIT_NOT_SUPPORTED"
-    assert "for the task 'detection', this library runs engines of classifiers alone; open the .onnx" in done.sentence
+    assert "is for the task 'counting', this library runs classification, detection, " in done.sentence
 
 
 @needs_fakes

@@ -134,7 +134,7 @@ def setter(*keys: Any) -> Change:
         (setter("input", "mean", [0, 0]), "LIT_BAD_MODEL", "mean has not 3 numbers"),
         (setter("input", "mean", [0, 0, "0"]), "LIT_BAD_MODEL", "mean"),
         # The graph is another one than the manifest promises.
-        (setter("batch", 3), "LIT_OK", ""),  # a dynamic graph serves a fixed batch
+        (setter("batch", 3), "LIT_BAD_MODEL", "other inputs or outputs than"),  # which nobody knows the graph to run
         (setter("output", "top5"), "LIT_BAD_MODEL", "other inputs or outputs than its manifest promises"),
         (setter("output", "probabilities"), "LIT_BAD_MODEL", "other inputs or outputs"),
         (setter("input", "kind", "uint8"), "LIT_BAD_MODEL", "other inputs or outputs"),

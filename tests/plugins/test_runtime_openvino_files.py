@@ -13,12 +13,16 @@ import onnx
 import pytest
 from onnx import helper
 from support.exported import export_of, relabelled
-from support.runtime_library import needs_runtime
-from support.runtime_models import CLASSES, SIDE, UINT8, micro, micro_manifest, opened
+from support.runtime_library import Options, needs_runtime
+from support.runtime_models import CLASSES, SIDE, UINT8, Model, micro, micro_manifest, opened, options
 from support.runtime_openvino import OPENVINO, needs_openvino, opened_on_openvino, openvino, portable_micro
 from support.runtime_refusals import assert_refused, opens
 
 from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.backends.open import open_session
+from lit_deploy.backends.protocol import SessionOptions
+from lit_deploy.core.specs import PrecisionHint
+from lit_deploy.machine.facts import computes_bf16, cpu_flags
 from lit_deploy.machine.native import EXTENSION_VARIABLE
 
 __all__ = ["openvino"]  # a fixture
@@ -37,6 +41,52 @@ def test_what_is_not_run(tmp_path: Path) -> None:
     fp8 = relabelled(path, tmp_path / "fp8.onnx", precision="fp8")
     words = "no products of 8-bit floats, which .*fp8.onnx holds; use LIT_BACKEND_ONNXRUNTIME"
     assert_refused("LIT_NOT_SUPPORTED", words, opens(fp8, backend=OPENVINO))
+
+
+@pytest.mark.parametrize("hint", ["bf16", "f32"])
+def test_another_precision_than_the_files(hint: PrecisionHint, checkpoint_file: CheckpointFile) -> None:
+    """A float32 file in bfloat16, and one of bfloat16 in float32: the numbers of Python, or its refusal."""
+    path = export_of(checkpoint_file("tiny"), portable=True, precision="fp32" if hint == "bf16" else "bf16")
+    if hint == "bf16" and not computes_bf16(cpu_flags()):
+        words = "this CPU does not compute in bfloat16 .* which the precision hint asks for .*tiny.*.onnx; leave"
+        assert_refused("LIT_NOT_SUPPORTED", words, opens(path, backend=OPENVINO, precision_hint=b"bf16"))
+        return
+    images = np.random.default_rng(1).standard_normal((1, 3, *read_manifest(path).model.image_size)).astype(np.float32)
+    with open_session(path, SessionOptions(backend="openvino", threads=1, precision_hint=hint)) as session:
+        expected, description = session.run({"images": images}), session.description
+    with opened_on_openvino(path, threads=1, precision_hint=hint.encode()) as model, model.context() as context:
+        np.testing.assert_allclose(context.run(images)["logits"], expected["logits"], rtol=0, atol=1e-5)
+        assert model.info.backend.decode() == description
+        assert f"({hint}, inlined)" in description
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("lit.onnx", "LIT_NOT_SUPPORTED", "hint is for OpenVINO, but ONNX Runtime is to run /nowhere/lit.onnx; leave"),
+        ("lit.engine", "LIT_NOT_SUPPORTED", "hint is for OpenVINO, but TensorRT is to run /nowhere/lit.engine"),
+        ("lit.xml", "LIT_FILE_ERROR", "lit.xml cannot be opened"),
+    ],
+)
+def test_a_precision_hint_for_another_back_end(name: str, status: str, words: str) -> None:
+    assert_refused(status, words, opens(f"/nowhere/{name}", precision_hint=b"f32"))
+
+
+def test_a_precision_hint_that_is_none(tmp_path: Path) -> None:
+    path = portable_micro(tmp_path / "micro.onnx")
+    words = "precision_hint is 'fp16'; expected .bf16., .f32. or NULL"
+    assert_refused("LIT_INVALID_ARGUMENT", words, opens(path, backend=OPENVINO, precision_hint=b"fp16"))
+
+
+def test_programs_compiled_before_there_were_hints(tmp_path: Path) -> None:
+    """Where it would stand lies something else; it is at the end, in no padding of the structure before."""
+    settings = options(backend=OPENVINO, precision_hint=b"what lies there by chance")
+    settings.struct_size = Options.precision_hint.offset
+    assert Options.precision_hint.offset % 8 == 0
+    assert Options.precision_hint.offset >= Options.backend.offset + 8
+    model = Model(portable_micro(tmp_path / "micro.onnx"), settings)
+    assert b"(f32, inlined)" in model.info.backend
+    model.close()
 
 
 def test_files_that_are_not_what_they_say(tmp_path: Path) -> None:
@@ -78,7 +128,7 @@ def test_graphs_that_their_manifest_does_not_promise(change: Callable[[onnx.Mode
     assert_refused("LIT_BAD_MODEL", words, opens(path, backend=OPENVINO))
 
 
-@pytest.mark.parametrize("changes", [{"input": UINT8}, {"batch": 2}, {"output": "probabilities"}])
+@pytest.mark.parametrize("changes", [{"input": UINT8}, {"batch": 2}, {"batch": None}, {"output": "probabilities"}])
 def test_other_manifests(changes: dict[str, Any], tmp_path: Path) -> None:
     path = portable_micro(tmp_path / "micro.onnx", micro_manifest(portable=True, batch=3))
     other = relabelled(path, tmp_path / "other.onnx", **changes)

@@ -1,16 +1,27 @@
-"""The C API's answers of detectors and segmentation networks as NumPy arrays."""
+"""The C API's answers of detectors and segmentation networks as NumPy arrays, and what Python says instead."""
 
 from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_int32
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_deploy.artifacts.onnx_file import read_manifest
+from lit_deploy.backends.open import open_session
+from lit_deploy.backends.protocol import Backend, SessionOptions
+from lit_deploy.images.keep_ratio import keep_ratio_size, resize_bilinear
+from lit_deploy.images.picture import Picture
+from lit_deploy.tasks.dense.tensors import feed
 from lit_deploy.tasks.detection.results import Detections as Found
+from lit_deploy.tasks.detection.results import detections_of
+from lit_deploy.tasks.instance_segmentation.pasting import pasted
 from lit_deploy.tasks.instance_segmentation.rle import Rle as CocoRle
+from lit_deploy.tasks.instance_segmentation.rle import encoded
+from lit_deploy.tasks.semantic_segmentation.predictions import labels_of
 from support.runtime_library import Detections, LabelMap, Mask, Rle, check, picture_of, runtime
 from support.runtime_models import Context, Model
 
@@ -76,3 +87,37 @@ def _copy(pointer: Any, dtype: Any, *shape: int) -> NDArray[Any]:
         return np.zeros(shape, dtype=dtype)
     size = count * np.dtype(dtype).itemsize
     return np.frombuffer(ctypes.string_at(pointer, size), dtype=dtype).reshape(shape)
+
+
+def answer_of_python(path: Path, pixels: Pixels, backend: Backend, library: bool) -> dict[str, Any]:
+    """What a session says about a picture that is decoded already."""
+    manifest = read_manifest(path)
+    size = pixels.shape[0], pixels.shape[1]
+    picture = Picture(resize_bilinear(pixels, *keep_ratio_size(*size, manifest.input)), size)
+    options = SessionOptions(backend=backend, library=None if library else False)
+    with open_session(path, options) as session:
+        return session.run(feed([picture], manifest))
+
+
+def assert_same(context: Context, task: str, pixels: Pixels, expected: dict[str, Any]) -> None:
+    """A context's answer is Python's."""
+    if task == "semantic_segmentation":
+        np.testing.assert_array_equal(segmented(context, pixels), labels_of(expected))
+        return
+    found, wanted = detected(context, pixels), detections_of(expected)
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    np.testing.assert_allclose(found.boxes, wanted.boxes, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=1e-6)
+    if task == "instance_segmentation":
+        assert_same_masks(context, wanted, pixels.shape[:2])
+
+
+def assert_same_masks(context: Context, wanted: Found, size: tuple[int, ...]) -> None:
+    assert wanted.masks is not None
+    for index, (cells, box) in enumerate(zip(wanted.masks, wanted.boxes, strict=True)):
+        mask = pasted(cells, box, (size[0], size[1]))
+        bits, top, left, area = pasted_mask(context, index)
+        np.testing.assert_array_equal(bits, mask.bits)
+        assert (top, left, area) == (mask.top, mask.left, mask.bits.sum())
+        rle = encoded(mask.bits, size[0], size[1], mask.top, mask.left)
+        assert encoded_mask(context, index) == (rle, area)

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from support.runtime_library import LIBRARY, Failure, Options, Output, Tensor, check, runtime
+from support.runtime_dense import detected, pasted_mask, segmented
+from support.runtime_library import LIBRARY, Failure, ModelInfo, Options, Output, Tensor, check, runtime
 
 FAKES = LIBRARY.resolve().parent / "runtime_fakes"
 FOUND = sorted(FAKES.glob("libnvinfer.so.[0-9]*"))
@@ -77,6 +79,33 @@ def run(context: ctypes.c_void_p, images: NDArray[Any]) -> Answer:
     return "LIT_OK", scores, np.ctypeslib.as_array(output.classes, shape).copy() if output.classes else None
 
 
+def picture(model: ctypes.c_void_p, context: ctypes.c_void_p, pixels: NDArray[Any]) -> Answer:
+    """One ``lit_detect`` or ``lit_segment``: what was found, and the warning behind it."""
+    info: ModelInfo = runtime().lit_model_get_info(model).contents
+    held, found = SimpleNamespace(handle=context), {}
+    try:
+        if info.task == b"semantic_segmentation":
+            found["labels"] = segmented(held, pixels)
+        else:
+            objects = detected(held, pixels)
+            found |= {"boxes": objects.boxes, "scores": objects.scores, "labels": objects.labels}
+            if info.mask_size:
+                found["masks"] = [pasted_mask(held, index)[0] for index in range(len(objects))]
+    except Failure as failure:
+        return failure.status, str(failure), None
+    return "LIT_OK", found, runtime().lit_context_warning(context).decode()
+
+
+def prepared_size(model: ctypes.c_void_p, height: int, width: int) -> Answer:
+    """One ``lit_prepared_size``."""
+    places = ctypes.c_int32(), ctypes.c_int32()
+    try:
+        check(runtime().lit_prepared_size(model, width, height, *map(ctypes.byref, places)))
+    except Failure as failure:
+        return failure.status, str(failure), None
+    return "LIT_OK", places[1].value, places[0].value
+
+
 def play(
     path: Path,
     steps: Iterable[tuple[Any, ...]] = (),
@@ -89,9 +118,9 @@ def play(
 ) -> Played:
     """Open a model, make a context, take steps, close both.
 
-    Steps: ("run", images), ("fail", call, n, code) as ``fake_fail``, ("calls", call), ("live", kind), ("again",) for
-    another context instead of the first, ("beside", images) to run in another one, ("close",) to close the model before
-    the context.
+    Steps: ("run", images), ("picture", pixels), ("size", (height, width)) for ``lit_prepared_size``,
+    ("fail", call, n, code) as ``fake_fail``, ("calls", call), ("live", kind), ("again",) for another context instead of
+    the first, ("beside", images) to run in another one, ("close",) to close the model before the context.
     """
     cuda, tensorrt = fakes()
     tensorrt.fake_version(*version)
@@ -112,6 +141,10 @@ def play(
         for what, *arguments in steps:
             if what == "run":
                 played.steps.append(run(context, arguments[0]))
+            elif what == "picture":
+                played.steps.append(picture(model, context, arguments[0]))
+            elif what == "size":
+                played.steps.append(prepared_size(model, *arguments[0]))
             elif what == "beside":
                 other = ctypes.c_void_p()
                 check(library.lit_context_create(model, ctypes.byref(other)))

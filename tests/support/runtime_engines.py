@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lit_deploy.artifacts.manifest import Manifest
 from lit_deploy.artifacts.sidecar import sidecar_path
+from lit_deploy.core.specs import TensorSpec
 from lit_deploy.models.families import default_input
-from lit_deploy.tasks.classification.tensors import input_specs, output_specs
+from lit_deploy.tasks.table import task_of
 from support import runtime_engine_worker as worker
 from support.engines import BESIDE, SIDECAR, TENSORRT_BUILD
 from support.golden import TINY
@@ -30,6 +32,9 @@ needs_fakes = pytest.mark.skipif(
 RELEASE = ".".join(map(str, VERSION))
 PLUGIN = BESIDE
 SMALL = replace(TINY, image_size=(32, 32))
+
+_SIZES = {"rows": 0, "columns": 0}
+"""What the fake TensorRT is told of a size by this name: that it comes as a number."""
 
 Call = Callable[..., Any]
 Play = Callable[..., Played]
@@ -83,30 +88,45 @@ def write_engine(
         batch=batch,
         **(manifest or {}),  # type: ignore[arg-type]
     )
-    inputs, outputs = input_specs(network), output_specs(network)
+    more += "".join(f"profile {low} {high}\n" for low, _, high in profiles)
+    return write_any_engine(
+        folder / "lit.engine", network, () if batch else profiles, more, lines, build, plugin, **sidecar
+    )
+
+
+def write_any_engine(
+    path: Path,
+    network: Manifest,
+    profiles: tuple[tuple[int, int, int], ...] = (),
+    more: str = "",
+    lines: Callable[[str], str] = str,
+    build: dict[str, Any] | None = None,
+    plugin: Any = None,
+    further: tuple[TensorSpec, ...] = (),
+    **sidecar: Any,
+) -> Path:
+    """The same of a network of any task; ``further`` outputs are beyond those that its manifest promises."""
+    task = task_of(network)
+    inputs, outputs = task.input_specs(network), (*task.output_specs(network), *further)
     text = "FAKE ENGINE\n"
     for mode, tensors in (("in", inputs), ("out", outputs)):
         for tensor in tensors:
-            shape = " ".join(str(size) if isinstance(size, int) else "-1" for size in tensor.shape)
+            shape = " ".join(str(_SIZES.get(size, -1) if isinstance(size, str) else size) for size in tensor.shape)
             text += f"tensor {tensor.name} {mode} {tensor.dtype} {shape}\n"
-    text += more + "".join(f"profile {low} {high}\n" for low, _, high in profiles)
-    content = lines(text).encode()
-    path = folder / "lit.engine"
+    content = lines(text + more).encode()
+    known: dict[str, Any] = {"backend_version": RELEASE, "gpu": GPU[0], "compute_capability": "9.0"}
+    written: dict[str, Any] = {
+        "engine_sha256": hashlib.sha256(content).hexdigest(),
+        "engine_size": len(content),
+        "build": replace(TENSORRT_BUILD, **{**known, **(build or {})}),
+        "profiles": profiles,
+        "inputs": inputs,
+        "outputs": outputs,
+        "plugin": plugin,
+        "manifest": network,
+    }
     path.write_bytes(content)
-    written = replace(
-        SIDECAR,
-        engine_sha256=hashlib.sha256(content).hexdigest(),
-        engine_size=len(content),
-        build=replace(
-            TENSORRT_BUILD, **{"backend_version": RELEASE, "gpu": GPU[0], "compute_capability": "9.0", **(build or {})}
-        ),
-        profiles=() if batch else profiles,
-        inputs=inputs,
-        outputs=outputs,
-        plugin=plugin,
-        manifest=network,
-    )
-    sidecar_path(path).write_text(replace(written, **sidecar).to_json())
+    sidecar_path(path).write_text(replace(SIDECAR, **{**written, **sidecar}).to_json())
     return path
 
 

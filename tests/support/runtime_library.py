@@ -54,6 +54,7 @@ class Options(ctypes.Structure):
         ("allow_engine_code", c_int32),
         ("cuda_graph", c_int32),
         ("backend", c_int32),
+        ("precision_hint", c_char_p),
     )
 
 
@@ -197,6 +198,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "lit_prepare": (c_int, c_void_p, POINTER(Picture), c_void_p),
     "lit_context_create": (c_int, c_void_p, POINTER(c_void_p)),
     "lit_context_destroy": (None, c_void_p),
+    "lit_context_warning": (c_char_p, c_void_p),
     "lit_run": (c_int, c_void_p, POINTER(Tensor), POINTER(Output)),
     "lit_run_images": (c_int, c_void_p, POINTER(Picture), c_size_t, POINTER(Output)),
     "lit_detect": (c_int, c_void_p, POINTER(Picture), POINTER(Detections)),

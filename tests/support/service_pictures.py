@@ -24,6 +24,10 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 PHOTO = Image.fromarray(synthetic_image(6, "service", 90, 120))
 JPEG = encoded(PHOTO, "JPEG")
 PNG = encoded(PHOTO, "PNG")
+_QUARTER = Image.Exif()
+_QUARTER[0x0112] = 6
+LYING_JPEG = encoded(PHOTO, "JPEG", exif=_QUARTER)
+"""Stored on its side."""
 
 
 @functools.cache

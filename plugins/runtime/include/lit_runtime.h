@@ -134,6 +134,8 @@ typedef struct lit_options {
   int32_t allow_engine_code;    /* 0; 1 lets TensorRT run code that lies inside an engine: only for files you trust */
   int32_t cuda_graph;           /* 0; 1 replays a CUDA graph per batch size; engines only */
   lit_backend backend;          /* LIT_BACKEND_AUTO; LIT_NOT_SUPPORTED where it does not run the file */
+  const char* precision_hint;   /* NULL; OpenVINO only: "bf16" or "f32" for what is not quantised, NULL for the file's
+                                   own; LIT_NOT_SUPPORTED for "bf16" where the CPU does not compute in it */
 } lit_options;
 
 /* Fills in the defaults. `struct_size` is sizeof(lit_options) of the caller. Any thread. */
@@ -244,7 +246,7 @@ LIT_API lit_status lit_preprocess(const lit_input_spec* spec, const lit_image* i
  *   prepared_width, prepared_height  receive the size in pixels; of a classifier that of its lit_input_spec
  * LIT_INVALID_ARGUMENT: NULL, sizes below 1, a picture that lit_preprocess() refuses; of detectors one of more than
  * 2^26 pixels, of semantic segmentation of more than 2^24, or so narrow that less than 32 pixels would be left of a
- * side where the network needs them. Any thread. */
+ * side where the network needs them; of an engine any size that it was not built for. Any thread. */
 LIT_API lit_status lit_prepared_size(const lit_model* model, int32_t width, int32_t height, int32_t* prepared_width,
                                      int32_t* prepared_height);
 
@@ -265,6 +267,11 @@ LIT_API lit_status lit_context_create(const lit_model* model, lit_context** cont
 
 /* Frees a context and the outputs of its last run; NULL is allowed. Any thread, while no run is going on. */
 LIT_API void lit_context_destroy(lit_context* context);
+
+/* One sentence about a context's last run that succeeded where its result may not be all there is, "" otherwise and for
+ * NULL: engines of detectors compare the best candidates alone, and tell when others might have changed the result.
+ * Valid until the context's next run or end. One thread at a time per context. */
+LIT_API const char* lit_context_warning(const lit_context* context);
 
 /* A batch, in memory of the CPU. */
 typedef struct lit_tensor {

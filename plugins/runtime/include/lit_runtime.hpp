@@ -201,6 +201,9 @@ class Context {
     return rle;
   }
 
+  // What is to be said of the last run's result, "" for nothing: see lit_context_warning().
+  std::string warning() const { return lit_context_warning(context_.get()); }
+
   const Model& model() const noexcept { return model_; }
   lit_context* get() const noexcept { return context_.get(); }
 
