@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 #include <vector>
 
 #include <boost/locale/encoding_utf.hpp>
@@ -117,7 +118,8 @@ std::u32string fitted(Lettering& letters, const Style& style, std::u32string tex
 // Words on a plate: above a place where there is room, else below it, and always inside the picture.
 void draw_tag(Picture& picture, Lettering& letters, const Style& style, const std::string& text, const float* place,
               Colour colour) {
-  const std::u32string words = fitted(letters, style, boost::locale::conv::utf_to_utf<char32_t>(printable(text)), picture.width - 2 * style.line);
+  std::u32string whole = boost::locale::conv::utf_to_utf<char32_t>(printable(text));
+  const std::u32string words = fitted(letters, style, std::move(whole), picture.width - 2 * style.line);
   if (words.empty() || style.row > picture.height) return;
   const int plate = rounded(letters.length(words)) + 2 * style.line;
   const double x = std::nearbyint(place[0]), y = std::nearbyint(place[1]);

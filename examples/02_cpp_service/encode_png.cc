@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <csetjmp>
+#include <exception>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include <png.h>
@@ -78,7 +80,9 @@ class Writer {
 
 }  // namespace
 
-std::string png_of(const Picture& picture) { return Writer().write(picture.rgb.get(), picture.width, picture.height, {}); }
+std::string png_of(const Picture& picture) {
+  return Writer().write(picture.rgb.get(), picture.width, picture.height, {});
+}
 
 std::string png_of(const lit::LabelMap& map, const lit::Model& model) {
   std::vector<png_color> palette;

@@ -17,9 +17,8 @@ std::string quoted(std::string_view text);
 std::string error_json(std::string_view sentence);
 
 // {"name": "lit_s", "network": "lit_s", "task": "classification", "precision": "fp32", "backend": "ONNX Runtime 1.31.0,
-// CPU", "path": "/v1/classify?model=lit_s", "classes": 1000, "input": {"height": 224, "width": 224}}. Of detectors and
-// segmentation networks, which take pictures of any size, height and width may be null; detectors have "max_detections",
-// "score_threshold" and "masks", too.
+// CPU", "path": "/v1/classify?model=lit_s", "classes": 1000, "input": {"height": 224, "width": 224}}. Height and width
+// are null of a file that takes any; detectors have "max_detections", "score_threshold" and "masks", too.
 std::string model_json(std::string_view name, std::string_view path, const lit_model_info& info);
 
 // {"predictions": [{"class": 1, "label": "dog", "probability": 0.75}, ...]}; probabilities are finite.

@@ -20,16 +20,16 @@ int pixels(FT_Pos value) { return static_cast<int>((value + 32) >> 6); }
 }  // namespace
 
 std::string read_font(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string font{std::istreambuf_iterator<char>(file), {}};
   try {
-    if (!file.good() && !file.eof()) throw std::runtime_error("it cannot be read");
-    Lettering{font};
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error("it cannot be opened");
+    std::string font{std::istreambuf_iterator<char>(file), {}};
+    Lettering{font};  // or it throws
+    return font;
   } catch (const std::runtime_error& error) {
     throw std::runtime_error("--font received '" + path + "' where a TrueType or OpenType file is expected: " +
                              error.what());
   }
-  return font;
 }
 
 Lettering::Lettering(std::string_view font) {

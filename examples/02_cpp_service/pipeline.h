@@ -27,8 +27,8 @@ namespace lit_service {
 struct Question {
   std::string file;            // of a picture
   size_t top = 0;              // most classes or objects
-  Media media = Media::kJson;   // of the answer; kPng only where gives_picture()
-  bool is_form = false;    // the file may be a form with a file in it
+  Media media = Media::kJson;  // of the answer; kPng only where gives_picture()
+  bool is_form = false;        // the file may be a form with a file in it
 };
 
 struct Answer {

@@ -32,10 +32,10 @@ struct Route {
   enum Kind { kPicture, kPage, kModels, kOpenApi, kHealth, kMetrics, kRefused };
 
   Kind kind;
-  Served* model = nullptr;  // of kPicture: which is asked
-  size_t top = 0;           // of kPicture: how many predictions
+  Served* model = nullptr;     // of kPicture: which is asked
+  size_t top = 0;              // of kPicture: how many predictions
   Media media = Media::kJson;  // of kPicture: the form of the answer
-  Reply refusal{};          // of kRefused
+  Reply refusal{};             // of kRefused
 };
 
 using Fields = boost::beast::http::fields;
