@@ -136,6 +136,12 @@ def evaluate_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.compile`` changes nothing in the processes that a test starts: compiling takes half a minute."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+
+
+@pytest.fixture
 def shifted(checkpoint_file: Callable[[str], Path], tmp_path: Path) -> Path:
     """A file of the tiny network that predicts other classes for some images."""
 

@@ -61,8 +61,9 @@ void draw_box(Picture& picture, const float* box, Colour colour, int line) {
   const auto inside = [](double place, int size) {
     return static_cast<int>(std::clamp(std::nearbyint(place), 0.0, size - 1.0));
   };
-  const int x1 = inside(box[0], picture.width), x2 = inside(box[2], picture.width);
-  const int y1 = inside(box[1], picture.height), y2 = inside(box[3], picture.height);
+  // Corners the wrong way round are a box all the same.
+  const auto [x1, x2] = std::minmax({inside(box[0], picture.width), inside(box[2], picture.width)});
+  const auto [y1, y2] = std::minmax({inside(box[1], picture.height), inside(box[3], picture.height)});
   outline(picture, x1 - 1, y1 - 1, x2 + 1, y2 + 1, kBlack, 1);
   outline(picture, x1, y1, x2, y2, colour, line);
 }

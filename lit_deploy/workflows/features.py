@@ -14,11 +14,12 @@ from lit_deploy.backends.base import filled
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import SessionOptions, Source
 from lit_deploy.core.errors import UsageError
+from lit_deploy.core.text import shown_path
 from lit_deploy.images.ahead import prepared_ahead
 from lit_deploy.images.picture import Picture
 from lit_deploy.tasks.table import task_of
 from lit_deploy.tasks.unusable import unusable
-from lit_deploy.workflows.predict import BATCH, Wanted, image_files, shown_path
+from lit_deploy.workflows.predict import BATCH, Wanted, image_files
 
 
 def extract_features(

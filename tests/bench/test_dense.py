@@ -51,6 +51,7 @@ def fixed(manifest: Manifest, height: int, width: int) -> Manifest:
 
 
 @needs_library
+@pytest.mark.usefixtures("uncompiled")
 def test_instance_segmentation(dense_file: DenseFile, dense_checkpoint: Of, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "cpu_flags", frozenset)  # bfloat16 finds other boxes with seeded weights
     path, checkpoint = dense_file("instance_segmentation"), dense_checkpoint("instance_segmentation")
@@ -75,6 +76,7 @@ def test_instance_segmentation(dense_file: DenseFile, dense_checkpoint: Of, monk
         assert f"{report.breakdowns[0].parts[2].milliseconds / report.breakdowns[0].milliseconds:.1%}" in text
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_segmentation_and_its_usual_batch(dense_file: DenseFile, dense_checkpoint: Of) -> None:
     """Label maps are handed over whole, and compared."""
     path = dense_file("semantic_segmentation")
@@ -102,6 +104,7 @@ def test_thresholds_of_the_file_are_pytorchs(dense_file: DenseFile, dense_checkp
     assert eager.like is None, "it has no thresholds, and the logits of every pixel are no peer's output"
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_pytorch_takes_the_thresholds_over(dense_checkpoint: Of, dense_file: DenseFile, tmp_path: Path) -> None:
     artifact = OnnxArtifact.read(dense_file("instance_segmentation"))
     assert artifact.manifest.dense is not None

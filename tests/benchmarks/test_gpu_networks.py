@@ -68,6 +68,7 @@ def test_which_tensorrt_serves_which_gpu(
         engine_section.engine_backend(capability)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_file_is_verified_and_measured(
     suite: Any, checkpoint_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_file_is_verified_and_measured(
     assert "predict ended with exit code 2" in network_sections.predicted(suite, missing, checkpoint)[1]
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_file_that_computes_something_else_fails(
     suite: Any, checkpoint_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

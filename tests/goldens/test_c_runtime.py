@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from support.dense_goldens import EVERYTHING, PHOTO, SIZES, files_of
+from support.dense_goldens import PHOTO, SIZES, files_of
 from support.exported import needs_library
 from support.runtime_dense import answer_of_python, assert_same
 from support.runtime_library import needs_runtime
 from support.runtime_models import backend, needs_onnxruntime, opened
+from support.shared import later
 
 from lit_deploy.artifacts.onnx_file import read_manifest, set_manifest
 from lit_deploy.checkpoints.seeded import DEFAULT_SEED, synthetic_image
@@ -26,7 +27,7 @@ pytestmark = [
     needs_onnxruntime,
     needs_library,
     pytest.mark.usefixtures("backend"),
-    pytest.mark.skipif(not EVERYTHING, reason="minutes: exported and run with LIT_DEPLOY_GOLDENS=all"),
+    later,
 ]
 NAMES = [f"{head}_lit_{size}" for head in ("retinanet", "mask_rcnn", "sem_fpn") for size in ("ti", "s")]
 THREADS = 8

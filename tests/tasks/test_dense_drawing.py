@@ -17,12 +17,13 @@ SIZES = [(1, 1), (1, 400), (400, 1), (9, 9), (40, 32), (30, 300), (640, 427), (1
 
 
 def inside(width: int, height: int) -> tuple[tuple[int, float, tuple[float, float, float, float]], ...]:
-    """Objects at every edge and beyond, and one of no size."""
+    """Objects at every edge and beyond, one of no size, and one with its corners the wrong way round."""
     return (
         (0, 0.9, (0, 0, width, height)),
         (10, 0.8, (width * 0.9, height * 0.9, width * 1.1, height * 1.1)),
         (60, 0.7, (-5, -5, width * 0.2, height * 0.2)),
         (74, 0.6, (width / 2, height / 2, width / 2, height / 2)),
+        (20, 0.5, (width * 0.8, height * 0.7, width * 0.3, height * 0.1)),
     )
 
 

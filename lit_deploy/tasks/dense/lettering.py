@@ -48,12 +48,12 @@ def outlined_box(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, floa
     """A rectangle in a colour with a black hairline around it, which parts it from a ground of the same colour.
 
     Args:
-        box: x1, y1, x2, y2 in pixels, clipped to the picture here.
+        box: x1, y1, x2, y2 in pixels, clipped to the picture here; corners the wrong way round are a box all the same.
         line: width in pixels.
     """
     width, height = draw.im.size
-    x1, x2 = (min(max(round(x), 0), width - 1) for x in (box[0], box[2]))
-    y1, y2 = (min(max(round(y), 0), height - 1) for y in (box[1], box[3]))
+    x1, x2 = sorted(min(max(round(x), 0), width - 1) for x in (box[0], box[2]))
+    y1, y2 = sorted(min(max(round(y), 0), height - 1) for y in (box[1], box[3]))
     draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=BLACK)
     draw.rectangle((x1, y1, x2, y2), outline=colour, width=line)
 
