@@ -43,8 +43,8 @@
  *     liblit_deploy_openvino.so                   operator_library    LIT_DEPLOY_OPENVINO_EXTENSION
  *     liblit_deploy_tensorrt.so                   operator_library    LIT_DEPLOY_PLUGIN
  *
- * What is named with a slash in it is a path. A bare name goes to the dynamic linker, which does not look into the
- * current folder.
+ * What is named with a slash in it is a path. A bare name goes to the dynamic linker, which looks into the current
+ * folder only where an empty part of LD_LIBRARY_PATH says so.
  *
  * The operator library of ONNX Runtime may be absent: the file then runs its built-in function, more slowly. OpenVINO
  * runs no such functions: without the extension it takes files that were exported with --portable, and no others.
@@ -54,9 +54,8 @@
  * sends them. The first lit_model_open() that needs it therefore sets ORT_DISABLE_TELEMETRY=1 in this process, unless
  * the variable is set. A program whose other threads read or change variables meanwhile sets it itself before that.
  *
- * Kinds of things are int32_t, so that they have one size for every compiler and any value can be looked at.
- *
- * fork(): open models in the process that uses them; threads of a back end do not survive a fork.
+ * Kinds of things are int32_t, so that they have one size for every compiler and any value can be looked at. Open
+ * models in the process that uses them: threads of a back end do not survive a fork().
  */
 #ifndef LIT_RUNTIME_H_
 #define LIT_RUNTIME_H_
