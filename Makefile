@@ -39,6 +39,8 @@ native: $(VENV)/.installed
 demo: $(LIBRARY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
 
+# CUDA kernels as machine code for two generations and as PTX, which runs on all of them: the rest takes minutes.
+test: export CUDAARCHS ?= 80;120-real
 test: lint $(LIBRARY)
 	@# Two at a time: a test rarely keeps more than one core busy. A file stays with one worker, as its fixtures do.
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder

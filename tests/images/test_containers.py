@@ -171,7 +171,7 @@ def test_a_jpeg_has_no_more_scans_than_the_service_takes(tmp_path: Path) -> None
     with pytest.raises(ImageError, match="is damaged or incomplete \\(more than 100 scans\\): replace the file"):
         load_image(with_scans(MAX_SCANS - first + 1))
     source = (Path(decoding.__file__).parents[2] / "examples/02_cpp_service/decode_jpeg.cc").read_text()
-    assert f"kMaxScans = {MAX_SCANS};" in source
+    assert f"kMaxScans = {MAX_SCANS}," in source
 
 
 @pytest.mark.parametrize(

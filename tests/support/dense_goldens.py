@@ -255,9 +255,6 @@ def exported(names: tuple[str, ...]) -> list[Any]:
 def with_photo(name: str, way: str) -> bool:
     """Whether the photo is run, too, which takes up to a minute.
 
-    In a usual run what users run sees it, and PyTorch where no file is exported; the small pictures have gone through
-    everything else.
+    In a usual run what users run sees it; the small pictures have gone through everything else.
     """
-    if way == "torch":
-        return EVERYTHING or name not in _USUALLY_EXPORTED
     return EVERYTHING or way == "library"
