@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 #include <utility>
 
 #include <boost/beast/core/string.hpp>
@@ -31,8 +32,10 @@ std::string_view take(std::string_view& text, char separator) {
   return trimmed(part);
 }
 
-// Thousandths; -1 for what is no quality.
+// Thousandths; -1 for what is no quality. Java writes .2 where 0.2 is meant.
 int quality(std::string_view text) {
+  const std::string whole = text.starts_with('.') ? "0" + std::string(text) : std::string();
+  if (!whole.empty()) text = whole;
   if (text.empty() || text.size() > 5 || (text[0] != '0' && text[0] != '1')) return -1;
   if (text.size() > 1 && text[1] != '.') return -1;
   int value = (text[0] - '0') * 1000;
@@ -43,10 +46,10 @@ int quality(std::string_view text) {
   return value <= 1000 ? value : -1;
 }
 
-// How much of a type a range names: 3 all of it, 2 "image/*", 1 "*/*", 0 another.
+// How much of a type a range names: 3 all of it, 2 "image/*", 1 "*/*" or Java's "*", 0 another.
 int named(std::string_view range, std::string_view type) {
   if (iequals(range, type)) return 3;
-  if (range == "*/*") return 1;
+  if (range == "*/*" || range == "*") return 1;
   const bool all = range.ends_with("/*");
   return all && iequals(range.substr(0, range.size() - 1), type.substr(0, type.find('/') + 1)) ? 2 : 0;
 }

@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <csetjmp>
+#include <cstdlib>
 #include <exception>
 #include <new>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -12,17 +14,18 @@
 namespace lit_service {
 namespace {
 
-// As in decode_png.cc: what outlives a longjmp() lies in here, above the frame that called setjmp(). Memory is all that
-// can be missing.
+// As in decode_png.cc: what outlives a longjmp() lies in here, above the frame that called setjmp().
 class Writer {
  public:
   Writer() {
-    png_ = png_create_write_struct(PNG_LIBPNG_VER_STRING, this, fail, [](png_structp, png_const_charp) {});
+    png_ = png_create_write_struct_2(PNG_LIBPNG_VER_STRING, this, fail, [](png_structp, png_const_charp) {}, this,
+                                     allocate, [](png_structp, png_voidp memory) { std::free(memory); });
     info_ = png_ == nullptr ? nullptr : png_create_info_struct(png_);
     if (info_ == nullptr) {
       png_destroy_write_struct(&png_, nullptr);
       throw std::bad_alloc();
     }
+    png_set_user_limits(png_, PNG_UINT_31_MAX, PNG_UINT_31_MAX);  // its own is a million pixels a side
   }
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
@@ -30,13 +33,28 @@ class Writer {
 
   // `palette`: of a picture of one byte a pixel, empty for one of three.
   std::string write(const uint8_t* pixels, int width, int height, const std::vector<png_color>& palette) {
-    if (!write_or_jump(pixels, width, height, palette)) throw std::bad_alloc();
+    if (!write_or_jump(pixels, width, height, palette)) {
+      if (short_of_memory_) throw std::bad_alloc();
+      throw std::runtime_error("the picture cannot be written as PNG: " + message_);
+    }
     return std::move(file_);
   }
 
  private:
-  [[noreturn]] static void fail(png_structp png, png_const_charp) {
-    std::longjmp(static_cast<Writer*>(png_get_error_ptr(png))->jump_, 1);
+  [[noreturn]] static void fail(png_structp png, png_const_charp message) {
+    Writer& writer = *static_cast<Writer*>(png_get_error_ptr(png));
+    try {
+      writer.message_ = message;
+    } catch (const std::exception&) {
+      writer.short_of_memory_ = true;
+    }
+    std::longjmp(writer.jump_, 1);
+  }
+
+  static png_voidp allocate(png_structp png, png_alloc_size_t size) {
+    void* const memory = std::malloc(size);
+    if (memory == nullptr) static_cast<Writer*>(png_get_mem_ptr(png))->short_of_memory_ = true;
+    return memory;
   }
 
   static void append(png_structp png, png_bytep data, size_t size) {
@@ -45,6 +63,7 @@ class Writer {
       writer.file_.append(reinterpret_cast<const char*>(data), size);
       return;
     } catch (const std::exception&) {
+      writer.short_of_memory_ = true;
     }
     png_error(png, "memory");
   }
@@ -72,7 +91,8 @@ class Writer {
     return true;
   }
 
-  std::string file_;
+  std::string file_, message_;
+  bool short_of_memory_ = false;
   png_structp png_ = nullptr;
   png_infop info_ = nullptr;
   std::jmp_buf jump_;

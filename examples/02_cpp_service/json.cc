@@ -90,7 +90,7 @@ std::string detections_json(lit::Context& context, const lit::Detections& found,
     }
     json += "}";
   }
-  return json + "]}\n";
+  return json + (context.warning().empty() ? "]}\n" : "], \"complete\": false}\n");
 }
 
 std::string label_map_json(lit::Context& context, const lit::LabelMap& map, size_t top) {

@@ -27,7 +27,7 @@ std::string predictions_json(const std::vector<lit::Prediction>& predictions);
 // {"height": 375, "width": 500, "detections": [{"category_id": 18, "label": "dog", "score": 0.75, "bbox": [x, y, width,
 // height], ...}]}, as COCO's results have it; where the model gives masks each with "segmentation": {"size": [height,
 // width], "counts": "..."} and "area". The best `top` of what the context's last run found; masks are pasted one by
-// one.
+// one. Where that run left a warning, "complete": false comes last.
 std::string detections_json(lit::Context& context, const lit::Detections& found, size_t top);
 
 // {"height": 375, "width": 500, "classes": [{"category_id": 3, "label": "sky", "pixels": 60000, "share": 0.32,

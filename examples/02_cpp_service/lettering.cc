@@ -41,6 +41,7 @@ Lettering::Lettering(std::string_view font) {
                            &face),
         "it is no such file");
   face_.reset(face);
+  if (!FT_IS_SCALABLE(face)) throw std::runtime_error("its letters are pixels, of fixed sizes");
 }
 
 void Lettering::resize(int letter) {

@@ -23,7 +23,8 @@ constexpr Colour kBlack{0, 0, 0}, kWhite{255, 255, 255};
 // A font of any size. One thread at a time.
 class Lettering {
  public:
-  // `font`: a TrueType or OpenType file, which must outlive this. Throws std::runtime_error for bytes that are none.
+  // `font`: a TrueType or OpenType file, which must outlive this. Throws std::runtime_error for bytes that are none,
+  // and for a font of pixels.
   explicit Lettering(std::string_view font);
 
   void resize(int letter);  // height of letters in pixels

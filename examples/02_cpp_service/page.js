@@ -185,7 +185,7 @@ function read(answer) {
     entry.name = entry.label || `class ${entry.id}`;
     entry.colour = colourOf(entry.id);
   }
-  return {kind, entries, width: answer.width ?? 1, height: answer.height ?? 1};
+  return {kind, entries, width: answer.width ?? 1, height: answer.height ?? 1, complete: answer.complete ?? true};
 }
 
 // Draws and lists the entries that are to be seen.
@@ -202,6 +202,7 @@ function show() {
   const count = result.shown.length, of = scored && count < entries.length ? ` of ${entries.length}` : "";
   let text = `${count}${of} ${scored ? "object" : "class"}${count === 1 ? "" : scored ? "s" : "es"} in ${picture.name}`;
   if (scored && !count && entries.length) text += `: the best has a score of ${percent(entries[0].value)}`;
+  if (!result.complete) text += "; more may be there: the engine compared its best candidates only";
   $("status").textContent = text + picture.note;
   canvas.ariaLabel = [text, ...result.shown.slice(0, 10).map(titleOf)].join(", ");
   draw();
@@ -272,7 +273,8 @@ async function exchange(address, options) {
 function tellRaw(address, answer) {
   const shorter = (key, value) => key === "counts" && value.length > 40 ? value.slice(0, 40) + "…" : value;
   const quoted = picture.name.replaceAll("'", "'\\''");
-  const command = `curl --data-binary '@${quoted}' '${address}'`;
+  const other = picture.note ? "# not this file, but the browser's copy of it was sent\n" : "";
+  const command = `${other}curl --data-binary '@${quoted}' '${address}'`;
   $("raw").querySelector("pre").textContent = `${command}\n\n${JSON.stringify(answer, shorter, 1)}`;
   $("raw").hidden = false;
 }
@@ -288,9 +290,12 @@ async function ask() {
   draw();
   try {
     if (!models.length) await learn();
+    const [body, note] = await sentOf(picture);
+    if (mine !== asked) return;
+    picture.note = note;
     const address = addressOf(model().path), begin = performance.now();
     const headers = {Accept: "application/json", "Content-Type": "application/octet-stream"};
-    const request = {method: "POST", body: picture.file, headers, signal: mine.signal};
+    const request = {method: "POST", body, headers, signal: mine.signal};
     const [answer, response] = await exchange(address, request);
     const answered = performance.now();
     if (mine !== asked) return;
@@ -312,7 +317,7 @@ async function ask() {
   }
 }
 
-// Whether the picture's EXIF data say that it lies on its side: cameras write that and the service reads no metadata.
+// Whether the picture's EXIF data say that it lies on its side: the service follows them for all but classifiers.
 function isTurned(bytes) {
   const text = new TextDecoder("latin1").decode(bytes);
   const at = /Exif\0\0|eXIf/.exec(text);
@@ -328,27 +333,37 @@ function isTurned(bytes) {
   return false;
 }
 
-// JPEG and PNG go as they are; what the service does not read, or would read lying, is written anew by the browser.
 async function take(file) {
   if (!file) return;
   const turn = ++turns;
   asked?.abort();
   asked = null;
-  const head = new Uint8Array(await file.slice(0, 1 << 16).arrayBuffer());
-  const known = head[0] === 0xff && head[1] === 0xd8 || head[0] === 0x89 && head[1] === 0x50;
   const next = {name: file.name || "the picture", file, note: "", bitmap: null};
+  const head = await file.slice(0, 1 << 16).arrayBuffer().then(bytes => new Uint8Array(bytes), () => null);
+  if (turn !== turns) return;  // another one was chosen meanwhile
+  if (!head) {  // of a folder, or a file that is gone
+    $("busy").hidden = true;
+    $("status").textContent = "";
+    return fail("the file cannot be read: choose another");
+  }
+  next.known = head[0] === 0xff && head[1] === 0xd8 || head[0] === 0x89 && head[1] === 0x50;
+  next.turned = isTurned(head);
   try {
     next.bitmap = await createImageBitmap(file);
   } catch { /* the service says what is wrong with it */ }
-  if (next.bitmap && (!known || isTurned(head))) {
-    const sheet = sheetOf(next.bitmap.width, next.bitmap.height);
-    sheet.getContext("2d").drawImage(next.bitmap, 0, 0);
-    next.file = await new Promise(done => sheet.toBlob(done, "image/jpeg", .95)) ?? file;
-    next.note = known ? ", sent upright" : ", sent as JPEG";
-  }
-  if (turn !== turns) return;  // another one was chosen meanwhile
+  if (turn !== turns) return;
   picture = next;
   await ask();
+}
+
+// What is sent of the picture, and a note where that is not its file: JPEG and PNG go as they are; what the service does
+// not read, or a classifier would read lying, is written anew by the browser.
+async function sentOf({file, bitmap, known, turned}) {
+  if (!bitmap || known && !(turned && model().task === "classification")) return [file, ""];
+  const sheet = sheetOf(bitmap.width, bitmap.height), pen = sheet.getContext("2d");
+  pen.drawImage(bitmap, 0, 0);
+  const written = await new Promise(done => sheet.toBlob(done, "image/jpeg", .95));
+  return written ? [written, known ? ", sent upright" : ", sent as JPEG"] : [file, ""];
 }
 
 async function learn() {
@@ -361,7 +376,7 @@ async function learn() {
 
 for (const [button, input] of [["choose", "file"], ["camera", "shot"]]) {
   $(button).onclick = () => $(input).click();
-  $(input).onchange = () => take($(input).files[0]).then(() => $(input).value = "");  // the same one again is a change
+  $(input).onchange = () => take($(input).files[0]).finally(() => $(input).value = "");  // the same one again is a change
 }
 $("model").onchange = () => (tellFacts(), picture && ask());
 addEventListener("paste", event => take([...event.clipboardData.files].find(file => file.type.startsWith("image/"))));

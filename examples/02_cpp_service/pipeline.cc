@@ -38,6 +38,15 @@ Answer internal_error(const char* what) {
   return {500, error_json("the model could not be run: see the service's log")};
 }
 
+// A size that the model does not take: too large for the task, or so narrow that it would be huge after resizing. What an
+// engine says of one that it was not built for names files of this machine: the operator's.
+Answer unfit(const lit::Model& model, int width, int height, const char* what) {
+  if (!std::string_view(model.info().backend).starts_with("TensorRT")) return {413, error_json(what)};
+  log_error(what);
+  return {413, error_json("this model was not built for a picture of " + std::to_string(width) + " x " +
+                          std::to_string(height) + ": send another size")};
+}
+
 }  // namespace
 
 Pipeline::Pipeline(const lit::Model& model, const Options& options, std::string_view font, ModelMetrics& metrics)
@@ -119,6 +128,8 @@ void Pipeline::decode_jobs() {
     Answer refusal{};
     try {
       const auto check = [&](int width, int height) {
+        job.width = width;
+        job.height = height;
         model_.check_size(width, height);
         if (job.draws(task_)) check_drawable(width, height);
       };
@@ -130,9 +141,9 @@ void Pipeline::decode_jobs() {
       if (!job.draws(task_)) job.question.file = std::string();  // so that only small pictures wait for their run
     } catch (const DecodeError& error) {
       refusal = refusal_of(error, job.question.is_form);
-    } catch (const lit::Error& error) {  // too large for the task, or so narrow that it would be huge after resizing
+    } catch (const lit::Error& error) {
       const bool theirs = error.status() == LIT_INVALID_ARGUMENT;
-      refusal = theirs ? Answer{413, error_json(error.what())} : internal_error(error.what());
+      refusal = theirs ? unfit(model_, job.width, job.height, error.what()) : internal_error(error.what());
     } catch (const std::bad_alloc&) {
       refusal = short_of_memory();
     } catch (const std::exception& error) {
@@ -200,6 +211,7 @@ void Pipeline::run_picture(lit::Context& context, Job& job) {
     body = json ? label_map_json(context, map, top) : png_of(map, model_);
   } else {
     const lit::Detections found = context.detect_prepared(picture);
+    if (const std::string warning = context.warning(); !warning.empty()) log("warning: " + warning);
     if (json) {
       body = detections_json(context, found, top);
     } else {  // decoded again: to keep it that long would take more memory than its file does

@@ -58,6 +58,7 @@ def rebuild_command(
         height, width = (":".join(map(str, side)) for side in (sidecar.sizes.height, sidecar.sizes.width))
         words += ["--size", f"{height}x{width}"] if sidecar.manifest.input.height is None else []
         words += ["--max-original", str(sidecar.sizes.original[2])]
+    words += ["--nms-candidates", str(build.nms_candidates)] if build.nms_candidates is not None else []
     words.append("--no-plugin" if plugin is None else "--embed-plugin" if plugin.embedded else "--plugin")
     words += ["--hardware-compatible"] if build.hardware_compatible == "ampere+" else []
     words += ["--version-compatible"] if build.version_compatible else []

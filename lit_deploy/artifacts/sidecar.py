@@ -64,6 +64,8 @@ class EngineBuild:
         version_compatible: runs on later releases of the same major version too, by a small runtime inside it.
         workspace_mib, optimization_level, timing_cache: as given; None for the builder's default.
         layers: the outputs of all layers are outputs of the engine (a debug build).
+        nms_candidates: best candidates of a detector that are compared with each other; None for other networks, and
+            where the sidecar is of before this was written down.
     """
 
     backend: BackendName
@@ -80,6 +82,7 @@ class EngineBuild:
     optimization_level: int | None
     timing_cache: bool
     layers: bool
+    nms_candidates: int | None = None
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def engine_from_onnx(
         engine_size=len(engine),
         onnx=onnx_path(Path(name)).name,
         onnx_sha256=hashlib.sha256(model).hexdigest(),
-        build=_described(backend, version, gpu, options),
+        build=_described(backend, version, gpu, options, manifest),
         profiles=() if manifest.batch else (options.profile or DEFAULT_PROFILE,),
         sizes=sizes,
         inputs=msgspec.convert(facts["inputs"], tuple[TensorSpec, ...]),
@@ -231,8 +231,11 @@ def _plugin_library(portable: bool, options: EngineOptions) -> Path | None:
     return library
 
 
-def _described(backend: BackendName, version: str, gpu: Gpu | None, options: EngineOptions) -> EngineBuild:
+def _described(
+    backend: BackendName, version: str, gpu: Gpu | None, options: EngineOptions, manifest: Manifest
+) -> EngineBuild:
     system, machine = here()
+    suppresses = manifest.task in ("detection", "instance_segmentation")
     return EngineBuild(
         backend=backend,
         backend_version=version,
@@ -248,6 +251,7 @@ def _described(backend: BackendName, version: str, gpu: Gpu | None, options: Eng
         optimization_level=options.optimization_level,
         timing_cache=options.timing_cache is not None,
         layers=options.layers,
+        nms_candidates=options.nms_candidates if suppresses else None,
     )
 
 

@@ -55,6 +55,7 @@ EngineBuild parse_build(const Fields& fields) {
   build.optimization_level = fields.optional_integer("optimization_level", 0, INT64_MAX);
   fields.flag("timing_cache");
   build.layers = fields.flag("layers");
+  if (fields.has("nms_candidates")) build.nms_candidates = fields.optional_integer("nms_candidates", 0, INT64_MAX);
   return build;
 }
 
@@ -232,6 +233,7 @@ std::string rebuild(const std::string& engine, const Sidecar& sidecar, const std
     if (sidecar.manifest.input.height == 0) add({"--size", text_of(sizes.height) + "x" + text_of(sizes.width)});
     add({"--max-original", std::to_string(sizes.original[2])});
   }
+  if (build.nms_candidates) add({"--nms-candidates", std::to_string(*build.nms_candidates)});
   add({!sidecar.plugin ? "--no-plugin" : sidecar.plugin->embedded ? "--embed-plugin" : "--plugin"});
   if (build.ampere_plus) add({"--hardware-compatible"});
   if (build.version_compatible) add({"--version-compatible"});

@@ -31,6 +31,7 @@ struct EngineBuild {
   bool version_compatible;           // runs on later releases of the same major version
   std::optional<int64_t> workspace_mib, optimization_level;
   bool layers;  // the outputs of all layers are outputs of the engine
+  std::optional<int64_t> nms_candidates;  // of a detector, where its sidecar says so
 
   const char* title() const { return rtx ? "TensorRT-RTX" : "TensorRT"; }
 };

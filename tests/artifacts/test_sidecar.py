@@ -180,6 +180,11 @@ def test_rebuild_command(engine: Path) -> None:
     assert asked["ckpt"] == f"{asked['out']}.onnx"
 
 
+def test_rebuilt_with_as_many_candidates(engine: Path) -> None:
+    build = replace(TENSORRT_BUILD, nms_candidates=3000)
+    assert parsed(rebuild_command(engine, replace(SIDECAR, build=build)))["nms_candidates"] == 3000
+
+
 @pytest.mark.parametrize(
     ("plugin", "word"),
     [(None, "--no-plugin"), (BESIDE, "--plugin"), (replace(BESIDE, embedded=True), "--embed-plugin")],

@@ -226,6 +226,7 @@ ACCEPTED = {
     "image/png;q=0, image/*": None,
     "text/html": None,
     "image/png;q=2, application/json;q=0.1": "application/json",
+    "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2": "application/json",  # Java's own
 }
 """``Accept``, and what comes of it; None: 406."""
 
@@ -254,6 +255,16 @@ def test_only_pictures_of_a_bounded_size_are_drawn_into(binary: Path, tmp_path: 
         reply = running.ask("POST", "/v1/detect", large, Accept="image/png")
         assert (reply.status, "at most 16777216 are drawn into" in reply.body) == (413, True), reply
         assert running.ask("POST", "/v1/detect", large).status == 422
+
+
+def test_a_picture_of_two_million_columns_is_drawn(binary: Path, tmp_path: Path) -> None:
+    """Above a limit of libpng's own."""
+    manifest = micro_dense_manifest("detection")
+    manifest = dataclasses.replace(manifest, input=dataclasses.replace(manifest.input, pad_multiple=32))
+    path = micro_dense(tmp_path / "dense.onnx", manifest, found(3, 10, (2, 2_000_000), masks=False))
+    with Service(binary, path) as running:
+        wide = encoded(Image.new("L", (2_000_000, 2)), "PNG")
+        assert running.picture("/v1/detect", wide).size == (2_000_000, 2)
 
 
 OPENAPI = json.loads((EXAMPLE / "openapi.json").read_text())
@@ -317,6 +328,14 @@ def test_a_detector_that_counts_wrong_is_an_error_of_the_service(binary: Path, t
     with Service(binary, path) as running:
         assert running.ask("POST", "/v1/detect", JPEG).status == 500
     assert "it counts 21 objects" in "".join(running.log)
+
+
+def test_the_page_needs_no_browser_to_be_told(service: Service) -> None:
+    reply = service.ask("GET", "/")
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert reply.headers["content-security-policy"].startswith("default-src 'none'; script-src 'sha256-")
+    assert service.ask("HEAD", "/").headers["content-length"] == str(len(reply.body.encode()))
+    assert service.ask("POST", "/", b"x").status == 405
 
 
 def test_several_models_are_told_and_asked_by_their_names(binary: Path, tmp_path: Path) -> None:
@@ -667,6 +686,28 @@ def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) 
         assert all(future.exception() or future.result().status == 200 for future in asked)
 
 
+PIXEL_FONT = """STARTFONT 2.1
+FONT one
+SIZE 8 75 75
+FONTBOUNDINGBOX 8 8 0 0
+STARTPROPERTIES 2
+FONT_ASCENT 8
+FONT_DESCENT 0
+ENDPROPERTIES
+CHARS 1
+STARTCHAR A
+ENCODING 65
+SWIDTH 500 0
+DWIDTH 8 0
+BBX 8 1 0 0
+BITMAP
+FF
+ENDCHAR
+ENDFONT
+"""
+"""One letter, in one size."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -684,15 +725,25 @@ def test_the_time_to_drain_is_bounded(binary: Path, model: Path, pictures: int) 
         (["--model", "a/x.onnx", "--model", "x=b.onnx"], "two models are called x, a/x.onnx and b.onnx: give one"),
         (["--model", "MODEL", "--font", "MODEL"], "where a TrueType or OpenType file is expected: it is no such file"),
         (["--model", "MODEL", "--font", "gone.ttf"], "--font received 'gone.ttf'"),
+        (["--model", "MODEL", "--font", "PIXELS"], "its letters are pixels, of fixed sizes"),
+        (["--model", "MODEL", "--precision-hint", "f32"], "leave precision_hint of lit_options out"),
+        pytest.param(
+            ["--model", "MODEL", "--backend", "openvino", "--precision-hint", "fp16"],
+            "precision_hint is 'fp16'",
+            marks=needs_openvino,
+        ),
         (["--model", "x.onnx", "--backend", "tensorrt"], "x.onnx is an ONNX file, which TensorRT does not run"),
         (["--model", "MODEL", "--address", "localhost"], "where an IP address is expected"),
         (["--model", "MODEL", "--port", "BUSY"], "cannot listen on 127.0.0.1 port"),
     ],
 )
 def test_mistakes_end_it_with_one_sentence(
-    binary: Path, model: Path, service: Service, arguments: list[str], words: str
+    binary: Path, model: Path, service: Service, arguments: list[str], words: str, tmp_path: Path
 ) -> None:
-    given = [{"MODEL": str(model), "BUSY": str(service.port)}.get(word, word) for word in arguments]
+    pixels = tmp_path / "pixels.bdf"
+    pixels.write_text(PIXEL_FONT)
+    names = {"MODEL": str(model), "BUSY": str(service.port), "PIXELS": str(pixels)}
+    given = [names.get(word, word) for word in arguments]
     done = subprocess.run([binary, *given], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert words in done.stderr

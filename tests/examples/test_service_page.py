@@ -222,12 +222,30 @@ def test_errors_are_sentences(page: Browser, tmp_path: Path) -> None:
     page.complaints.clear()
 
 
-def test_pictures_of_a_turned_camera_are_sent_upright(page: Browser, picture: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "said"), [("classes", "5 classes in turned.jpg, sent upright"), ("boxes", "2 of 3 objects in turned.jpg")]
+)
+def test_a_turned_picture_is_written_anew_for_classifiers_alone(
+    model: str, said: str, page: Browser, picture: Path, tmp_path: Path
+) -> None:
+    """And the command below, which sends the file, says so."""
     turned = Image.Exif()
     turned[0x112] = 6
     Image.open(picture).save(tmp_path / "turned.jpg", exif=turned)
-    assert give(page, tmp_path / "turned.jpg").endswith(", sent upright")
-    assert page.evaluate("[result.width, result.height]") == [HEIGHT, WIDTH]
+    select(page, model)
+    assert give(page, tmp_path / "turned.jpg") == said
+    command = page.evaluate("document.querySelector('#raw pre').textContent")
+    assert command.startswith("# not this file" if model == "classes" else "curl ")
+    if model == "boxes":
+        assert page.evaluate("[result.width, result.height]") == [HEIGHT, WIDTH]
+
+
+def test_a_file_that_cannot_be_read_is_told(page: Browser, picture: Path) -> None:
+    """As of a folder that was dropped; played here."""
+    give(page, picture)
+    page.evaluate("take({name: 'gone', slice: () => ({arrayBuffer: () => Promise.reject(Error('gone'))})})")
+    assert page.evaluate("document.getElementById('error').textContent") == "the file cannot be read: choose another"
+    assert page.evaluate("document.getElementById('busy').hidden")
 
 
 def test_it_fits_a_phone_in_the_dark(page: Browser, picture: Path) -> None:
@@ -237,11 +255,3 @@ def test_it_fits_a_phone_in_the_dark(page: Browser, picture: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("document.getElementById('camera').offsetHeight") >= 44
     assert sum(page.screenshot().getpixel((3, 3))) < 120 < sum(light)
-
-
-def test_the_page_over_http(service: Service) -> None:
-    reply = service.ask("GET", "/")
-    assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert reply.headers["content-security-policy"].startswith("default-src 'none'; script-src 'sha256-")
-    assert service.ask("HEAD", "/").headers["content-length"] == str(len(reply.body.encode()))
-    assert service.ask("POST", "/", b"x").status == 405

@@ -343,6 +343,7 @@ def test_python_says_the_same(name: str, tmp_path: Path) -> None:
         {},
         {"hardware_compatible": "ampere+", "version_compatible": True},
         {"workspace_mib": 512, "optimization_level": 5, "layers": True},
+        {"nms_candidates": 3000},
     ],
 )
 @pytest.mark.parametrize("plugin", [None, PLUGIN])

@@ -10,9 +10,11 @@ import fcntl
 import io
 import json
 import os
+import re
 import select
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,26 @@ from typing import Any
 import pytest
 from PIL import Image
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LEAST = 111
+"""The version that shows the page of the HTTP service."""
 
-needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="no Chromium: apt-get install chromium")
+
+def find_program() -> str | None:
+    """One that says its version: a stub whose package is not there runs no browser."""
+    for path in filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        try:
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        version = re.search(r"(\d+)\.\d", said.stdout)
+        if said.returncode == 0 and version and int(version[1]) >= LEAST:
+            return path
+    return None
+
+
+PROGRAM = find_program()
+
+needs_chromium = pytest.mark.skipif(PROGRAM is None, reason=f"no Chromium {LEAST} or newer: apt-get install chromium")
 """Mark of the tests that need a browser."""
 
 ARGUMENTS = (

@@ -181,11 +181,13 @@ def build(folder: Path) -> None:
             pytest.skip(f"no {tool}: apt-get install g++ cmake")
     headers = {"jpeglib.h": "libjpeg-dev", "png.h": "libpng-dev", "freetype2/ft2build.h": "libfreetype-dev"}
     for header, package in headers.items():
-        source = f"#include <cstdio>\n#include <{header}>\n"
+        source = f"#if !__has_include(<{header}>)\n#error\n#endif\n"  # whatever else it includes
         command = ["c++", "-E", "-x", "c++", "-"]
         if subprocess.run(command, input=source, capture_output=True, text=True).returncode != 0:
             pytest.skip(f"no {header}: apt-get install {package}")
     boost = boost_root()
+    (folder / "examples").unlink(missing_ok=True)  # of a build that failed, in another worker
+    shutil.rmtree(folder / "build", ignore_errors=True)
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "build").mkdir()
     (folder / "build/native").symlink_to(LIBRARY.parent)
