@@ -198,6 +198,23 @@ def remove_temporary() -> None:
             _discard(path)
 
 
+def made_folder(folder: Path) -> Path:
+    """A folder for results, made where it is missing; raises UsageError when that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"cannot write into {folder}: it is a file, expected a folder") from None
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file is on the disk: a rename may be there before what it names, should the power go."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_text(text: str, path: Path) -> None:
     """Write a text to a file, whole or not at all; raises UsageError when that is impossible."""
     with atomic_path(path) as part:

@@ -141,7 +141,7 @@ def _serving(source: Source, name: str, repository: str, options: TritonOptions,
     size = source.path.stat().st_size >> 20
     height, width = manifest.input.height or manifest.input.resize, manifest.input.width or manifest.input.longest or 0
     crop = 3 * height * width * np.dtype(network.inputs[0].dtype).itemsize
-    handed = crop * (network.max_batch or network.fixed_batch or 1) + (2 * steps.max_pixels if dense else 0)
+    handed = crop * network.most_images + (2 * steps.max_pixels if dense else 0)
     shared = 64 * -(-max(256, 128 + (handed * workers >> 20)) // 64)  # 128: the encoded images
     bytes_a_pixel = _PREPARING + (_JUDGING if steps.results else 0)
     worker_mib = 128 * (2 if steps.results else 1) + (bytes_a_pixel * steps.max_pixels >> 20)

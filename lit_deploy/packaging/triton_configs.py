@@ -17,6 +17,9 @@ from lit_deploy.packaging.triton_steps import Ensemble
 MARK = "# Written by `lit-deploy package`; written anew, not merged, when it runs again.\n"
 """First line of every configuration: how a later run knows a model for its own."""
 
+MAX_IMAGES = 8
+"""In one request, where a file takes any number and Triton does not count: their memory has to be there."""
+
 LABELS_FILE = "labels.txt"
 IMAGE_INPUT = "image"
 """Name of the input that takes encoded images: one JPEG or PNG file per element, as bytes."""
@@ -80,6 +83,11 @@ class Network:
         return batch if isinstance(batch, int) and not self.max_batch else 0
 
     @property
+    def most_images(self) -> int:
+        """Of one request."""
+        return self.max_batch or self.fixed_batch or MAX_IMAGES
+
+    @property
     def labelled(self) -> tuple[str, ...]:
         """Outputs that Triton can answer by label: without a batch of its own it takes all values for one image's."""
         one = bool(self.max_batch) or self.fixed_batch == 1
@@ -114,9 +122,8 @@ def network_config(name: str, network: Network) -> str:
 
 def preprocessing_config(name: str, network: Network, ensemble: Ensemble, workers: int, max_pixels: int) -> str:
     """``config.pbtxt`` of the python model that turns encoded images into the network's input."""
-    return _python_config(
-        name, network.max_batch, [_image(network)], ensemble.prepared, workers, {"max_pixels": str(max_pixels)}
-    )
+    limits = {"max_pixels": str(max_pixels), "max_images": str(network.most_images)}
+    return _python_config(name, network.max_batch, [_image(network)], ensemble.prepared, workers, limits)
 
 
 def postprocessing_config(name: str, network: Network, ensemble: Ensemble, workers: int) -> str:

@@ -28,10 +28,11 @@ class TritonPythonModel:
     """One process that decodes and resizes."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the input rule of the manifest; names of tensors and the limit of pixels are of the configuration."""
+        """Read the input rule of the manifest; names of tensors and the limits are of the configuration."""
         config = json.loads(args["model_config"])
         self._input = config["input"][0]["name"]
         self._outputs = [output["name"] for output in config["output"]]
+        self._most = int(config["parameters"]["max_images"]["string_value"])
         max_pixels = int(config["parameters"]["max_pixels"]["string_value"])
         spec = json.loads(MANIFEST.read_text(encoding="utf-8"))["input"]
         rule = _resized if spec["rule"] == "keep_ratio" else _cropped
@@ -43,12 +44,18 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         encoded = triton.get_input_tensor_by_name(request, self._input).as_numpy().reshape(-1)
+        if len(encoded) > self._most:
+            return _refused(f"a request of {len(encoded)} images, where at most {self._most} are accepted")
         try:
             values = self._prepared([bytes(image) for image in encoded])
         except LitDeployError as error:
-            return triton.InferenceResponse(error=triton.TritonError(str(error), triton.TritonError.INVALID_ARG))
+            return _refused(str(error))
         tensors = [triton.Tensor(name, values[name.removeprefix(PREFIX)]) for name in self._outputs]
         return triton.InferenceResponse(tensors)
+
+
+def _refused(why: str) -> Any:
+    return triton.InferenceResponse(error=triton.TritonError(why, triton.TritonError.INVALID_ARG))
 
 
 def _cropped(spec: InputSpec, max_pixels: int) -> Any:

@@ -87,7 +87,8 @@ def _sampled(pixels: Pixels, sampling: Sampling) -> Image.Image:
     dot, line = np.clip(0.13 * side, 2 * _FINE, 7 * _FINE), round(np.clip(side / 16, _FINE, 3 * _FINE))
     every = (slice(None, None, step),) * 2
     shifts = sampling.shifts[every].reshape(-1)
-    far = max(float(np.percentile(shifts, 99)), 1e-6)
+    known = shifts[np.isfinite(shifts)]
+    far = max(float(np.percentile(known, 99)) if known.size else 0.0, 1e-6)
     colours = _colours(np.minimum(shifts / far, 1), _NEAR_TO_FAR)
     starts, ends = (
         ((places[every].reshape(-1, 2) + 0.5) * side)[:, ::-1] for places in (sampling.taps, sampling.positions)
@@ -106,7 +107,7 @@ def _sampled(pixels: Pixels, sampling: Sampling) -> Image.Image:
             fill=tuple(colours[index]),
             outline="white" if dot > 3 * _FINE else None,
         )
-    image = image.resize((image.width // _FINE, image.height // _FINE), Image.Resampling.LANCZOS)
+    image = image.resize((max(1, image.width // _FINE), max(1, image.height // _FINE)), Image.Resampling.LANCZOS)
     height, width = sampling.size
     mean = float(sampling.shifts.mean())
     thinned = f"; one in {step * step} drawn" if step > 1 else ""
@@ -134,7 +135,7 @@ def _attended(pixels: Pixels, every: Sequence[Attention], attention: Attention, 
     """The picture, dark and grey, lit where a token attends to."""
     scale = ATTENDED / max(pixels.shape[:2])
     base = np.asarray(_resized(pixels, scale).convert("L").convert("RGB"), np.float32) * 0.6
-    weights = attention.maps[index]
+    weights = np.nan_to_num(attention.maps[index])
     most = float(weights.max())
     side = attention.token * scale  # tokens may reach beyond the picture, into what the graph pads
     rows = np.minimum(((np.arange(base.shape[0]) + 0.5) / side).astype(int), weights.shape[0] - 1)
@@ -156,7 +157,8 @@ def _mark(image: Image.Image, side: float, token: tuple[int, int]) -> None:
     """An outline around a token, legible on any ground."""
     draw = ImageDraw.Draw(image)
     top, left = (place * side for place in token)
-    box = (round(left), round(top), round(left + side) - 1, round(top + side) - 1)
+    x, y = round(left), round(top)
+    box = (x, y, max(x, round(left + side) - 1), max(y, round(top + side) - 1))
     draw.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline="black", width=4)
     draw.rectangle(box, outline=CHOSEN, width=2)
 
@@ -202,7 +204,8 @@ def _scale_bar(anchors: Sequence[tuple[int, int, int]], low: str, high: str) -> 
 
 
 def _colours(share: NDArray[Any], anchors: Sequence[tuple[int, int, int]]) -> NDArray[np.int_]:
-    """Colours ``[..., 3]`` for shares 0..1, between anchors that lie evenly."""
+    """Colours ``[..., 3]`` for shares 0..1, between anchors that lie evenly; that of 1 for what is no number."""
+    share = np.nan_to_num(share, nan=1.0)
     places = np.linspace(0, 1, len(anchors))
     channels = [np.interp(share, places, [anchor[channel] for anchor in anchors]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(int)
@@ -210,7 +213,8 @@ def _colours(share: NDArray[Any], anchors: Sequence[tuple[int, int, int]]) -> ND
 
 def _resized(pixels: Pixels, scale: float) -> Image.Image:
     height, width = pixels.shape[:2]
-    return Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
 
 
 def explanation_table(explanation: Explanation) -> RenderableType:

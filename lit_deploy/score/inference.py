@@ -17,6 +17,7 @@ from lit_deploy.score.job import Wanted
 from lit_deploy.score.preparing import Prepared
 from lit_deploy.score.shards import Batch
 from lit_deploy.tasks.arrays import Outputs
+from lit_deploy.tasks.promises import require_results
 from lit_deploy.tasks.protocol import LabelledPixels, Prediction
 from lit_deploy.tasks.table import task_of
 
@@ -60,6 +61,7 @@ class Scorer:
     """A session and what is asked of it."""
 
     def __init__(self, session: Session, wanted: Wanted) -> None:
+        require_results(session.manifest, "the file")
         manifest = with_threshold(session, wanted.score_threshold)
         self._session, self._manifest, self._task = session, manifest, task_of(manifest)
         self._least, most = session.batch_range

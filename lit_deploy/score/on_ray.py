@@ -11,6 +11,8 @@ import contextlib
 import logging
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -50,6 +52,12 @@ class Cluster:
     address: str | None = None
     workers: tuple[int, int] | None = None
     gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise UsageError(
+                f"--gpus-per-worker is {self.gpus_per_worker:g}, expected a part of one GPU or a whole number of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,7 @@ def _connected(address: str | None) -> Iterator[None]:
     level = logger.level
     ours = not ray.is_initialized()
     if ours:
+        handler = signal.getsignal(signal.SIGTERM)
         place: dict[str, Any] = {"address": "local", "include_dashboard": False}
         try:
             ray.init(
@@ -199,6 +208,9 @@ def _connected(address: str | None) -> Iterator[None]:
                 else f"there is no Ray cluster at {address} ({said}); start one with `ray start --head`, or leave out "
                 "--address for one on this machine"
             ) from None
+        finally:
+            if threading.current_thread() is threading.main_thread():  # Ray has put its own there
+                signal.signal(signal.SIGTERM, handler)
     try:
         context.target_max_block_size, context.enable_progress_bars = BLOCK_BYTES, False
         logger.setLevel(logging.ERROR)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
-from lit_deploy.core.errors import ImageError, refuse_for_memory
-from lit_deploy.core.text import first_line
+from lit_deploy.core.errors import ImageError, LitDeployError, refuse_for_memory
 from lit_deploy.images.decoding import MAX_BYTES
 from lit_deploy.score.sources import Entry
 from lit_deploy.score.storage import store_of, why
@@ -27,13 +26,13 @@ class Reader:
         """
         try:
             content = self._content(entry)
-        except ImageError:
+        except LitDeployError:
             raise
-        except OSError as error:
+        except (ValueError, LookupError) as error:  # a table that was damaged or written anew since it was listed
+            raise ImageError(f"the image cannot be read ({why(error)}): replace the file.") from None
+        except Exception as error:  # each store's own, such as a transfer that broke off
             refuse_for_memory(error)
             raise ImageError(f"the image cannot be read ({why(error)}): mend that, and try again.") from None
-        except ValueError as error:  # a table that was damaged since it was listed
-            raise ImageError(f"the image cannot be read ({first_line(error)}): replace the file.") from None
         if len(content) > MAX_BYTES:
             raise _too_large()
         return content
@@ -45,7 +44,7 @@ class Reader:
         if entry.column:
             return self._of_table(entry, *entry.place)
         offset, size = entry.place
-        if size > MAX_BYTES:
+        if not 0 <= size <= MAX_BYTES:
             raise _too_large()
         archive = self._opened_archive(entry)
         archive.seek(offset)
@@ -76,8 +75,8 @@ class Reader:
             read = self._table[1].read_row_group(group, columns=[entry.column])
             self._group = place, read.column(entry.column)
         value = self._group[1][row].as_py()
-        content: bytes | None = value["bytes"] if isinstance(value, dict) else value
-        if content is None:
+        content = value["bytes"] if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
             raise ImageError("the row holds no image: fill it, or leave it out.")
         return content
 

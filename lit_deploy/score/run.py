@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lit_deploy.core.errors import UsageError
-from lit_deploy.core.files import atomic_path, write_text
+from lit_deploy.core.files import atomic_path, made_folder, to_disk, write_text
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.text import shown_path
 from lit_deploy.machine.facts import this_machine
@@ -82,16 +82,22 @@ def score(
         MissingDependency: pyarrow, or what a scheme of a URL needs.
     """
     require("scoring", "pyarrow")
-    folder, model = _made(Path(out)), model_of(job.source)
+    folder, model = made_folder(Path(out)), model_of(job.source)
     with open_plan(folder, job, model) as plan:
         began = time.monotonic()
         found = Sources(job.sources, job.column, str(folder))
         with listed(found.entries(), job.shard_size, plan.key, progress) as listing:
-            todo = [shard for shard in listing.shards if not _is_done(folder, shard, retry_errors)]
+            anew = plan.session is None
+            todo = [shard for shard in listing.shards if anew or not _is_done(folder, shard, retry_errors)]
+            names = [shard.name for shard in listing.shards]
             scoring = time.monotonic()
-            if todo:
+            if _told(folder) != _files(names):
                 (folder / SUMMARY).unlink(missing_ok=True)  # it is of a whole
+            if todo:
                 with (engine or local())(job, model) as opened:
+                    (folder / SUMMARY).unlink(missing_ok=True)
+                    if anew:  # what lies there may be another session's
+                        _remove_but((), folder)
                     plan.begin(opened.facts.description)
                     writer = _Writer(folder, schema_of(opened.facts.manifest), left_out)
                     tell = _Telling(listing, todo, progress)
@@ -104,20 +110,10 @@ def score(
                 folder, len(listing.shards), listing.pictures, _errors(folder, listing), listing.pictures - now,
                 ended - began, now / max(ended - scoring, 1e-9), found.summary,
             )  # fmt: skip
+            _remove_but(names, folder)
             if not (folder / SUMMARY).exists():
-                _remove_stale(folder, listing)
                 _write_summary(summary, job, model, plan, listing)
     return summary
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UsageError(f"cannot write into {folder}: it is a file, expected a folder") from None
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {folder}: {error.strerror or error}") from None
-    return folder
 
 
 def _file(folder: Path, shard: Shard) -> Path:
@@ -125,8 +121,10 @@ def _file(folder: Path, shard: Shard) -> Path:
 
 
 def _is_done(folder: Path, shard: Shard, retry_errors: bool) -> bool:
-    path = _file(folder, shard)
-    return path.is_file() and not (retry_errors and errors_in(path))
+    try:
+        return not errors_in(_file(folder, shard)) or not retry_errors
+    except (OSError, ValueError):  # it is not there, or damaged
+        return False
 
 
 def _errors(folder: Path, listing: Listing) -> int:
@@ -146,6 +144,7 @@ class _Writer:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as part:
                 part.write_bytes(content)
+                to_disk(part)
         shard = self._waiting.setdefault(batch.shard.number, {})
         shard[batch.start] = scored.rows
         if sum(map(len, shard.values())) == batch.shard.count:
@@ -172,9 +171,9 @@ class _Telling:
         self._progress(Step(name, done / self._total))
 
 
-def _remove_stale(folder: Path, listing: Listing) -> None:
-    """Delete the shards of pictures that the sources do not hold any more, as they are named by their content."""
-    names = {shard.name for shard in listing.shards}
+def _remove_but(names: Collection[str], folder: Path) -> None:
+    """Delete all other shards: as they are named by their content, of pictures that the sources do not hold now."""
+    names = set(names)
     for path in folder.glob(f"*{SUFFIX}"):
         if _NAME.fullmatch(path.stem) and path.stem not in names:
             path.unlink(missing_ok=True)
@@ -182,7 +181,20 @@ def _remove_stale(folder: Path, listing: Listing) -> None:
         if _NAME.fullmatch(maps.name) and maps.name not in names:
             for path in maps.glob("*.png"):
                 path.unlink(missing_ok=True)
-            maps.rmdir()
+            with contextlib.suppress(OSError):  # somebody has put something else there
+                maps.rmdir()
+
+
+def _files(names: Iterable[str]) -> list[str]:
+    return [f"{name}{SUFFIX}" for name in names]
+
+
+def _told(folder: Path) -> Any:
+    """The shards of which the summary is, where there is one."""
+    try:
+        return msgspec.json.decode((folder / SUMMARY).read_bytes())["shards"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def _write_summary(summary: Summary, job: Job, model: Model, plan: Plan, listing: Listing) -> None:
@@ -200,6 +212,6 @@ def _write_summary(summary: Summary, job: Job, model: Model, plan: Plan, listing
         "options": job.settings,
         "sources": [shown_path(source) for source in job.sources],
         "machine": msgspec.to_builtins(this_machine()),
-        "shards": [f"{shard.name}{SUFFIX}" for shard in listing.shards],
+        "shards": _files(shard.name for shard in listing.shards),
     }
     write_text(msgspec.json.format(msgspec.json.encode(told), indent=2).decode(), summary.out / SUMMARY)

@@ -6,14 +6,15 @@ A source is a folder, a pattern, a picture, or a file that holds many: a list of
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from lit_deploy.core.errors import ImageError, UsageError, refuse_for_memory
+from lit_deploy.core.errors import ImageError, LitDeployError, UsageError, refuse_for_memory
 from lit_deploy.core.text import first_line, shown_path
 from lit_deploy.images.decoding import FORMATS_TEXT
 from lit_deploy.images.folders import SUFFIXES
@@ -119,12 +120,18 @@ class Sources:
         try:
             with store.open(file) as opened:
                 yield from holds(file, store.state(file) if state is None else state, opened)
-        except OSError as error:
+        except LitDeployError:
+            raise
+        except ValueError as error:
+            raise UsageError(
+                f"{file} is damaged or of another kind ({first_line(error)}); replace it or leave it out"
+            ) from None
+        except Exception as error:  # each store's own, such as a transfer that broke off
             raise _unreadable(file, error) from None
 
     def _of_list(self, file: str, state: str, opened: BinaryIO) -> Iterator[Entry]:
         """A path or URL a line, as the system has it: names of files need not be text."""
-        for line in opened:
+        for line in io.BufferedReader(cast(io.RawIOBase, opened)):  # pyarrow's files know no lines
             name = os.fsdecode(line.rstrip(b"\r\n"))
             if name:
                 yield from self._named(name)
@@ -221,7 +228,8 @@ class Sources:
 def _picture(file: str, state: str | None) -> Entry:
     """A file that is a picture. A store is not asked for the state of each: that costs as much as reading it."""
     if state is None:
-        state = "" if is_url(file) else store_of(file).state(file)
+        store = store_of(file)  # which refuses a scheme that nobody knows, before anything runs
+        state = "" if is_url(file) else store.state(file)
     return Entry(shown_path(file), file, state)
 
 
@@ -231,6 +239,8 @@ def _of_archive(file: str, state: str, opened: BinaryIO) -> Iterator[Entry]:
         with tarfile.open(fileobj=opened, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                if member.size < 0:
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
                 name = PurePath(member.name)
                 if member.isreg() and not name.name.startswith(".") and name.suffix.lower() in SUFFIXES:
                     path = shown_path(f"{file}/{member.name}")
@@ -243,16 +253,13 @@ def _column_of(file: str, schema: Any, wanted: str | None) -> str:
     """The column of a table that holds pictures or their names."""
     import pyarrow
 
+    def is_bytes(kind: Any) -> bool:
+        return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
     def can_be(kind: Any) -> bool:
         if pyarrow.types.is_struct(kind):  # as the datasets of Hugging Face have it: bytes and path
-            return kind.get_field_index("bytes") >= 0 and can_be(kind.field("bytes").type)
-        return any(
-            test(kind)
-            for test in (
-                pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_string,
-                pyarrow.types.is_large_string,
-            )
-        )  # fmt: skip
+            return kind.get_field_index("bytes") >= 0 and is_bytes(kind.field("bytes").type)
+        return is_bytes(kind) or pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
 
     able = [field.name for field in schema if can_be(field.type)]
     asked = wanted or (able[0] if len(able) == 1 else _USUAL_COLUMN)
@@ -262,9 +269,11 @@ def _column_of(file: str, schema: Any, wanted: str | None) -> str:
             f"{file} has no column '{asked}' of pictures (bytes) or their paths; of columns that can be, it {had}; "
             "name one with --column"
         )
+    if schema.names.count(asked) > 1:
+        raise UsageError(f"{file} has several columns '{asked}'; give each a name of its own")
     return asked
 
 
-def _unreadable(name: str, error: OSError) -> ImageError:
+def _unreadable(name: str, error: Exception) -> ImageError:
     refuse_for_memory(error)
     return ImageError(f"{name} cannot be read ({why(error)}); mend that, or leave it out")

@@ -95,7 +95,7 @@ class _Local:
     def state(self, path: str) -> str:
         try:
             return _state(os.stat(path))
-        except OSError:
+        except (OSError, ValueError):  # no name holds a NUL
             return "absent"
 
     def items(self, folder: str) -> Iterator[Item]:
@@ -217,6 +217,6 @@ def _remote(scheme: str, host: str) -> Store:
     return _Remote(scheme, host)
 
 
-def why(error: OSError) -> str:
+def why(error: Exception) -> str:
     """What went wrong with a file, in a few words."""
-    return error.strerror or first_line(error)
+    return getattr(error, "strerror", None) or first_line(error)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_deploy.artifacts.manifest import Manifest
-from lit_deploy.core.files import atomic_path
+from lit_deploy.core.files import atomic_path, to_disk
 from lit_deploy.score.inference import OF_PICTURE, Row
 from lit_deploy.tasks.table import task_of
 
@@ -35,6 +35,7 @@ def write_rows(path: Path, rows: Sequence[Row], schema: Any) -> None:
 
     with atomic_path(path) as part:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), part, compression="zstd")
+        to_disk(part)
 
 
 def errors_in(path: Path) -> int:

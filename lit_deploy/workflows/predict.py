@@ -16,7 +16,7 @@ from lit_deploy.backends.base import filled, with_threshold
 from lit_deploy.backends.open import open_session
 from lit_deploy.backends.protocol import Session, SessionOptions, Source
 from lit_deploy.core.errors import ImageError, UsageError
-from lit_deploy.core.files import atomic_path
+from lit_deploy.core.files import atomic_path, made_folder
 from lit_deploy.core.progress import Progress, Step, unseen
 from lit_deploy.core.specs import BEST_CLASSES, MAX_BATCH, MAX_DETECTIONS, MAX_THREADS
 from lit_deploy.core.text import shown_path
@@ -228,7 +228,7 @@ def opened(
     source: Source, images: Sequence[str | Path], wanted: Wanted, options: SessionOptions | None
 ) -> Iterator[Work]:
     """Open a file for the prediction of images; see ``predict_images``."""
-    folder = None if wanted.out is None else _made(Path(wanted.out))
+    folder = None if wanted.out is None else made_folder(Path(wanted.out))
     paths = image_files(images, folder)
     if not paths:
         raise UsageError("got no images; name at least one image file")
@@ -249,16 +249,6 @@ def image_files(images: Iterable[str | Path], out: str | Path | None = None) -> 
         else:
             found += (path for path in images_in(image) if drawn is None or drawn not in path.resolve().parents)
     return found
-
-
-def _made(out: Path) -> Path:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UsageError(f"cannot write into {out}: it is a file, expected a folder") from None
-    except OSError as error:
-        raise UsageError(f"cannot make the folder {out}: {error.strerror or error}") from None
-    return out
 
 
 def _output_names(paths: Sequence[Path], folder: Path | None) -> list[str]:

@@ -87,7 +87,6 @@ def test_engine_takes_part(engine: Path, exported: Path) -> None:
     assert bench_from_json(text) == result
     for shown in (rendered(bench_table(result), 200), bench_markdown(result)):
         assert "transfers on, spin-wait on, CUDA graph off; transfers on, spin-wait on, CUDA graph on" in shown
-        assert "tiny.engine, TensorRT, batch 1: measured for 0.0 s" in shown, "such a short one is not to be believed"
 
 
 def test_batches_outside_the_profile(engine: Path) -> None:

@@ -15,6 +15,7 @@ from support.documentation import ROOT, blocks, run_in_shell
 
 def test_neighbours_are_alike(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss", reason="faiss-cpu is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "demo").mkdir()
     readme = (ROOT / "examples" / "04_search" / "README.md").read_text()

@@ -106,7 +106,9 @@ def test_configurations(options: dict[str, Any], checkpoint_file: CheckpointFile
     assert preprocessing.max_batch_size == batch
     assert tensors(preprocessing.input) == image
     assert tensors(preprocessing.output) == tensors(network.input)
-    assert {k: v.string_value for k, v in preprocessing.parameters.items()} == {"max_pixels": "50000000"}
+    assert {k: v.string_value for k, v in preprocessing.parameters.items()} == {
+        "max_pixels": "50000000", "max_images": str(batch or manifest.batch)
+    }  # fmt: skip
     assert [(g.count, g.kind) for g in preprocessing.instance_group] == [(4, triton.ModelInstanceGroup.KIND_CPU)]
 
     assert (ensemble.name, ensemble.platform, ensemble.backend) == ("net", "ensemble", "")
@@ -209,7 +211,7 @@ sys.path.append(folder)
 import model
 instance = model.TritonPythonModel()
 config = {"input": [{"name": "image"}], "output": [{"name": "images"}],
-          "parameters": {"max_pixels": {"string_value": "200000"}}}
+          "parameters": {"max_pixels": {"string_value": "200000"}, "max_images": {"string_value": "3"}}}
 instance.initialize({"model_config": json.dumps(config)})
 good = np.array([[open(path, "rb").read()] for path in images], dtype=object)
 bad = np.array([[open(images[0], "rb").read()], [b"no image"]], dtype=object)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.command import Run, assert_one_sentence
 from support.exported import export_of, relabelled
 from support.micro_dense import found, micro_dense, micro_dense_manifest
-from support.triton_models import assert_predicted, config_of, run_ensemble, turned_photo
+from support.triton_models import assert_predicted, config_of, run_ensemble, run_python, turned_photo
 
 from lit_deploy.packaging.options import TritonOptions
 from lit_deploy.packaging.package import package_triton
@@ -37,7 +38,7 @@ def assert_taken(model: Path) -> None:
 
 
 def test_classifier(model: Path, tmp_path: Path) -> None:
-    """Any number of images a request, each run as it comes; START.md sends one."""
+    """Some images a request, each run as it comes; START.md sends one."""
     result = package_triton(model, tmp_path / "repo", TritonOptions("net", backend="openvino", instances=2, threads=3))
     assert (result.max_batch, result.library) == (0, None)
     assert any("bfloat16" in note for note in result.notes)
@@ -51,6 +52,9 @@ def test_classifier(model: Path, tmp_path: Path) -> None:
     assert network.model_warmup[0].inputs["images"].dims[0] == 1
     assert [value.label_filename for value in ensemble.output] == [""], "of many images Triton could not tell labels"
     assert_taken(tmp_path / "repo" / "net_network")
+    many = {"image": np.array([b"no image"] * 9, dtype=object)}
+    ((error, _),) = run_python(tmp_path / "repo" / "net_preprocessing", many)[0]
+    assert str(error).startswith("3: a request of 9 images, where at most 8 are accepted")
     assert 'InferInput("image", (1,), "BYTES")' in (tmp_path / "repo" / "net" / "START.md").read_text()
 
 

@@ -19,7 +19,7 @@ from lit_deploy.core.errors import MissingDependency, UsageError
 from lit_deploy.core.files import sha256_of
 from lit_deploy.machine import packages
 from lit_deploy.score.job import Job, Wanted
-from lit_deploy.score.on_ray import Cluster, on_ray
+from lit_deploy.score.on_ray import Cluster, _connected, on_ray
 from lit_deploy.score.run import score
 
 CORES = 2
@@ -127,6 +127,20 @@ def test_what_a_cluster_cannot_do_is_refused(cluster: Path, job: Job, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_signal_still_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's start puts a handler of its own in the place of ours."""
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    try:
+        with _connected(None):
+            assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_without_ray_the_extra_is_named(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = packages.installed_version
     monkeypatch.setattr(packages, "installed_version", lambda name: None if name == "ray" else real(name))
@@ -140,6 +154,7 @@ def test_without_ray_the_extra_is_named(job: Job, tmp_path: Path, monkeypatch: p
         (("--address", "auto"), "are for --engine ray"),
         (("--gpus-per-worker", 1), "are for --engine ray"),
         (("--workers", "1:2"), "--workers is '1:2', expected a number (1 to 1024)"),
+        (("--engine", "ray", "--gpus-per-worker", 1.5), "a part of one GPU or a whole number"),
         (("--engine", "ray", "--workers", "3:2"), "expected a number or MIN:MAX"),
         (("--workers", "0"), "expected a number"),
     ],

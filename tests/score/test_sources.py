@@ -11,9 +11,6 @@ from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
-import fsspec
-import pyarrow
-import pyarrow.parquet
 import pytest
 from support.scoring import picture
 
@@ -23,6 +20,10 @@ from lit_deploy.machine import packages
 from lit_deploy.score.reading import Reader
 from lit_deploy.score.sources import Entry, Sources
 from lit_deploy.score.storage import is_url
+
+fsspec = pytest.importorskip("fsspec", reason="the extra https is not installed")
+pyarrow = pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+parquet = pytest.importorskip("pyarrow.parquet", reason="the extra parquet is not installed")
 
 CONTENT = [picture(index) for index in range(5)]
 
@@ -98,6 +99,9 @@ def test_a_list_names_pictures_and_what_holds_them(folder: Path, tmp_path: Path)
     assert read(found[:-1]) == [CONTENT[4], *CONTENT]
     with pytest.raises(ImageError, match="cannot be read \\(No such file"):
         read(found[-1:])
+    (tmp_path / "wide.txt").write_text("a.png", encoding="utf-16")
+    with pytest.raises(ImageError, match="cannot be read \\(embedded null byte"):
+        read(entries(tmp_path / "wide.txt"))
 
 
 def test_archives_and_tables_hold_pictures(tmp_path: Path) -> None:
@@ -109,7 +113,7 @@ def test_archives_and_tables_hold_pictures(tmp_path: Path) -> None:
     }
     for name, column in kinds.items():
         table = pyarrow.table({"image": column, "label": list(range(5)), "note": ["n"] * 5})
-        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=2)
+        parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=2)
     found = entries(tar, *(tmp_path / f"{name}.parquet" for name in kinds))
     assert read(found) == CONTENT * 4
     assert [entry.path for entry in found[5:10]] == [f"{tmp_path}/bytes.parquet#{index}" for index in range(5)]
@@ -118,9 +122,18 @@ def test_archives_and_tables_hold_pictures(tmp_path: Path) -> None:
 
 def test_a_column_of_paths(folder: Path, tmp_path: Path) -> None:
     names = [str(path) for path in images_in(folder)]
-    pyarrow.parquet.write_table(pyarrow.table({"where": names, "n": [1] * len(names)}), tmp_path / "t.parquet")
+    parquet.write_table(pyarrow.table({"where": names, "n": [1] * len(names)}), tmp_path / "t.parquet")
     assert entries(tmp_path / "t.parquet") == entries(folder)
     assert entries(tmp_path / "t.parquet", column="where") == entries(folder)
+
+
+def test_a_table_written_anew_since_it_was_listed(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"image": CONTENT}), tmp_path / "t.parquet")
+    found = entries(tmp_path / "t.parquet")
+    for column in ({"image": CONTENT[:1]}, {"other": CONTENT}, {"image": [1] * 5}):
+        parquet.write_table(pyarrow.table(column), tmp_path / "t.parquet")
+        with pytest.raises(ImageError, match=r"replace the file|the row holds no image"):
+            read(found[-1:])
 
 
 def test_stores_are_read_as_folders_are(folder: Path) -> None:
@@ -128,10 +141,12 @@ def test_stores_are_read_as_folders_are(folder: Path) -> None:
     (folder / "again").unlink()
     (folder / "b" / "loop").unlink()
     expected = [entry.file for entry in entries(folder)]
+    (folder.parent / "list.txt").write_text("\n".join(expected))
     for scheme in ("file", "local"):
         found = entries(f"{scheme}://{folder}")
         assert [entry.file for entry in found] == [f"{scheme}://{path}" for path in expected]
         assert read(found) == [Path(path).read_bytes() for path in expected]
+        assert entries(f"{scheme}://{folder.parent}/list.txt") == entries(folder)
         matched = entries(f"{scheme}://{folder}/**/*.png")
         assert matched == [entry for entry in found if entry.file.endswith(".png")]
     memory = fsspec.filesystem("memory")
@@ -153,11 +168,12 @@ class Ranges(SimpleHTTPRequestHandler):
         first, last = map(int, wanted.removeprefix("bytes=").split("-"))
         content = path.read_bytes()
         part = content[first : last + 1]
+        sent = len(part) // 2 if "broken" in path.name else len(part)
         self.send_response(206)
         self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
-        self.wfile.write(part)
+        self.wfile.write(part[:sent])
 
     def end_headers(self) -> None:
         self.send_header("Accept-Ranges", "bytes")
@@ -179,10 +195,13 @@ def test_web_addresses(server: str, tmp_path: Path) -> None:
     pytest.importorskip("aiohttp", reason="the extra https is not installed")
     (tmp_path / "a b.png").write_bytes(CONTENT[0])
     archive(tmp_path / "shard.tar")
-    found = entries(f"{server}/a%20b.png?size=*", f"{server}/shard.tar", f"{server}/absent.png")
-    assert read(found[:-1]) == [CONTENT[0], *CONTENT]
-    with pytest.raises(ImageError, match="the image cannot be read"):
-        read(found[-1:])
+    (tmp_path / "broken.png").write_bytes(CONTENT[0])
+    names = ("a%20b.png?size=*", "shard.tar", "absent.png", "broken.png")
+    found = entries(*(f"{server}/{name}" for name in names))
+    assert read(found[:-2]) == [CONTENT[0], *CONTENT]
+    for entry in found[-2:]:
+        with pytest.raises(ImageError, match="the image cannot be read"):
+            read([entry])
 
 
 @pytest.mark.parametrize(
@@ -198,14 +217,34 @@ def test_web_addresses(server: str, tmp_path: Path) -> None:
         ("two.parquet", UsageError, "it has a, b; name one"),
         ("none://bucket/x.png", UsageError, "none://bucket cannot be opened"),
         ("s3://user:secret@bucket/x.png", UsageError, "a URL of s3:// carries a user or password"),
+        ("typo.txt", UsageError, "none://bucket cannot be opened"),
+        ("negative.tar", UsageError, "no whole tar archive \\(a member of -512 bytes"),
+        ("sparse.tar", UsageError, "damaged or of another kind \\(invalid literal"),
+        ("latin.parquet", UsageError, "damaged or of another kind \\('utf-8' codec"),
+        ("twice.parquet", UsageError, "has several columns 'image'"),
+        ("struct.parquet", UsageError, "no column 'image' .* it has none"),
     ],
 )  # fmt: skip
 def test_sources_that_are_refused(name: str, kind: type[LitDeployError], words: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for text in ("text.tar", "text.parquet", "text.tar.gz", "empty/x.tar"):
         (tmp_path / text).write_text("text")
-    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), tmp_path / "numbers.parquet")
-    pyarrow.parquet.write_table(pyarrow.table({"a": ["1"], "b": ["2"]}), tmp_path / "two.parquet")
+    parquet.write_table(pyarrow.table({"a": [1]}), tmp_path / "numbers.parquet")
+    parquet.write_table(pyarrow.table({"a": ["1"], "b": ["2"]}), tmp_path / "two.parquet")
+    (tmp_path / "typo.txt").write_text("none://bucket/x.png")
+    member = tarfile.TarInfo("a.png")
+    member.size = -512
+    (tmp_path / "negative.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    member.size, member.pax_headers = 0, {"GNU.sparse.size": "x", "GNU.sparse.map": "0,1"}
+    (tmp_path / "sparse.tar").write_bytes(member.tobuf(tarfile.PAX_FORMAT))
+    latin = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff")]
+    )
+    for table, columns in (
+        ("latin", {"image": latin}), ("struct", {"image": pyarrow.array([{"bytes": "text"}])})
+    ):  # fmt: skip
+        parquet.write_table(pyarrow.table(columns), tmp_path / f"{table}.parquet")
+    parquet.write_table(pyarrow.table([[b"1"], [b"2"]], names=["image", "image"]), tmp_path / "twice.parquet")
     with pytest.raises(kind, match=words) as caught:
         entries(name if is_url(name) else tmp_path / name)
     assert "\n" not in str(caught.value)

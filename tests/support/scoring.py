@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
+import pytest
 from PIL import Image
 
 from lit_deploy.backends.open import open_session
@@ -20,6 +20,8 @@ from lit_deploy.score.job import Job
 from lit_deploy.score.model import Model
 from lit_deploy.score.preparing import Preparer
 from lit_deploy.score.shards import Batch
+
+pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
 
 PICTURES, BAD = 60, 2
 ONE = SessionOptions(threads=1)
@@ -44,6 +46,8 @@ def write_pictures(folder: Path, count: int = PICTURES) -> Path:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """All rows of a run, in the order of its shards."""
+    import pyarrow.parquet
+
     return [row for path in sorted(folder.glob("*.parquet")) for row in pyarrow.parquet.read_table(path).to_pylist()]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,23 @@ def test_the_command_writes_a_picture(checkpoint_file: CheckpointFile, photo: Pa
     without = np.asarray(explanation_picture(explain_image(file, photo)))
     assert drawn.shape[0] > without.shape[0] + 300, "a row for the token"
     assert (without[:, :, 0] != without[:, :, 2]).mean() > 0.01, "something is drawn in colours"
+
+
+def test_what_is_no_number_and_what_is_very_flat_is_drawn(checkpoint_file: CheckpointFile, photo: Path) -> None:
+    found = explain_image(export_of(checkpoint_file("tiny")), photo, TOKENS)
+    offsets, weights = found.samplings[0].offsets.copy(), found.attentions[0].weights.copy()
+    offsets[0, 0], weights[0] = np.nan, np.nan
+    odd = replace(
+        found,
+        pixels=np.zeros((1, 4000, 3), np.uint8),
+        samplings=(
+            replace(found.samplings[0], offsets=offsets),
+            replace(found.samplings[1], offsets=np.full_like(found.samplings[1].offsets, np.inf)),
+        ),
+        attentions=(replace(found.attentions[0], weights=weights),),
+    )
+    with warnings.catch_warnings(action="error"):
+        explanation_picture(odd)
 
 
 @pytest.mark.parametrize(

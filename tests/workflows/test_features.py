@@ -125,6 +125,7 @@ def test_commands_refuse_features(checkpoint_file: CheckpointFile, photos: list[
     file = export_of(checkpoint, output="features")
     for arguments in (
         ("predict", file, photos[0]),
+        ("score", file, photos[0], "--out", photos[0].parent.parent / "scores"),
         ("evaluate", file, "--images", photos[0].parent),
         ("quantize", file, "--calib", photos[0].parent, "--out", "int8.onnx"),
     ):
