@@ -13,6 +13,7 @@ from PIL import Image
 from support.command import Run
 from support.evaluation import evaluated, killed_after, numbers
 from support.fake_dense import SIZES
+from support.shared import later
 
 from lit_deploy.backends.open import open_session
 from lit_deploy.core.specs import TaskName
@@ -56,7 +57,7 @@ def annotations_of(pictures: Path, file: Path, folder: Path) -> Path:
     return folder / "truth.json"
 
 
-@pytest.mark.parametrize("task", DETECTORS)
+@pytest.mark.parametrize("task", ["detection", pytest.param("instance_segmentation", marks=later)])
 def test_a_detector_beside_pytorch(
     task: TaskName, dense_checkpoint: Checkpoints, dense_file: Files, pictures: Path, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from support.micro_dense import found, micro_dense, micro_dense_manifest
 from support.native_build import GENERATOR, needs_cmake, needs_compiler, run_tool
 from support.runtime_library import ROOT
 from support.runtime_models import UINT8, micro, micro_manifest, needs_onnxruntime
+from support.shared import later
 
 from lit_deploy.artifacts.onnx_file import read_manifest
 from lit_deploy.artifacts.sidecar import sidecar_path
@@ -94,7 +95,7 @@ def driven(build: Path, *arguments: str | Path, **environment: str) -> subproces
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
-@pytest.mark.parametrize("network", ["small", "tiny"])
+@pytest.mark.parametrize("network", [pytest.param("small", marks=later), "tiny"])
 def test_many_threads(
     sanitizer: str, network: str, small: Path, checkpoint_file: CheckpointFile, request: pytest.FixtureRequest
 ) -> None:
