@@ -125,6 +125,21 @@ def test_readme_links_exist() -> None:
             assert (document.parent / target).exists(), f"{document.name} links {target}"
 
 
+def anchors(document: Path) -> set[str]:
+    """Of a document's headings, as hosts of repositories name them."""
+    titles = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_lead_to_headings_that_are_there() -> None:
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")):
+        for file, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", document.read_text()):
+            target = document.parent / file if file else document
+            target = target / "README.md" if target.is_dir() else target
+            known = anchors(target)
+            assert anchor in known or re.sub(r"-\d+$", "", anchor) in known, f"{document.name} links {file}#{anchor}"
+
+
 def test_command_line_reference_is_current(tmp_path: Path) -> None:
     typer = Path(sys.executable).parent / "typer"
     output = tmp_path / "cli.md"

@@ -37,7 +37,7 @@ def test_backbone_and_pyramid(name: str, case: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_pytorch(name: str, tmp_path: Path) -> None:
     check_network(name, "net", RETINANET)
-    if with_photo(name, "torch"):
+    if with_photo("torch"):
         (outputs,) = ran(checkpoint_of(name, tmp_path), PHOTO, SessionOptions())
         check_detections(name, "photo", detections_of(outputs), RETINANET)
 
@@ -55,7 +55,7 @@ def test_file(files: tuple[str, dict[str, Path]], way: str) -> None:
     kind, options = SESSIONS[way]
     (outputs,) = ran(paths[f"net-{kind}"], [picture(name, "net")], options)
     check_detections(name, "net", detections_of(outputs), RETINANET)
-    if with_photo(name, way):
+    if with_photo(way):
         (outputs,) = ran(paths[f"photo-{kind}"], PHOTO, options)
         check_detections(name, "photo", detections_of(outputs), RETINANET)
 

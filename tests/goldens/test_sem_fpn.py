@@ -52,7 +52,7 @@ def test_pytorch(name: str, tmp_path: Path) -> None:
         (logits,) = network(name)(image, original, dense, labels=False)
         rows, cols = stored[f"{case}.logit_pos"].T
         np.testing.assert_allclose(logits[0, :, rows, cols].T, stored[f"{case}.logits64"], rtol=0, atol=LOGITS)
-    if with_photo(name, "torch"):
+    if with_photo("torch"):
         (outputs,) = ran(checkpoint_of(name, tmp_path), PHOTO, SessionOptions())
         check_labels(name, "photo", outputs["labels"])
 
@@ -72,7 +72,7 @@ def test_file(files: tuple[str, dict[str, Path]], way: str) -> None:
     found = ran(paths[f"net-{kind}"], [picture(name, case) for case in cases], options)
     for case, outputs in zip(cases, found, strict=True):
         check_labels(name, case, outputs["labels"])
-    if with_photo(name, way):
+    if with_photo(way):
         (outputs,) = ran(paths[f"photo-{kind}"], PHOTO, options)
         check_labels(name, "photo", outputs["labels"])
 

@@ -252,7 +252,7 @@ def exported(names: tuple[str, ...]) -> list[Any]:
     return [pytest.param(name, marks=() if name in _USUALLY_EXPORTED else later) for name in names]
 
 
-def with_photo(name: str, way: str) -> bool:
+def with_photo(way: str) -> bool:
     """Whether the photo is run, too, which takes up to a minute.
 
     In a usual run what users run sees it; the small pictures have gone through everything else.
